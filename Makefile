@@ -1,0 +1,95 @@
+# What people and CI do here, as thin lines over cargo. `make` lists it.
+# Needed: Rust, Python 3, make, a C compiler. No Docker, no root, nothing global.
+
+CARGO ?= cargo
+PROFILE ?= debug
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# One profile and one set of features for every step, so that nothing is compiled twice.
+RELEASE := $(if $(filter release,$(PROFILE)),--release)
+TEST := $(CARGO) test --workspace --locked $(RELEASE)
+BIN := $(TARGET)/$(PROFILE)
+STEP := @scripts/step
+# Whether no `make run` runs here.
+IDLE := { [ ! -e .run/lock ] || python3 -c \
+	'import fcntl; fcntl.flock(open(".run/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; }
+
+# The crash tests' random choices; the same seed kills the same processes.
+SEED ?= 1
+FAULTS ?= 100
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help tools build run test test-unit test-it test-doc test-e2e test-faults bench \
+	fmt fmt-check lint check migrate docs clean ci
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '%s\n' '' \
+	  '  make run DISPATCHERS=3                    three dispatchers share the work' \
+	  '  make run NATS_URL=… DATABASE_URL=…        servers of your own' \
+	  '  make run ALLOW_PRIVATE_ENDPOINTS=0        as strict about endpoints as production' \
+	  '  make run PROFILE=release                  an optimised build (compiles longer)' \
+	  '  make run WEBHOOKS_RETRY_BASE=1s           any setting of docs/settings.md'
+
+# What a killed run left is not to be taken for the next one's; nothing happens while one runs.
+run: tools
+	@if $(IDLE); then rm -f .run/env; fi
+	@$(MAKE) --no-print-directory build
+	@exec $(BIN)/webhooks up
+run: ## Start everything, show one delivery, stay up until Ctrl-C
+
+test: fmt-check lint tools build test-unit test-doc test-it ## Everything that belongs to every change
+	@printf '\n== make test: all steps passed\n'
+
+build: ## Compile every program
+	$(STEP) "compile ($(PROFILE); the first time takes minutes)" $(CARGO) build --workspace --bins --locked $(RELEASE)
+
+tools: ## Fetch nats-server and PostgreSQL into this folder
+	$(STEP) "servers" python3 scripts/fetch-tools
+
+test-unit: ## Unit and property tests
+	$(STEP) "unit and property tests" $(TEST) --lib --bins --quiet
+
+test-doc: ## Examples in the documentation
+	$(STEP) "documentation tests" $(TEST) --doc --quiet
+
+test-it: tools build ## Integration, end-to-end and short crash tests, with real servers
+	$(STEP) "integration, end-to-end and crash tests" $(TEST) --test '*' --quiet
+
+test-e2e: tools build ## The whole system as a black box, only
+	$(STEP) "end-to-end tests" $(CARGO) test --locked -p webhooks-e2e
+
+test-faults: tools build ## A long crash test: SEED=1 FAULTS=100
+	$(STEP) "crash test, $(FAULTS) faults, seed $(SEED)" $(BIN)/webhooks-loadgen faults --seed $(SEED) --faults $(FAULTS)
+
+bench: PROFILE := release
+bench: tools build ## The benchmark table
+	$(STEP) "benchmark" $(TARGET)/release/webhooks-loadgen bench
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(STEP) "formatting" $(CARGO) fmt --all --check
+
+lint: ## Lints; warnings are errors
+	$(STEP) "lints" $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+check: ## Type-check only
+	$(CARGO) check --workspace --all-targets --locked
+
+migrate: build ## Bring WEBHOOKS_DATABASE_URL and WEBHOOKS_NATS_URL to this version
+	@$(BIN)/webhooks migrate
+
+docs: build ## Write docs/settings.md anew
+	@mkdir -p docs
+	@$(BIN)/webhooks config --markdown > docs/settings.md.partial
+	@mv docs/settings.md.partial docs/settings.md
+
+clean: ## Remove what run, test and build left (refuses while `make run` runs)
+	@$(IDLE) || { echo 'make run is running here: stop it first' >&2; exit 1; }
+	rm -rf .run bench-results
+	$(CARGO) clean
+
+ci: ## What the CI runs
+	@.ci/run

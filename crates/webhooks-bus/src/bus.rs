@@ -1,0 +1,178 @@
+//! The connection.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions, connection::State, jetstream};
+use webhooks_proto::internal::v1::DeadLetter;
+
+use crate::{
+    error::{BusError, PublishError},
+    publish::{Batcher, Outgoing},
+    settings::BusSettings,
+    subjects,
+};
+
+/// How long a request to JetStream may take.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages the client queues while it writes or reconnects.
+const CLIENT_CAPACITY: usize = 8_192;
+
+/// A connection to NATS. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    settings: BusSettings,
+    client: Client,
+    jetstream: jetstream::Context,
+    pub(crate) batcher: Batcher,
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus")
+            .field("connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Starts to connect and returns at once: NATS may come later, and may go and come back.
+    ///
+    /// # Errors
+    /// [`BusError::Settings`] for an address or credential that cannot be used.
+    pub async fn connect(settings: BusSettings, client_name: &str) -> Result<Self, BusError> {
+        let mut options = ConnectOptions::new()
+            .name(client_name)
+            .retry_on_initial_connect()
+            .connection_timeout(Duration::from_secs(5))
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            .client_capacity(CLIENT_CAPACITY)
+            // Short: an outage of ours should end when the server is back.
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(match attempts {
+                    0 | 1 => 10,
+                    2..=20 => 100,
+                    _ => 500,
+                })
+            })
+            .event_callback(|event| async move {
+                tracing::info!(nats.event = %event, "nats.connection");
+            });
+        if let Some(credentials) = settings
+            .credentials
+            .as_deref()
+            .filter(|text| !text.is_empty())
+        {
+            options = options
+                .credentials(credentials)
+                .map_err(|error| BusError::Settings(error.to_string()))?;
+        }
+        let servers: Vec<&str> = settings.url.split(',').map(str::trim).collect();
+        let client = async_nats::connect_with_options(servers, options)
+            .await
+            .map_err(|error| BusError::Settings(error.to_string()))?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        let batcher = Batcher::new(client.clone(), settings.batching);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings,
+                client,
+                jetstream,
+                batcher,
+            }),
+        })
+    }
+
+    /// Whether the connection stands at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner.client.connection_state() == State::Connected
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &BusSettings {
+        &self.inner.settings
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// The JetStream context.
+    #[must_use]
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.inner.jetstream
+    }
+
+    /// Waits until NATS is there with every stream as it must be. `note` is told what is missing,
+    /// each time anew.
+    ///
+    /// # Errors
+    /// Never gives up on an absent server or missing stream; ends early with
+    /// [`BusError::Unavailable`] when `cancelled` resolves.
+    pub async fn wait_ready(
+        &self,
+        cancelled: impl Future<Output = ()>,
+        mut note: impl FnMut(String),
+    ) -> Result<(), BusError> {
+        tokio::pin!(cancelled);
+        loop {
+            let verdict = if self.is_connected() {
+                self.verify_topology().await
+            } else {
+                Err(BusError::Unavailable("not connected".to_owned()))
+            };
+            match verdict {
+                Ok(()) => return Ok(()),
+                Err(error) => note(error.to_string()),
+            }
+            tokio::select! {
+                () = &mut cancelled => return Err(BusError::Unavailable("stopped while waiting".to_owned())),
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            }
+        }
+    }
+
+    /// Keeps what could not be processed where an operator finds it.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`]; the caller must not acknowledge the message then.
+    pub async fn bury(&self, letter: DeadLetter) -> Result<(), PublishError> {
+        use prost::Message as _;
+        metrics::counter!("webhooks_dead_letters_total", "source" => letter.source.clone(), "reason" => letter.reason.clone()).increment(1);
+        tracing::warn!(
+            dead.source = letter.source,
+            dead.reason = letter.reason,
+            dead.detail = letter.detail,
+            stream = letter.stream,
+            stream.seq = letter.stream_seq,
+            "dead letter kept"
+        );
+        let id = format!("{}:{}:{}", letter.source, letter.stream, letter.stream_seq);
+        let message = Outgoing::new(
+            subjects::dead(&letter.source),
+            &id,
+            letter.encode_to_vec().into(),
+        );
+        self.publish(message, REQUEST_TIMEOUT).await.map(|_| ())
+    }
+
+    /// Writes out what the client has buffered. Call it before the process ends: acknowledgements
+    /// are buffered too.
+    pub async fn flush(&self) {
+        let flushed = tokio::time::timeout(REQUEST_TIMEOUT, self.inner.client.flush()).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("nats flush did not finish");
+        }
+    }
+}

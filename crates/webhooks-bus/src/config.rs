@@ -1,0 +1,402 @@
+//! The read model: configuration as the data plane sees it, in bucket CONFIG.
+//!
+//! Management writes it, ingest, fan-out and dispatchers follow it. Two questions have to be
+//! answerable at any moment:
+//!
+//! * *Have I seen everything that was written before now?* [`ConfigMirror::catch_up`] asks the
+//!   stream's leader for its last sequence and waits until the mirror has passed it. Fan-out asks
+//!   once for each pulled batch, so a webhook whose creation was answered catches the next event.
+//! * *How old is my view?* [`ConfigMirror::fresh_as_of`]: a dispatcher whose view is older than
+//!   its limit starts nothing, so a webhook that was disabled is not called for longer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::jetstream::kv::Operation;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use prost::Message as _;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig, WebhookStats};
+
+use crate::{
+    bus::{Bus, REQUEST_TIMEOUT},
+    error::{BusError, PublishError, unavailable},
+    publish::Outgoing,
+    subjects::{headers, names, parse_webhook_key, token_key, webhook_key},
+};
+
+const CONFIG_STREAM: &str = "KV_CONFIG";
+
+/// How often the mirror checks how fresh it is.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the mirror may lag behind the leader before its watch is opened anew.
+const STUCK_AFTER: Duration = Duration::from_secs(3);
+
+/// Receives changes, in order. Must be quick: it runs on the mirror's task.
+pub trait ConfigSink: Send + Sync + 'static {
+    /// A webhook is new, changed, or gone.
+    fn webhook(&self, id: Uuid, config: Option<WebhookConfig>);
+    /// A token is new, changed, or gone.
+    fn token(&self, _id: &str, _config: Option<TokenConfig>) {}
+    /// Forget everything; the bucket was made anew.
+    fn reset(&self);
+}
+
+/// Follows bucket CONFIG into a sink. Cheap to clone.
+#[derive(Clone)]
+pub struct ConfigMirror {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    bus: Bus,
+    sink: Arc<dyn ConfigSink>,
+    position: watch::Sender<u64>,
+    fresh: Mutex<Option<Instant>>,
+    reopen: Notify,
+}
+
+impl std::fmt::Debug for ConfigMirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfigMirror")
+            .field("position", &*self.shared.position.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConfigMirror {
+    /// Starts to follow, through outages, until `shutdown`.
+    #[must_use]
+    pub fn start(bus: &Bus, sink: Arc<dyn ConfigSink>, shutdown: CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            bus: bus.clone(),
+            sink,
+            position: watch::Sender::new(0),
+            fresh: Mutex::new(None),
+            reopen: Notify::new(),
+        });
+        let (follower, checker) = (shared.clone(), shared.clone());
+        let stop = shutdown.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with its token; failures repeat inside"
+        )]
+        tokio::spawn(async move {
+            stop.run_until_cancelled(follower.follow_for_ever()).await;
+        });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with its token; failures repeat inside"
+        )]
+        tokio::spawn(async move {
+            shutdown.run_until_cancelled(checker.check_for_ever()).await;
+        });
+        Self { shared }
+    }
+
+    /// The first full load is done.
+    #[must_use]
+    pub fn loaded(&self) -> bool {
+        self.fresh_as_of().is_some()
+    }
+
+    /// Everything that was acknowledged before this instant is in the sink.
+    #[must_use]
+    pub fn fresh_as_of(&self) -> Option<Instant> {
+        *self
+            .shared
+            .fresh
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the sink has everything that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// When NATS does not answer, or the watch lags for more than 5 s.
+    pub async fn catch_up(&self) -> Result<(), BusError> {
+        self.shared.catch_up().await
+    }
+}
+
+impl Shared {
+    async fn catch_up(&self) -> Result<(), BusError> {
+        let asked = Instant::now();
+        let last = self.bus.last_seq(CONFIG_STREAM).await?;
+        if last < *self.position.borrow() {
+            // The bucket went back: it is another one.
+            self.reopen.notify_one();
+            return Err(BusError::Unavailable(
+                "the read model was made anew".to_owned(),
+            ));
+        }
+        let mut position = self.position.subscribe();
+        let seen = tokio::time::timeout(STUCK_AFTER, position.wait_for(|seen| *seen >= last)).await;
+        if !matches!(seen, Ok(Ok(_))) {
+            self.reopen.notify_one();
+            return Err(BusError::Unavailable("the read model lags".to_owned()));
+        }
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        *fresh = Some(fresh.map_or(asked, |before| before.max(asked)));
+        Ok(())
+    }
+
+    async fn check_for_ever(&self) {
+        loop {
+            if let Err(error) = self.catch_up().await {
+                tracing::debug!(%error, "read model not confirmed");
+            }
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    }
+
+    async fn follow_for_ever(&self) {
+        loop {
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                () = self.reopen.notified() => Err(BusError::Unavailable("stuck".to_owned())),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "following the read model anew");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn follow(&self) -> Result<(), BusError> {
+        let bucket = self
+            .bus
+            .jetstream()
+            .get_key_value(names::CONFIG)
+            .await
+            .map_err(unavailable)?;
+        let last = self.bus.last_seq(CONFIG_STREAM).await?;
+        if last < *self.position.borrow() {
+            self.sink.reset();
+            self.position.send_replace(0);
+        }
+        let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
+        while let Some(entry) = watch.next().await {
+            let entry = entry.map_err(unavailable)?;
+            let value = (entry.operation == Operation::Put).then_some(entry.value);
+            self.apply(&entry.key, value);
+            self.position.send_if_modified(|seen| {
+                let newer = entry.revision > *seen;
+                *seen = (*seen).max(entry.revision);
+                newer
+            });
+        }
+        Ok(())
+    }
+
+    fn apply(&self, key: &str, value: Option<Bytes>) {
+        if let Some((_, id)) = parse_webhook_key(key) {
+            match value.map(WebhookConfig::decode).transpose() {
+                Ok(config) => self.sink.webhook(id, config),
+                Err(error) => tracing::error!(key, %error, "unreadable webhook in the read model"),
+            }
+        } else if let Some(id) = key.strip_prefix("t.") {
+            match value.map(TokenConfig::decode).transpose() {
+                Ok(config) => self.sink.token(id, config),
+                Err(error) => tracing::error!(key, %error, "unreadable token in the read model"),
+            }
+        }
+    }
+}
+
+/// Writes bucket CONFIG and bucket STATS. Only management does.
+#[derive(Clone, Debug)]
+pub struct ConfigWriter {
+    bus: Bus,
+}
+
+/// How often a write is tried again that met another writer.
+const CONFLICT_TRIES: usize = 16;
+
+impl ConfigWriter {
+    /// A writer on this connection.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Self {
+        Self { bus: bus.clone() }
+    }
+
+    /// Makes `config` the read model's version, unless it has the same or a newer revision, or the
+    /// webhook was deleted (ids are never used again). Idempotent.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn put_webhook(&self, config: &WebhookConfig) -> Result<(), BusError> {
+        let (workspace, webhook) = ids_of(config)?;
+        let key = webhook_key(workspace, webhook);
+        self.compare_and_set(
+            names::CONFIG,
+            &key,
+            Some(config.encode_to_vec().into()),
+            |found| {
+                WebhookConfig::decode(found).is_ok_and(|found| found.revision >= config.revision)
+            },
+        )
+        .await
+    }
+
+    /// Removes a webhook. Idempotent.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn delete_webhook(&self, workspace: Uuid, webhook: Uuid) -> Result<(), BusError> {
+        self.compare_and_set(
+            names::CONFIG,
+            &webhook_key(workspace, webhook),
+            None,
+            |_| false,
+        )
+        .await
+    }
+
+    /// Makes a token known to ingest. Idempotent.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn put_token(&self, token: &TokenConfig) -> Result<(), BusError> {
+        let value = Bytes::from(token.encode_to_vec());
+        let same = value.clone();
+        self.compare_and_set(
+            names::CONFIG,
+            &token_key(&token.id),
+            Some(value),
+            move |found| found == same,
+        )
+        .await
+    }
+
+    /// Makes a token unknown. Idempotent.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn delete_token(&self, id: &str) -> Result<(), BusError> {
+        self.compare_and_set(names::CONFIG, &token_key(id), None, |_| false)
+            .await
+    }
+
+    /// Publishes a webhook's counters; the last writer wins.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn put_stats(&self, webhook: Uuid, stats: &WebhookStats) -> Result<(), BusError> {
+        let message = Outgoing {
+            subject: format!("$KV.{}.{webhook}", names::STATS),
+            headers: async_nats::HeaderMap::new(),
+            payload: stats.encode_to_vec().into(),
+        };
+        self.bus
+            .publish_once(message, REQUEST_TIMEOUT)
+            .await
+            .map(|_| ())
+            .map_err(unavailable)
+    }
+
+    /// Every webhook in the read model: workspace, id, revision.
+    ///
+    /// # Errors
+    /// When NATS does not answer.
+    pub async fn webhooks(&self) -> Result<Vec<(Uuid, Uuid, i64)>, BusError> {
+        let bucket = self
+            .bus
+            .jetstream()
+            .get_key_value(names::CONFIG)
+            .await
+            .map_err(unavailable)?;
+        let last = self.bus.last_seq(CONFIG_STREAM).await?;
+        let mut all = Vec::new();
+        if last == 0 {
+            return Ok(all);
+        }
+        let mut watch = bucket
+            .watch_with_history("w.>")
+            .await
+            .map_err(unavailable)?;
+        // The watch says after its last old entry that it is current; with none at all it says
+        // nothing, so a quiet second ends the listing too.
+        while let Ok(Some(entry)) = tokio::time::timeout(Duration::from_secs(1), watch.next()).await
+        {
+            let entry = entry.map_err(unavailable)?;
+            if let (Operation::Put, Some((workspace, webhook))) =
+                (entry.operation, parse_webhook_key(&entry.key))
+            {
+                let revision =
+                    WebhookConfig::decode(entry.value).map_or(0, |config| config.revision);
+                all.push((workspace, webhook, revision));
+            }
+            if entry.seen_current {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes `value` (`None` = delete) to a key, unless `settled` says that what is there will do.
+    async fn compare_and_set(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Option<Bytes>,
+        settled: impl Fn(Bytes) -> bool,
+    ) -> Result<(), BusError> {
+        let (stream, subject) = (format!("KV_{bucket}"), format!("$KV.{bucket}.{key}"));
+        for _ in 0..CONFLICT_TRIES {
+            let found = self.bus.get_last(&stream, &subject).await?;
+            let mut expected = 0;
+            if let Some(found) = found {
+                expected = found.seq;
+                let deleted = found.header("KV-Operation").is_some();
+                let done = match &value {
+                    None => deleted,
+                    Some(_) => {
+                        (deleted && key.starts_with("w.")) || (!deleted && settled(found.payload))
+                    }
+                };
+                if done {
+                    return Ok(());
+                }
+            } else if value.is_none() {
+                return Ok(());
+            }
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert(
+                headers::EXPECTED_LAST_SUBJECT_SEQUENCE,
+                expected.to_string().as_str(),
+            );
+            if value.is_none() {
+                headers.insert("KV-Operation", "DEL");
+            }
+            let payload = value.clone().unwrap_or_default();
+            let message = Outgoing {
+                subject: subject.clone(),
+                headers,
+                payload,
+            };
+            match self.bus.publish_once(message, REQUEST_TIMEOUT).await {
+                Ok(_) => return Ok(()),
+                // Somebody else wrote, or our own write got through without its answer: look again.
+                Err(PublishError::WrongLast(_)) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Err(BusError::Conflict(format!("key {key} keeps changing")))
+    }
+}
+
+fn ids_of(config: &WebhookConfig) -> Result<(Uuid, Uuid), BusError> {
+    let id =
+        |bytes: &[u8]| Uuid::from_slice(bytes).map_err(|error| BusError::Decode(error.to_string()));
+    Ok((id(&config.workspace_id)?, id(&config.id)?))
+}

@@ -1,0 +1,175 @@
+//! Handling one message: not letting go of it while work lasts, surviving what panics, keeping
+//! what can never be processed, and giving back what was fetched and not begun.
+
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
+use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
+
+use crate::{
+    bus::Bus,
+    error::PublishError,
+    pull::{Acker, Pull, Pulled},
+};
+
+/// How often a message that is still being worked on says so: well below
+/// [`crate::topology::QUICK_ACK_WAIT`].
+pub const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// Bytes of a payload that are kept when the whole does not fit a dead letter.
+pub const DEAD_PAYLOAD_KEPT: usize = 512 * 1024;
+
+/// Most messages given back at a time.
+const HAND_BACK_BATCH: usize = 256;
+
+impl Acker {
+    /// Does the work; while it lasts, the server is told every [`PROGRESS_EVERY`], so that it does
+    /// not hand the message to somebody else.
+    pub async fn while_working<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(PROGRESS_EVERY, work.as_mut()).await {
+                Ok(done) => return done,
+                Err(_) => {
+                    if let Err(error) = self.progress().await {
+                        // Then the message comes twice, and ids make that harmless.
+                        tracing::debug!(%error, "progress could not be told");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Does the work, up to `times` times when it panics.
+///
+/// # Errors
+/// The text of the last panic.
+pub async fn survive<T, F>(times: u32, mut make: impl FnMut() -> F) -> Result<T, String>
+where
+    F: Future<Output = T>,
+{
+    let mut number = 0;
+    loop {
+        number += 1;
+        match AssertUnwindSafe(make()).catch_unwind().await {
+            Ok(done) => return Ok(done),
+            Err(panic) => {
+                let text = panic_text(&*panic);
+                tracing::error!(panic = text, number, "handling a message panicked");
+                if number >= times {
+                    return Err(text.to_owned());
+                }
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+impl Bus {
+    /// Keeps a message that can never be processed, with its reason. Acknowledge it only when this
+    /// worked. A payload too large for a dead letter is cut, and the detail says so.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn bury_pulled(
+        &self,
+        source: &str,
+        stream: &str,
+        pulled: &Pulled,
+        reason: &str,
+        detail: &str,
+        now_micros: i64,
+    ) -> Result<(), PublishError> {
+        let letter = DeadLetter {
+            source: source.to_owned(),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            stream: stream.to_owned(),
+            subject: pulled.subject.clone(),
+            stream_seq: pulled.stream_seq,
+            payload: pulled.payload.clone(),
+            headers: header_list(pulled),
+            at: now_micros,
+        };
+        match self.bury(letter.clone()).await {
+            Err(PublishError::TooLarge(_)) => {
+                let bytes = letter.payload.len();
+                let cut = DeadLetter {
+                    detail: format!("{detail} (the payload had {bytes} bytes and was cut)"),
+                    payload: letter.payload.slice(..bytes.min(DEAD_PAYLOAD_KEPT)),
+                    headers: Vec::new(),
+                    ..letter
+                };
+                self.bury(cut).await
+            }
+            result => result,
+        }
+    }
+}
+
+fn header_list(pulled: &Pulled) -> Vec<Header> {
+    let Some(headers) = &pulled.headers else {
+        return Vec::new();
+    };
+    let each = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| Header {
+            name: name.to_owned(),
+            value: value.as_str().to_owned(),
+        })
+    });
+    each.collect()
+}
+
+impl Pull {
+    /// Ends the pull and gives back what it has fetched and nobody has taken, so that it need not
+    /// time out before somebody else gets it. The pull ends first: what is given back must not come
+    /// here again.
+    pub async fn hand_back(mut self) {
+        let mut rest = Vec::new();
+        while let Some(batch) = self.next_batch(HAND_BACK_BATCH).now_or_never() {
+            rest.extend(batch);
+        }
+        drop(self);
+        for pulled in rest {
+            if let Err(error) = pulled.acker().nak(None).await {
+                tracing::debug!(%error, "a message could not be given back");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::survive;
+
+    #[tokio::test]
+    async fn a_panic_is_tried_again_and_the_last_one_is_told() {
+        let mut runs = 0;
+        let result = survive(3, || {
+            runs += 1;
+            let number = runs;
+            async move {
+                assert!(number == 3, "not yet");
+                number
+            }
+        });
+        assert_eq!(result.await, Ok(3));
+
+        let mut runs = 0;
+        let result = survive(3, || {
+            runs += 1;
+            async { panic!("never") }
+        });
+        let result: Result<(), String> = result.await;
+        assert_eq!(result, Err("never".to_owned()));
+        assert_eq!(runs, 3);
+    }
+}

@@ -1,0 +1,46 @@
+//! `webhooks-bus`: the only crate that names streams, subjects and consumers.
+//!
+//! JetStream is the ledger of obligations: an event is accepted when the EVENTS stream has it, a
+//! delivery is owed until its message is acknowledged. Three rules hold everywhere:
+//!
+//! * **A publish is durable when its acknowledgement is here**, not before. [`Bus::publish`]
+//!   repeats the same bytes with the same message id until the acknowledgement comes or the
+//!   deadline passes; then the outcome is unknown and the caller must say so.
+//! * **Streams that carry obligations refuse what they cannot hold** (`discard: new`), so a full
+//!   stream is backpressure and never loss.
+//! * **Nothing waits on a consumer.** What cannot go out now is published as a schedule and its
+//!   message acknowledged; see `RETRIES` in [`topology`].
+//!
+//! What is *not* promised here: one message may be handed over more than once.
+
+mod bus;
+mod config;
+mod error;
+mod handling;
+mod leases;
+mod publish;
+mod pull;
+mod read;
+mod settings;
+mod stats;
+pub mod subjects;
+pub mod topology;
+mod vitals;
+
+pub use bus::Bus;
+pub use config::{ConfigMirror, ConfigSink, ConfigWriter};
+pub use error::{BusError, PublishError};
+pub use handling::{DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, survive};
+pub use leases::{Handover, LeaseEvent, Leases, LeasesSettings};
+pub use publish::{BATCHES_IN_FLIGHT, MAX_BATCH, Outgoing, Stored};
+pub use pull::{Acker, Pull, PullSettings, Pulled};
+pub use read::StoredMessage;
+pub use settings::BusSettings;
+pub use stats::StatsMirror;
+pub use subjects::{headers, names};
+pub use vitals::Vitals;
+
+/// Microseconds since the epoch of a server timestamp.
+pub(crate) fn micros(at: time::OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}

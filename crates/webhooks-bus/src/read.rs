@@ -1,0 +1,201 @@
+//! Reading single messages and sequences, always from the stream's leader.
+
+use std::collections::HashMap;
+
+use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use bytes::Bytes;
+
+use crate::{
+    bus::Bus,
+    error::{BusError, unavailable},
+};
+
+/// A message as it stands in a stream.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// When it was stored: microseconds since the epoch.
+    pub published_micros: i64,
+}
+
+impl StoredMessage {
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(async_nats::HeaderValue::as_str)
+    }
+}
+
+impl From<StreamMessage> for StoredMessage {
+    fn from(message: StreamMessage) -> Self {
+        Self {
+            seq: message.sequence,
+            subject: message.subject.to_string(),
+            headers: message.headers,
+            payload: message.payload,
+            published_micros: crate::micros(message.time),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Info {
+    state: State,
+}
+
+#[derive(serde::Deserialize)]
+struct State {
+    last_seq: u64,
+    messages: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct SubjectsInfo {
+    state: SubjectsState,
+}
+
+#[derive(serde::Deserialize)]
+struct SubjectsState {
+    #[serde(default)]
+    subjects: Option<HashMap<String, u64>>,
+}
+
+impl Bus {
+    /// The message at `seq`, if it is still there.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn get(&self, stream: &str, seq: u64) -> Result<Option<StoredMessage>, BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        match handle.raw_message_builder().sequence(seq).send().await {
+            Ok(message) => Ok(Some(message.into())),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// The first message at or after `seq` whose subject matches `filter`.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn get_next(
+        &self,
+        stream: &str,
+        filter: &str,
+        seq: u64,
+    ) -> Result<Option<StoredMessage>, BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        match handle.get_first_raw_message_by_subject(filter, seq).await {
+            Ok(message) => Ok(Some(message.into())),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// The newest message of `subject`.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn get_last(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        match handle.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.into())),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// Removes one message from a stream, whoever holds it.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn remove(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        handle.delete_message(seq).await.map_err(unavailable)
+    }
+
+    /// The stream's last sequence, from its leader.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn last_seq(&self, stream: &str) -> Result<u64, BusError> {
+        self.state(stream).await.map(|state| state.last_seq)
+    }
+
+    /// How many messages a stream holds.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn message_count(&self, stream: &str) -> Result<u64, BusError> {
+        self.state(stream).await.map(|state| state.messages)
+    }
+
+    /// How many messages each subject that matches `filter` has; at most the first 100,000 subjects.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn subject_counts(
+        &self,
+        stream: &str,
+        filter: &str,
+    ) -> Result<HashMap<String, u64>, BusError> {
+        use async_nats::jetstream::response::Response;
+        let question = serde_json::json!({ "subjects_filter": filter });
+        let answer: Response<SubjectsInfo> = self
+            .jetstream()
+            .request(format!("STREAM.INFO.{stream}"), &question)
+            .await
+            .map_err(unavailable)?;
+        match answer {
+            Response::Ok(info) => Ok(info.state.subjects.unwrap_or_default()),
+            Response::Err { error } => Err(unavailable(error)),
+        }
+    }
+
+    async fn state(&self, stream: &str) -> Result<State, BusError> {
+        use async_nats::jetstream::response::Response;
+        let answer: Response<Info> = self
+            .jetstream()
+            .request(format!("STREAM.INFO.{stream}"), &())
+            .await
+            .map_err(unavailable)?;
+        match answer {
+            Response::Ok(info) => Ok(info.state),
+            Response::Err { error } => Err(unavailable(error)),
+        }
+    }
+}
+
+fn absent(
+    error: async_nats::jetstream::stream::RawMessageError,
+) -> Result<Option<StoredMessage>, BusError> {
+    use async_nats::jetstream::stream::RawMessageErrorKind;
+    match error.kind() {
+        RawMessageErrorKind::NoMessageFound => Ok(None),
+        _ => Err(unavailable(error)),
+    }
+}

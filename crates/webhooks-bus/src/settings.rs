@@ -1,0 +1,92 @@
+//! Settings of the bus, and how much each stream may hold.
+
+use webhooks_runtime::{Env, Settings};
+
+/// How to reach NATS and how its streams are laid out.
+#[derive(Debug, Clone)]
+pub struct BusSettings {
+    /// Comma-separated server addresses, `nats://[user:password@]host:port`.
+    pub url: String,
+    /// Contents of a credentials file; empty = none.
+    pub credentials: Option<String>,
+    /// Copies of each stream: 1 for one server, 3 for a cluster.
+    pub replicas: usize,
+    /// Partitions that dispatchers share; a multiple of 16 is best.
+    pub partitions: u16,
+    /// Most bytes of the EVENTS stream (reserved by the server).
+    pub events_max_bytes: i64,
+    /// Most bytes of the INTAKE stream.
+    pub intake_max_bytes: i64,
+    /// Most bytes of the VERDICTS stream.
+    pub verdicts_max_bytes: i64,
+    /// Most bytes of each DELIVERIES stream.
+    pub deliveries_max_bytes: i64,
+    /// Most bytes of the HELD stream.
+    pub held_max_bytes: i64,
+    /// Most bytes of the REPORTS stream.
+    pub reports_max_bytes: i64,
+    /// Most bytes of the DEAD stream.
+    pub dead_max_bytes: i64,
+    /// Most deliveries held for one webhook.
+    pub held_per_webhook: i64,
+    /// Publish in atomic batches when several messages wait: pays when the server syncs every write.
+    pub batching: bool,
+}
+
+const MIB: i64 = 1024 * 1024;
+
+impl Default for BusSettings {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            credentials: None,
+            replicas: 1,
+            partitions: 16,
+            events_max_bytes: 8_192 * MIB,
+            intake_max_bytes: 1_024 * MIB,
+            verdicts_max_bytes: 8_192 * MIB,
+            deliveries_max_bytes: 4_096 * MIB,
+            held_max_bytes: 4_096 * MIB,
+            reports_max_bytes: 2_048 * MIB,
+            dead_max_bytes: 1_024 * MIB,
+            held_per_webhook: 100_000,
+            batching: false,
+        }
+    }
+}
+
+impl Settings for BusSettings {
+    fn read(env: &mut Env) -> Self {
+        let d = Self::default();
+        Self {
+            url: env.string("WEBHOOKS_NATS_URL", &d.url, "NATS servers, comma separated"),
+            credentials: env
+                .optional_secret("WEBHOOKS_NATS_CREDENTIALS", "Contents of a NATS credentials file; empty = none")
+                .map(|secret| secret.expose().to_owned()),
+            replicas: env.ranged("WEBHOOKS_NATS_REPLICAS", d.replicas, 1..=5, "Copies of each stream (3 in production)"),
+            partitions: env.ranged("WEBHOOKS_PARTITIONS", d.partitions, 1..=256, "Partitions the dispatchers share; the same at every service"),
+            events_max_bytes: size(env, "WEBHOOKS_EVENTS_MAX_BYTES", d.events_max_bytes, "Most bytes of the EVENTS stream"),
+            intake_max_bytes: size(env, "WEBHOOKS_INTAKE_MAX_BYTES", d.intake_max_bytes, "Most bytes of the INTAKE stream"),
+            verdicts_max_bytes: size(env, "WEBHOOKS_VERDICTS_MAX_BYTES", d.verdicts_max_bytes, "Most bytes of the VERDICTS stream"),
+            deliveries_max_bytes: size(env, "WEBHOOKS_DELIVERIES_MAX_BYTES", d.deliveries_max_bytes, "Most bytes of each DELIVERIES stream"),
+            held_max_bytes: size(env, "WEBHOOKS_HELD_MAX_BYTES", d.held_max_bytes, "Most bytes of the HELD stream"),
+            reports_max_bytes: size(env, "WEBHOOKS_REPORTS_MAX_BYTES", d.reports_max_bytes, "Most bytes of the REPORTS stream"),
+            dead_max_bytes: size(env, "WEBHOOKS_DEAD_MAX_BYTES", d.dead_max_bytes, "Most bytes of the DEAD stream"),
+            held_per_webhook: env.ranged("WEBHOOKS_HELD_PER_WEBHOOK", d.held_per_webhook, 1..=10_000_000, "Most deliveries held for one webhook"),
+            batching: env.bool("WEBHOOKS_NATS_BATCHING", d.batching, "Publish in atomic batches when several messages wait; for servers with sync_interval: always and one replica"),
+        }
+    }
+}
+
+impl BusSettings {
+    /// How many DELIVERIES (and RETRIES) streams there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.partitions
+            .div_ceil(crate::names::PARTITIONS_PER_STREAM)
+    }
+}
+
+fn size(env: &mut Env, name: &'static str, default: i64, doc: &'static str) -> i64 {
+    env.ranged(name, default, MIB..=i64::MAX, doc)
+}

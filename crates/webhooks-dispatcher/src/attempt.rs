@@ -1,0 +1,197 @@
+//! One attempt: sign, send, decide. The result is data; recording it is the partition's business.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use tracing::Instrument as _;
+use uuid::Uuid;
+use webhooks_domain::{
+    endpoint::FailureClass,
+    retry::{Next, parse_retry_after},
+    signing,
+};
+use webhooks_egress::{AttemptResult, Failure, OutboundRequest};
+use webhooks_runtime::telemetry::{
+    TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
+};
+
+use crate::{job::Job, registry::Target, shared::Shared};
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(crate) struct Attempted {
+    pub(crate) job: Job,
+    pub(crate) execution: Uuid,
+    pub(crate) started_micros: i64,
+    pub(crate) result: AttemptResult,
+    pub(crate) next: Option<Next>,
+}
+
+/// Makes one attempt; a panic in it is a failure of ours.
+pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
+    let (copy, started_micros) = (job.clone(), shared.clock.now_micros());
+    let retry = shared.settings.retry;
+    match AssertUnwindSafe(attempt(shared, job, target))
+        .catch_unwind()
+        .await
+    {
+        Ok(attempted) => attempted,
+        Err(_) => {
+            tracing::error!(delivery.id = %copy.delivery, attempt.number = copy.attempt, "attempt.panicked");
+            metrics::counter!("webhooks_attempt_panics_total").increment(1);
+            let next = retry.next(copy.attempt, FailureClass::Ours, None, rand::random());
+            let result = AttemptResult::failed(Failure::Internal);
+            Attempted {
+                job: copy,
+                execution: Uuid::from_bytes(rand::random()),
+                started_micros,
+                result,
+                next: Some(next),
+            }
+        }
+    }
+}
+
+/// Makes one attempt. Takes at most the attempt timeout.
+async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
+    let execution = Uuid::from_bytes(rand::random());
+    let started_micros = shared.clock.now_micros();
+    let span = tracing::info_span!(
+        "POST",
+        otel.kind = "client",
+        webhook.delivery.id = %job.delivery,
+        webhook.attempt = job.attempt,
+        http.response.status_code = tracing::field::Empty,
+        error.r#type = tracing::field::Empty,
+    );
+    set_parent(&span, &job.traceparent);
+    let result = send(&shared, &job, &target, started_micros)
+        .instrument(span.clone())
+        .await;
+    if let Some(status) = result.status {
+        span.record("http.response.status_code", status);
+    }
+    if let Some(reason) = result.reason() {
+        span.record("error.type", reason);
+    }
+    let retry_after = match result.status {
+        Some(429 | 503) => result.response_headers.get("retry-after"),
+        _ => None,
+    };
+    let retry_after =
+        retry_after.and_then(|value| parse_retry_after(value, shared.clock.now_micros()));
+    let next = result.class.map(|class| {
+        shared
+            .settings
+            .retry
+            .next(job.attempt, class, retry_after, rand::random())
+    });
+    tell(&job, execution, &result, next);
+    Attempted {
+        job,
+        execution,
+        started_micros,
+        result,
+        next,
+    }
+}
+
+async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> AttemptResult {
+    let url = match &target.url {
+        Ok(url) => url.clone(),
+        Err(refusal) => return AttemptResult::failed(Failure::Refused(*refusal)),
+    };
+    if target.sealed_shut {
+        return AttemptResult::failed(Failure::Internal);
+    }
+    match headers(job, target, now_micros) {
+        Ok(headers) => {
+            shared
+                .egress
+                .send(OutboundRequest {
+                    url,
+                    headers,
+                    body: job.body.clone(),
+                })
+                .await
+        }
+        Err(error) => {
+            tracing::error!(%error, delivery.id = %job.delivery, "a header of ours is not valid");
+            AttemptResult::failed(Failure::Internal)
+        }
+    }
+}
+
+/// The headers of an attempt made at `now_micros`.
+fn headers(
+    job: &Job,
+    target: &Target,
+    now_micros: i64,
+) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
+    let seconds = now_micros.div_euclid(1_000_000);
+    let signature = signing::sign(
+        &target.keys_at(now_micros),
+        &job.message_id,
+        seconds,
+        &job.body,
+    );
+    let traceparent = current_traceparent().unwrap_or_else(|| {
+        next_traceparent(
+            Some(&job.traceparent),
+            rand::random::<[u8; TRACE_RANDOM_BYTES]>(),
+        )
+    });
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut put = |name: &'static str, value: HeaderValue| {
+        headers.insert(HeaderName::from_static(name), value)
+    };
+    put("webhook-id", HeaderValue::try_from(&job.message_id)?);
+    put("webhook-timestamp", HeaderValue::from(seconds));
+    put("webhook-signature", HeaderValue::try_from(signature)?);
+    put("webhook-attempt", HeaderValue::from(job.attempt));
+    put(
+        "webhook-trigger",
+        HeaderValue::from_static(job.trigger.header_word()),
+    );
+    put("traceparent", HeaderValue::try_from(traceparent)?);
+    Ok(headers)
+}
+
+/// One wide line for the attempt: failures for all to see, successes on request (the history has
+/// every one).
+fn tell(job: &Job, execution: Uuid, result: &AttemptResult, next: Option<Next>) {
+    let outcome = result.outcome.as_str();
+    metrics::counter!("webhooks_attempts_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("webhooks_attempt_seconds").record(result.timings.total.as_secs_f64());
+    let next_ms = match next {
+        Some(Next::Retry { delay, .. } | Next::Again { delay }) => delay,
+        _ => Duration::ZERO,
+    }
+    .as_millis();
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                delivery.id = %job.delivery,
+                webhook.id = %job.webhook,
+                workspace.id = %job.workspace,
+                event.id = job.reference.event_id,
+                attempt.number = job.attempt,
+                attempt.execution = %execution,
+                outcome,
+                class = result.class.map(FailureClass::as_str),
+                status = result.status,
+                reason = result.reason(),
+                duration_ms = u64::try_from(result.timings.total.as_millis()).unwrap_or(u64::MAX),
+                next_in_ms = u64::try_from(next_ms).unwrap_or(u64::MAX),
+                "delivery.attempted"
+            )
+        };
+    }
+    if result.class.is_none() {
+        line!(debug);
+    } else {
+        line!(info);
+    }
+}

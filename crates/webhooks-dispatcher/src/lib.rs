@@ -1,0 +1,247 @@
+//! `webhooks-dispatcher`: takes deliveries, calls their endpoints, records every attempt.
+//!
+//! Replicas share the work by *partitions*: each endpoint belongs to one (by hash of the webhook's
+//! id), each partition to one dispatcher at a time ([`webhooks_bus::Leases`]). So an endpoint's cap
+//! and queue are plain objects in memory at its owner, and hold across replicas without a central
+//! limiter. One task owns one partition ([`partition`]); nothing in it is locked.
+//!
+//! The order of send, record and acknowledge is the promise:
+//!
+//! 1. send (at most one request on the wire for an attempt),
+//! 2. record: the report is durable in Postgres or on the REPORTS stream, and a retry, if one is
+//!    due, is durable on RETRIES,
+//! 3. acknowledge the delivery's message.
+//!
+//! A crash between 1 and 2 may repeat an attempt, never skip one; a crash between 2 and 3 makes
+//! the next owner find the recorded outcome before it sends again. What is *not* guaranteed: that
+//! an endpoint sees each attempt once. It sees the same `webhook-id` each time.
+
+mod attempt;
+mod endpoint;
+mod held;
+mod job;
+mod partition;
+mod partition_io;
+mod registry;
+mod report;
+mod reporter;
+mod settings;
+mod shared;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use webhooks_bus::{Bus, ConfigMirror, LeaseEvent, Leases, LeasesSettings};
+use webhooks_egress::Egress;
+use webhooks_runtime::{Context, OnError};
+
+pub use settings::{Config, Limits};
+
+use crate::{
+    partition::{Order, Partition},
+    registry::Registry,
+    reporter::Reporter,
+    shared::{PartitionSettings, Shared},
+};
+
+/// How long a member of the group lives without renewal.
+const MEMBER_TTL: Duration = Duration::from_secs(3);
+
+/// How often it renews.
+const MEMBER_RENEW: Duration = Duration::from_secs(1);
+
+/// Longest wait at the end for requests that are still on the wire: an attempt's deadline and a
+/// little for its record.
+const DRAIN: Duration = Duration::from_secs(33);
+
+/// Runs the dispatcher until [`Context::shutdown`], then drains it.
+///
+/// # Errors
+/// When settings contradict each other or the outbound client cannot be built.
+pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
+    let keyring = config
+        .keyring
+        .context("WEBHOOKS_ENCRYPTION_KEYS is missing")?;
+    let egress = config
+        .egress
+        .load()
+        .context("reading extra certificate authorities")?;
+    let policy = egress.policy.clone();
+    let egress = Egress::new(egress)?;
+    let name = format!("d-{}", Uuid::new_v4().simple());
+    let partitions = config.bus.partitions;
+    let bus = Bus::connect(config.bus, &name).await?;
+    ctx.readiness.fail("nats", "connecting");
+    let readiness = ctx.readiness.clone();
+    if bus
+        .wait_ready(ctx.shutdown.cancelled(), |reason| {
+            readiness.fail("nats", reason)
+        })
+        .await
+        .is_err()
+    {
+        return Ok(());
+    }
+    ctx.readiness.ok("nats");
+
+    // Ends after everything else: leases and the read model serve until the last request is done.
+    let ended = CancellationToken::new();
+    let registry = Arc::new(Registry::new(policy, keyring));
+    let mirror = ConfigMirror::start(&bus, registry.clone(), ended.clone());
+    let (reporter, reporting) = Reporter::new(
+        &bus,
+        &config.management,
+        &config.internal_token,
+        ctx.clock.clone(),
+    )?;
+    ctx.tasks
+        .spawn("reports", OnError::StopService, async move {
+            reporting.await;
+            anyhow::Ok(())
+        });
+    wait_loaded(&mirror, &ctx).await;
+    let settings = LeasesSettings {
+        member: name.clone(),
+        partitions,
+        ttl: MEMBER_TTL,
+        renew: MEMBER_RENEW,
+    };
+    let (leases, events) = Leases::start(&bus, settings, ended.clone());
+    let shared = Arc::new(Shared::new(
+        name,
+        bus.clone(),
+        egress,
+        registry,
+        mirror,
+        reporter,
+        leases.clone(),
+        ctx.clock.clone(),
+        PartitionSettings {
+            retry: config.retry,
+            limits: config.limits,
+        },
+    ));
+    watch_readiness(&ctx, &shared);
+    ctx.started();
+    let drained = own_partitions(&ctx, &shared, events).await;
+    if !drained {
+        tracing::warn!("requests were still on the wire at the end; their deliveries go out again");
+    }
+    leases.gone().await;
+    bus.flush().await;
+    ended.cancel();
+    Ok(())
+}
+
+async fn wait_loaded(mirror: &ConfigMirror, ctx: &Context) {
+    ctx.readiness.fail("config", "the read model is loading");
+    while !mirror.loaded() && !ctx.shutdown.is_cancelled() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ctx.readiness.ok("config");
+}
+
+/// Keeps `/readyz` true while the dispatcher runs.
+fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
+    let (readiness, shared, shutdown) =
+        (ctx.readiness.clone(), shared.clone(), ctx.shutdown.clone());
+    ctx.tasks.spawn("readiness", OnError::Log, async move {
+        let watch = async {
+            loop {
+                let nats = if shared.bus.is_connected() {
+                    Ok(())
+                } else {
+                    Err("disconnected".to_owned())
+                };
+                readiness.set("nats", nats);
+                let stale = shared
+                    .mirror
+                    .fresh_as_of()
+                    .is_none_or(|at| at.elapsed() > shared.settings.limits.stale_after);
+                let config = if stale {
+                    Err("the read model is stale".to_owned())
+                } else {
+                    Ok(())
+                };
+                readiness.set("config", config);
+                let owned = shared.leases.owned();
+                metrics::gauge!("webhooks_partitions_owned")
+                    .set(f64::from(u32::try_from(owned).unwrap_or(u32::MAX)));
+                let free = shared.places.available_permits();
+                let on_wire = shared.settings.limits.in_flight.saturating_sub(free);
+                metrics::gauge!("webhooks_requests_in_flight")
+                    .set(f64::from(u32::try_from(on_wire).unwrap_or(u32::MAX)));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        shutdown.run_until_cancelled(watch).await;
+        anyhow::Ok(())
+    });
+}
+
+/// Starts a task for each partition that comes, ends it when the partition goes; at shutdown hands
+/// all of them over and waits for what is on the wire. Whether everything was done in time.
+async fn own_partitions(
+    ctx: &Context,
+    shared: &Arc<Shared>,
+    mut events: mpsc::UnboundedReceiver<LeaseEvent>,
+) -> bool {
+    let mut owned: HashMap<u16, mpsc::UnboundedSender<Order>> = HashMap::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut deadline = None;
+    loop {
+        if deadline.is_some() && shared.leases.owned() == 0 && tasks.is_empty() {
+            return true;
+        }
+        let event = tokio::select! {
+            event = events.recv() => event,
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    // A partition whose task died is given up, so that it starts anew somewhere.
+                    tracing::error!(%error, "partition.panicked");
+                }
+                continue;
+            }
+            () = ctx.shutdown.cancelled(), if deadline.is_none() => {
+                deadline = Some(tokio::time::Instant::now() + DRAIN);
+                shared.leases.leave().await;
+                continue;
+            }
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => return false,
+        };
+        match event {
+            Some(LeaseEvent::Gained {
+                partition,
+                handover,
+                ..
+            }) => {
+                let (orders, receiver) = mpsc::unbounded_channel();
+                owned.insert(partition, orders);
+                tasks.spawn(Box::pin(
+                    Partition::new(shared.clone(), partition, handover, receiver).run(),
+                ));
+            }
+            Some(LeaseEvent::Give { partition }) => match owned.remove(&partition) {
+                Some(orders) if orders.send(Order::Give).is_ok() => {}
+                _ => {
+                    if let Err(error) = shared
+                        .leases
+                        .release(partition, Vec::new(), Vec::new())
+                        .await
+                    {
+                        tracing::warn!(partition, %error, "partition not released");
+                    }
+                }
+            },
+            Some(LeaseEvent::Lost { partition }) => {
+                if let Some(orders) = owned.remove(&partition) {
+                    orders.send(Order::Lost).ok();
+                }
+            }
+            None => return false,
+        }
+    }
+}

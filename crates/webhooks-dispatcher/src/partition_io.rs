@@ -1,0 +1,425 @@
+//! What a partition does to the outside: each function makes something durable and says what is to
+//! follow. They run beside the partition's task, which holds the state.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use uuid::Uuid;
+use webhooks_bus::{
+    Bus, BusError, Outgoing, Pull, PullSettings, Pulled, headers, names, subjects, topology,
+};
+use webhooks_domain::{endpoint::FailureClass, event::format_micros, retry::Next};
+use webhooks_proto::{internal::v1::RecordedDelivery, v1};
+
+use crate::{
+    attempt::Attempted,
+    job::{Job, Lane, MessageKey},
+    report::{self, Execution},
+    shared::Shared,
+};
+
+/// How long one try at a durable publish may take; it is repeated for ever.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Pause between such tries.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the read model may take to show a webhook that fan-out has seen.
+const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is to follow.
+pub(crate) enum Settled {
+    /// The message is done with: acknowledge it.
+    Done {
+        key: MessageKey,
+        /// The delivery and attempt that are over, if they are.
+        finished: Option<(Uuid, u32)>,
+    },
+    /// Make the job's attempt after `delay`.
+    Again { job: Box<Job>, delay: Duration },
+    /// These messages are no more; all were looked for if `complete`.
+    Gone {
+        keys: Vec<MessageKey>,
+        complete: bool,
+    },
+    /// These may go on.
+    Admit(Vec<Job>),
+    /// Nothing.
+    Nothing,
+}
+
+type Settling = BoxFuture<'static, Settled>;
+
+/// Records an ended attempt; then the delivery is over, waits in memory, or waits on RETRIES.
+pub(crate) fn record(
+    shared: Arc<Shared>,
+    partition: u16,
+    attempted: Attempted,
+    in_memory: bool,
+) -> Settling {
+    async move {
+        let Attempted {
+            job,
+            execution,
+            started_micros,
+            result,
+            next,
+        } = attempted;
+        let now = shared.clock.now_micros();
+        let due = |delay: Duration| now + i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
+        let (state, next_at) = match next {
+            None => (v1::DeliveryState::Delivered, 0),
+            Some(Next::GiveUp) => (v1::DeliveryState::Failed, 0),
+            Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
+                (v1::DeliveryState::Retrying, due(delay))
+            }
+        };
+        let execution = Execution {
+            id: execution,
+            started_micros,
+            dispatcher: &shared.name,
+        };
+        let report = report::of_attempt(&job, &execution, &result, state, next_at, now);
+        let recorded = shared.reporter.record(report);
+        match next {
+            None | Some(Next::GiveUp) => {
+                recorded.await;
+                Settled::Done {
+                    key: job.key,
+                    finished: Some((job.delivery, job.attempt)),
+                }
+            }
+            Some(Next::Retry { attempt, delay }) if in_memory => {
+                recorded.await;
+                let gone = shared.clock.now_micros() - now;
+                let left =
+                    delay.saturating_sub(Duration::from_micros(u64::try_from(gone).unwrap_or(0)));
+                Settled::Again {
+                    job: Box::new(Job { attempt, ..job }),
+                    delay: left,
+                }
+            }
+            Some(Next::Retry { attempt, delay }) => {
+                let scheduled = schedule(&shared, partition, &job, attempt, job.park, due(delay));
+                tokio::join!(recorded, scheduled);
+                Settled::Done {
+                    key: job.key,
+                    finished: Some((job.delivery, job.attempt)),
+                }
+            }
+            Some(Next::Again { delay }) => {
+                debug_assert_eq!(result.class, Some(FailureClass::Ours));
+                let scheduled = schedule(
+                    &shared,
+                    partition,
+                    &job,
+                    job.attempt,
+                    job.park + 1,
+                    due(delay),
+                );
+                tokio::join!(recorded, scheduled);
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+        }
+    }
+    .boxed()
+}
+
+/// Puts a delivery aside for `wait`, without consuming its attempt.
+pub(crate) fn park(shared: Arc<Shared>, partition: u16, job: Job, wait: Duration) -> Settling {
+    async move {
+        let due =
+            shared.clock.now_micros() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2);
+        schedule(&shared, partition, &job, job.attempt, job.park + 1, due).await;
+        Settled::Done {
+            key: job.key,
+            finished: None,
+        }
+    }
+    .boxed()
+}
+
+/// Publishes a schedule, for as long as it takes. Its subject is never used twice.
+async fn schedule(
+    shared: &Shared,
+    partition: u16,
+    job: &Job,
+    attempt: u32,
+    park: u32,
+    due_micros: i64,
+) {
+    let subject = subjects::schedule(partition, job.webhook, job.delivery, attempt, park);
+    let id = format!("{}:{attempt}:{park}", job.delivery.simple());
+    let message = Outgoing::new(subject, &id, job.encode(attempt, park, due_micros))
+        .header(
+            headers::SCHEDULE,
+            &format!("@at {}", format_micros(due_micros)),
+        )
+        .header(
+            headers::SCHEDULE_TARGET,
+            &subjects::due(partition, job.webhook),
+        )
+        .header(headers::TRACEPARENT, &job.traceparent);
+    publish_for_ever(&shared.bus, message).await;
+}
+
+/// Moves a delivery to HELD. A webhook that holds as many as it may loses none silently: the
+/// delivery is parked and tried again.
+pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
+    async move {
+        let id = format!("{}:{}:{}", job.delivery.simple(), job.attempt, job.park);
+        let bytes = job.encode(job.attempt, job.park + 1, 0);
+        let message = Outgoing::new(subjects::held(partition, job.webhook), &id, bytes);
+        match shared.bus.publish(message, PUBLISH_WITHIN).await {
+            Ok(_) => {
+                let now = shared.clock.now_micros();
+                shared
+                    .reporter
+                    .record(report::without_attempt(&job, v1::DeliveryState::Held, now))
+                    .await;
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
+                park(shared, partition, job, crate::endpoint::MAX_PARK).await
+            }
+        }
+    }
+    .boxed()
+}
+
+/// Ends a delivery whose webhook is off or gone.
+pub(crate) fn cancel(shared: Arc<Shared>, job: Job) -> Settling {
+    async move {
+        let now = shared.clock.now_micros();
+        shared
+            .reporter
+            .record(report::without_attempt(
+                &job,
+                v1::DeliveryState::Cancelled,
+                now,
+            ))
+            .await;
+        Settled::Done {
+            key: job.key,
+            finished: Some((job.delivery, job.attempt)),
+        }
+    }
+    .boxed()
+}
+
+/// Looks at the newest configuration for a delivery whose webhook is unknown or has changed.
+pub(crate) fn look_again(shared: Arc<Shared>, job: Job) -> Settling {
+    async move {
+        match tokio::time::timeout(LOOK_AGAIN_LIMIT, shared.mirror.catch_up()).await {
+            Ok(Ok(())) if shared.registry.get(job.webhook).is_none() => cancel(shared, job).await,
+            Ok(Ok(())) => Settled::Admit(vec![job]),
+            _ => Settled::Again {
+                job: Box::new(job),
+                delay: Duration::from_millis(500),
+            },
+        }
+    }
+    .boxed()
+}
+
+/// Asks what is recorded of deliveries that may have been sent before. Those that are over are done
+/// with. One whose attempt is recorded goes on with the next, through RETRIES: the schedule's
+/// message id is the same that the owner before would have used, so it exists once. The others go on
+/// as if they were new.
+pub(crate) fn recheck(shared: Arc<Shared>, partition: u16, jobs: Vec<Job>) -> Settling {
+    async move {
+        let ids: Vec<Uuid> = jobs.iter().map(|job| job.delivery).collect();
+        let recorded = shared.reporter.recorded(&ids).await;
+        let recorded: HashMap<&[u8], &RecordedDelivery> = recorded
+            .iter()
+            .map(|found| (found.delivery_id.as_ref(), found))
+            .collect();
+        let mut known = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let job = Job {
+                recheck: false,
+                ..job
+            };
+            let over = match recorded.get(job.delivery.as_bytes().as_slice()) {
+                None => false,
+                Some(found) if is_over(found) => true,
+                Some(found)
+                    if found.state() == v1::DeliveryState::Retrying
+                        && found.attempts >= job.attempt =>
+                {
+                    let retry = shared.settings.retry;
+                    if let Next::Retry { attempt, delay } = retry.next(
+                        found.attempts,
+                        FailureClass::Temporary,
+                        None,
+                        rand::random(),
+                    ) {
+                        let due = shared.clock.now_micros()
+                            + i64::try_from(delay.as_micros()).unwrap_or(0);
+                        schedule(&shared, partition, &job, attempt, job.park, due).await;
+                        true
+                    } else {
+                        false
+                    }
+                }
+                Some(_) => false,
+            };
+            known.push(Job { over, ..job });
+        }
+        Settled::Admit(known)
+    }
+    .boxed()
+}
+
+fn is_over(found: &RecordedDelivery) -> bool {
+    matches!(
+        found.state(),
+        v1::DeliveryState::Delivered | v1::DeliveryState::Failed | v1::DeliveryState::Cancelled
+    )
+}
+
+/// Keeps a message that cannot be decoded.
+pub(crate) fn bury(
+    shared: Arc<Shared>,
+    stream: String,
+    key: MessageKey,
+    pulled: Pulled,
+    reason: String,
+) -> Settling {
+    async move {
+        let now = shared.clock.now_micros();
+        while let Err(error) = shared
+            .bus
+            .bury_pulled("dispatcher", &stream, &pulled, "undecodable", &reason, now)
+            .await
+        {
+            tracing::warn!(%error, "dead letter not kept yet");
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+        Settled::Done {
+            key,
+            finished: None,
+        }
+    }
+    .boxed()
+}
+
+/// Publishes until the stream has it. The message that owes the work stays unacknowledged
+/// meanwhile, so a crash loses nothing.
+pub(crate) async fn publish_for_ever(bus: &Bus, message: Outgoing) {
+    loop {
+        match bus.publish(message.clone(), PUBLISH_WITHIN).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, subject = message.subject, "publish not durable yet");
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A partition's two pulls, and up to where messages may have been sent before.
+pub(crate) struct Opened {
+    pub(crate) fresh: Pull,
+    pub(crate) due: Pull,
+    pub(crate) recheck_fresh: u64,
+    pub(crate) recheck_due: u64,
+}
+
+/// Makes a partition's consumers anew: whatever an owner before had pulled (also what was still on
+/// its way to it) comes again at once and not after `ack_wait`. What an owner that left is still
+/// finishing is told apart by the sequences it has named.
+pub(crate) async fn open_consumers(bus: &Bus, partition: u16) -> Result<Opened, BusError> {
+    let fresh = anew(
+        bus,
+        &names::deliveries(partition),
+        partition,
+        subjects::deliveries_of(partition),
+    )
+    .await?;
+    let due = anew(
+        bus,
+        &names::retries(partition),
+        partition,
+        subjects::due_of(partition),
+    )
+    .await?;
+    let pull = |stream: &str| {
+        bus.pull(
+            stream,
+            &names::partition_consumer(partition),
+            PullSettings::default(),
+        )
+    };
+    Ok(Opened {
+        recheck_fresh: fresh,
+        recheck_due: due,
+        fresh: pull(&names::deliveries(partition)),
+        due: pull(&names::retries(partition)),
+    })
+}
+
+/// Returns the stream's last sequence.
+async fn anew(bus: &Bus, stream: &str, partition: u16, filter: String) -> Result<u64, BusError> {
+    let last = bus.last_seq(stream).await?;
+    let name = names::partition_consumer(partition);
+    if let Err(error) = bus
+        .jetstream()
+        .delete_consumer_from_stream(&name, stream)
+        .await
+    {
+        // Not there is as good; a server that is away shows in the next call.
+        tracing::trace!(%error, stream, partition, "consumer not deleted");
+    }
+    bus.jetstream()
+        .create_consumer_on_stream(topology::partition_consumer(partition, filter), stream)
+        .await
+        .map_err(|error| BusError::Unavailable(error.to_string()))?;
+    Ok(last)
+}
+
+/// Which of these messages are no longer in their stream: their holder has finished them.
+pub(crate) fn look_for(shared: Arc<Shared>, partition: u16, keys: Vec<MessageKey>) -> Settling {
+    async move {
+        let (mut gone, mut complete) = (Vec::new(), true);
+        for key in keys {
+            match shared.bus.get(&stream_of(partition, key.0), key.1).await {
+                Ok(None) => gone.push(key),
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    tracing::debug!(%error, partition, "messages not looked for");
+                    complete = false;
+                    break;
+                }
+            }
+        }
+        Settled::Gone {
+            keys: gone,
+            complete,
+        }
+    }
+    .boxed()
+}
+
+/// The stream of a lane.
+pub(crate) fn stream_of(partition: u16, lane: Lane) -> String {
+    match lane {
+        Lane::Fresh => names::deliveries(partition),
+        Lane::Due => names::retries(partition),
+    }
+}
+
+/// Removes a message by its sequence, whoever's consumer it belongs to.
+pub(crate) async fn remove(bus: &Bus, partition: u16, (lane, seq): MessageKey) {
+    let stream = stream_of(partition, lane);
+    if let Err(error) = bus.remove(&stream, seq).await {
+        tracing::debug!(%error, stream, seq, "message not removed; its next owner meets it again");
+    }
+}

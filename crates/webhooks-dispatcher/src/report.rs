@@ -1,0 +1,108 @@
+//! From what happened to a delivery to the report of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+use webhooks_domain::endpoint::{FailureClass, Outcome};
+use webhooks_egress::AttemptResult;
+use webhooks_proto::{
+    internal::v1::{AttemptRecord, DeliveryReport},
+    v1,
+};
+
+use crate::job::Job;
+
+/// A report without an attempt: held, cancelled.
+pub(crate) fn without_attempt(
+    job: &Job,
+    state: v1::DeliveryState,
+    now_micros: i64,
+) -> DeliveryReport {
+    DeliveryReport {
+        delivery: Some(job.reference.clone()),
+        state: state.into(),
+        next_attempt_at: 0,
+        at: now_micros,
+        attempt: None,
+    }
+}
+
+/// When an attempt was made, and by whom.
+pub(crate) struct Execution<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) started_micros: i64,
+    pub(crate) dispatcher: &'a str,
+}
+
+/// A report of an attempt, and of what comes next.
+pub(crate) fn of_attempt(
+    job: &Job,
+    execution: &Execution<'_>,
+    result: &AttemptResult,
+    state: v1::DeliveryState,
+    next_attempt_at: i64,
+    now_micros: i64,
+) -> DeliveryReport {
+    let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    let record = AttemptRecord {
+        number: job.attempt,
+        execution_id: Bytes::copy_from_slice(execution.id.as_bytes()),
+        started_at: execution.started_micros,
+        outcome: outcome(result.outcome).into(),
+        class: class(result.class).into(),
+        status_code: u32::from(result.status.unwrap_or(0)),
+        timings: Some(v1::Timings {
+            dns_us: result.timings.dns.map(micros),
+            connect_us: result.timings.connect.map(micros),
+            tls_us: None,
+            first_byte_us: result.timings.first_byte.map(micros),
+            total_us: Some(micros(result.timings.total)),
+        }),
+        response_headers: result
+            .response_headers
+            .kept()
+            .map(|(name, value)| v1::Header {
+                name: name.to_owned(),
+                value: value.into_owned(),
+            })
+            .collect(),
+        response_body: result.response_body.clone(),
+        response_body_truncated: result.response_body_truncated,
+        error: result.reason().unwrap_or_default().to_owned(),
+        remote_ip: result
+            .remote_ip
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
+        dispatcher: execution.dispatcher.to_owned(),
+    };
+    DeliveryReport {
+        delivery: Some(job.reference.clone()),
+        state: state.into(),
+        next_attempt_at,
+        at: now_micros,
+        attempt: Some(record),
+    }
+}
+
+fn outcome(outcome: Outcome) -> v1::Outcome {
+    match outcome {
+        Outcome::Success => v1::Outcome::Success,
+        Outcome::HttpError => v1::Outcome::HttpError,
+        Outcome::Timeout => v1::Outcome::Timeout,
+        Outcome::Unreachable => v1::Outcome::Unreachable,
+        Outcome::TlsError => v1::Outcome::TlsError,
+        Outcome::InvalidResponse => v1::Outcome::InvalidResponse,
+        Outcome::Blocked => v1::Outcome::Blocked,
+        Outcome::Internal => v1::Outcome::Internal,
+    }
+}
+
+fn class(class: Option<FailureClass>) -> v1::FailureClass {
+    match class {
+        None => v1::FailureClass::Unspecified,
+        Some(FailureClass::Temporary) => v1::FailureClass::Temporary,
+        Some(FailureClass::Permanent) => v1::FailureClass::Permanent,
+        Some(FailureClass::Ours) => v1::FailureClass::Ours,
+    }
+}

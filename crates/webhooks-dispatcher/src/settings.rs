@@ -1,0 +1,142 @@
+//! What the dispatcher is told by the environment.
+
+use std::time::Duration;
+
+use webhooks_bus::BusSettings;
+use webhooks_domain::{retry::RetryPolicy, sealing::Keyring};
+use webhooks_egress::EgressSettings;
+use webhooks_runtime::{Env, Secret, Settings};
+
+/// Everything the dispatcher is told.
+#[derive(Debug)]
+pub struct Config {
+    /// NATS.
+    pub bus: BusSettings,
+    /// The way out.
+    pub egress: EgressSettings,
+    /// The default retry policy.
+    pub retry: RetryPolicy,
+    /// Where reports go: management's gRPC address, `http://host:port`.
+    pub management: String,
+    /// What we authenticate with there.
+    pub internal_token: Secret,
+    /// Opens webhooks' signing keys.
+    pub keyring: Option<Keyring>,
+    /// Limits of this process.
+    pub limits: Limits,
+}
+
+/// Limits of one dispatcher process.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Requests on the wire to one endpoint at a time.
+    pub per_endpoint: usize,
+    /// Requests on the wire in all.
+    pub in_flight: usize,
+    /// Deliveries that wait in memory for one endpoint; more are parked.
+    pub endpoint_queue: usize,
+    /// Deliveries that one partition holds in memory; at the limit it pulls no more.
+    pub partition_window: usize,
+    /// Oldest view of the configuration that may start a request.
+    pub stale_after: Duration,
+    /// A retry due sooner waits in memory, a later one on the RETRIES stream.
+    pub wait_in_memory: Duration,
+}
+
+impl Settings for Config {
+    fn read(env: &mut Env) -> Self {
+        let standard = RetryPolicy::STANDARD;
+        let bus = BusSettings::read(env);
+        let egress = EgressSettings::read(env);
+        let retry = RetryPolicy {
+            max_attempts: env.ranged(
+                "WEBHOOKS_RETRY_MAX_ATTEMPTS",
+                standard.max_attempts,
+                1..=100,
+                "attempts of a delivery in all",
+            ),
+            base: env.duration(
+                "WEBHOOKS_RETRY_BASE",
+                "30s",
+                "delay before the third attempt",
+            ),
+            factor: env.ranged(
+                "WEBHOOKS_RETRY_FACTOR",
+                standard.factor,
+                1.0..=10.0,
+                "each later delay is this many times the one before",
+            ),
+            cap: env.duration("WEBHOOKS_RETRY_CAP", "1h", "longest delay between attempts"),
+            jitter: env.ranged(
+                "WEBHOOKS_RETRY_JITTER",
+                standard.jitter,
+                0.0..=1.0,
+                "share of a delay by which it varies either way",
+            ),
+            immediate: env.duration(
+                "WEBHOOKS_RETRY_IMMEDIATE",
+                "1s",
+                "upper bound of the random wait before the second attempt",
+            ),
+        };
+        let management = env.string(
+            "WEBHOOKS_MANAGEMENT_GRPC_URL",
+            "http://127.0.0.1:9090",
+            "management's gRPC address",
+        );
+        let internal_token = env.secret(
+            "WEBHOOKS_INTERNAL_TOKEN",
+            "what services authenticate with among each other",
+        );
+        let keys = env.secret("WEBHOOKS_ENCRYPTION_KEYS", "keys that open signing secrets: id:base64 of 32 bytes, comma separated, the first seals");
+        let keyring = match Keyring::parse(keys.expose()) {
+            Ok(keyring) => Some(keyring),
+            Err(_) if keys.expose().is_empty() => None,
+            Err(error) => {
+                env.problem("WEBHOOKS_ENCRYPTION_KEYS", error);
+                None
+            }
+        };
+        let limits = Limits {
+            per_endpoint: env.ranged(
+                "WEBHOOKS_ENDPOINT_IN_FLIGHT",
+                8,
+                1..=1_000,
+                "requests on the wire to one endpoint at a time",
+            ),
+            in_flight: env.ranged(
+                "WEBHOOKS_DISPATCHER_IN_FLIGHT",
+                2_000,
+                1..=20_000,
+                "requests on the wire in all, one process",
+            ),
+            endpoint_queue: env.ranged(
+                "WEBHOOKS_ENDPOINT_QUEUE",
+                256,
+                1..=10_000,
+                "deliveries that wait in memory for one endpoint; more are parked on the bus",
+            ),
+            partition_window: env.ranged(
+                "WEBHOOKS_PARTITION_WINDOW",
+                2_048,
+                64..=4_000,
+                "deliveries that one partition holds in memory",
+            ),
+            stale_after: env.duration(
+                "WEBHOOKS_CONFIG_STALE_AFTER",
+                "2s",
+                "oldest view of the configuration that may start a request",
+            ),
+            wait_in_memory: Duration::from_millis(1_500),
+        };
+        Self {
+            bus,
+            egress,
+            retry,
+            management,
+            internal_token,
+            keyring,
+            limits,
+        }
+    }
+}

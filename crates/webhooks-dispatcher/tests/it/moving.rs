@@ -1,0 +1,96 @@
+//! Partitions that move from one dispatcher to another.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use uuid::Uuid;
+use webhooks_devstack::wait_until;
+use webhooks_proto::{internal::v1::Status, v1::DeliveryState};
+
+use crate::support::{LIMIT, World, check, ensure_eq};
+
+#[test]
+fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_once() {
+    check(async {
+        let world = World::start().await?;
+        let first = world.dispatcher(&[]).await?;
+        let slow = Uuid::new_v4();
+        world.webhook(slow, "/hang/4", Status::Active).await?;
+        let mut owed = Vec::new();
+        for n in 0..12 {
+            owed.push(world.owe(slow, &format!("slow-{n}")).await?);
+        }
+        world.until_count(8).await?;
+        let second = world.dispatcher(&[]).await?;
+        let began = Instant::now();
+        let stopping = first.stop();
+        let others = async {
+            // Every partition delivers again within 5 s, while the leaver still finishes.
+            for _ in 0..48 {
+                let webhook = Uuid::new_v4();
+                world.webhook(webhook, "/ok/other", Status::Active).await?;
+                let delivery = world.owe(webhook, "e").await?;
+                world
+                    .until_state(delivery, DeliveryState::Delivered)
+                    .await?;
+            }
+            anyhow::Ok(began.elapsed())
+        };
+        let (stopped, took) = tokio::join!(stopping, others);
+        stopped?;
+        ensure!(
+            took? < Duration::from_secs(15),
+            "48 webhooks over 16 partitions"
+        );
+        for delivery in owed {
+            world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+        }
+        world.until_settled().await?;
+        let slow_requests = world
+            .receiver
+            .requests()
+            .iter()
+            .filter(|request| request.path == "/hang/4")
+            .count();
+        ensure_eq(slow_requests, 12)?;
+        second.stop().await
+    });
+}
+
+#[test]
+fn two_dispatchers_share_the_partitions_evenly() {
+    check(async {
+        let world = World::start().await?;
+        let first = world.dispatcher(&[]).await?;
+        let second = world.dispatcher(&[]).await?;
+        let owners = async || {
+            use prost::Message as _;
+            let mut owners = std::collections::BTreeMap::<String, usize>::new();
+            for partition in 0..16 {
+                let subject = format!("$KV.LEASES.p.{partition}");
+                let found = world
+                    .bus
+                    .get_last("KV_LEASES", &subject)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let Some(found) = found else {
+                    return Err("a partition without an owner".to_owned());
+                };
+                let lease = webhooks_proto::internal::v1::PartitionLease::decode(found.payload)
+                    .map_err(|error| error.to_string())?;
+                *owners.entry(lease.owner).or_default() += 1;
+            }
+            let counts: Vec<usize> = owners.values().copied().collect();
+            if counts == [8, 8] {
+                Ok(())
+            } else {
+                Err(format!("{owners:?}"))
+            }
+        };
+        wait_until("eight partitions each", LIMIT, owners).await?;
+        first.stop().await?;
+        second.stop().await
+    });
+}

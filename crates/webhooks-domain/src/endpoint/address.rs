@@ -1,0 +1,168 @@
+//! What kind of address is this?
+//!
+//! The IPv4 table and the IPv6 exceptions follow the IANA special-purpose registries, plus what
+//! clouds put on public-looking addresses. `Ipv6Addr::to_canonical` unwraps only IPv4-mapped
+//! addresses; every other way to carry IPv4 inside IPv6 is refused as a whole, since whether the
+//! carried address is public says nothing about where the carrier ends.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What an address is for. Only [`AddressClass::Global`] may be dialled.
+///
+/// For operators and logs; customers are never told the class of an address a name resolved to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AddressClass {
+    /// Public unicast.
+    Global,
+    /// "This network", `0.0.0.0/8` and `::`. Linux connects these to loopback.
+    Unspecified,
+    /// `127.0.0.0/8`, `::1`.
+    Loopback,
+    /// RFC 1918, and unique local `fc00::/7` (clouds keep metadata services there).
+    Private,
+    /// `169.254.0.0/16`, `fe80::/10`: the home of `169.254.169.254`.
+    LinkLocal,
+    /// `fec0::/10`, deprecated but still routed by some.
+    SiteLocal,
+    /// Carrier-grade NAT, `100.64.0.0/10`.
+    SharedNat,
+    /// IETF protocol assignments, `192.0.0.0/24` and `2001::/23`.
+    IetfProtocol,
+    /// The 6to4 relay, `192.88.99.0/24`.
+    RelayAnycast,
+    /// Documentation ranges.
+    Documentation,
+    /// Benchmarking ranges.
+    Benchmarking,
+    /// Multicast.
+    Multicast,
+    /// Class E, and all of IPv6 outside `2000::/3` that has no better name.
+    Reserved,
+    /// `255.255.255.255`.
+    Broadcast,
+    /// A public-looking address that is a cloud's own service inside its network.
+    CloudService,
+    /// IPv6 that carries an IPv4 address: compatible, SIIT, NAT64, 6to4, Teredo.
+    EmbeddedIpv4,
+}
+
+/// One row of the IPv4 deny table.
+struct V4Range {
+    network: u32,
+    mask: u32,
+    class: AddressClass,
+}
+
+/// One row of an IPv6 table.
+struct V6Range {
+    network: u128,
+    mask: u128,
+    class: AddressClass,
+}
+
+const fn v4(octets: [u8; 4], prefix: u32, class: AddressClass) -> V4Range {
+    V4Range {
+        network: u32::from_be_bytes(octets),
+        mask: u32::MAX << (32 - prefix),
+        class,
+    }
+}
+
+const fn v6(segments: [u16; 8], prefix: u32, class: AddressClass) -> V6Range {
+    let [a, b, c, d, e, f, g, h] = segments;
+    V6Range {
+        network: Ipv6Addr::new(a, b, c, d, e, f, g, h).to_bits(),
+        mask: u128::MAX << (128 - prefix),
+        class,
+    }
+}
+
+use AddressClass::{
+    Benchmarking, Broadcast, CloudService, Documentation, EmbeddedIpv4, IetfProtocol, LinkLocal,
+    Loopback, Multicast, Private, RelayAnycast, Reserved, SharedNat, SiteLocal, Unspecified,
+};
+
+/// IPv4 is allowed unless a row here says otherwise; the first match names the class.
+const V4_DENIED: [V4Range; 17] = [
+    v4([0, 0, 0, 0], 8, Unspecified),
+    v4([10, 0, 0, 0], 8, Private),
+    v4([100, 64, 0, 0], 10, SharedNat),
+    v4([127, 0, 0, 0], 8, Loopback),
+    // Azure's WireServer: public by number, reachable only from inside.
+    v4([168, 63, 129, 16], 32, CloudService),
+    v4([169, 254, 0, 0], 16, LinkLocal),
+    v4([172, 16, 0, 0], 12, Private),
+    v4([192, 0, 0, 0], 24, IetfProtocol),
+    v4([192, 0, 2, 0], 24, Documentation),
+    v4([192, 88, 99, 0], 24, RelayAnycast),
+    v4([192, 168, 0, 0], 16, Private),
+    v4([198, 18, 0, 0], 15, Benchmarking),
+    v4([198, 51, 100, 0], 24, Documentation),
+    v4([203, 0, 113, 0], 24, Documentation),
+    v4([224, 0, 0, 0], 4, Multicast),
+    v4([255, 255, 255, 255], 32, Broadcast),
+    v4([240, 0, 0, 0], 4, Reserved),
+];
+
+/// The only IPv6 that may be dialled …
+const V6_GLOBAL: V6Range = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3, AddressClass::Global);
+
+/// … minus these.
+const V6_EXCEPTIONS: [V6Range; 6] = [
+    // Teredo and benchmarking lie inside 2001::/23; listed first for the better name.
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, EmbeddedIpv4),
+    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48, Benchmarking),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, IetfProtocol),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32, Documentation),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, EmbeddedIpv4),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20, Documentation),
+];
+
+/// Better names for what lies outside [`V6_GLOBAL`]. The verdict does not depend on this table.
+const V6_NAMES: [V6Range; 11] = [
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 128, Unspecified),
+    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, Loopback),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, EmbeddedIpv4),
+    v6([0, 0, 0, 0, 0, 0x5efe, 0, 0], 96, EmbeddedIpv4),
+    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96, EmbeddedIpv4),
+    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, EmbeddedIpv4),
+    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, EmbeddedIpv4),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, Private),
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, LinkLocal),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, SiteLocal),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, Multicast),
+];
+
+/// Says what an address is for. An IPv4-mapped IPv6 address is judged as the IPv4 address it is.
+#[must_use]
+pub fn classify(ip: IpAddr) -> AddressClass {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => classify_v4(ip),
+        IpAddr::V6(ip) => classify_v6(ip),
+    }
+}
+
+fn classify_v4(ip: Ipv4Addr) -> AddressClass {
+    let bits = ip.to_bits();
+    V4_DENIED
+        .iter()
+        .find(|range| bits & range.mask == range.network)
+        .map_or(AddressClass::Global, |range| range.class)
+}
+
+fn classify_v6(ip: Ipv6Addr) -> AddressClass {
+    let bits = ip.to_bits();
+    let within = |range: &&V6Range| bits & range.mask == range.network;
+    if within(&&V6_GLOBAL) {
+        V6_EXCEPTIONS
+            .iter()
+            .find(within)
+            .map_or(AddressClass::Global, |range| range.class)
+    } else {
+        V6_NAMES
+            .iter()
+            .find(within)
+            .map_or(Reserved, |range| range.class)
+    }
+}

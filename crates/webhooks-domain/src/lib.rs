@@ -1,0 +1,18 @@
+//! `webhooks-domain`: the rules of webhook delivery, and nothing else.
+//!
+//! Everything here is pure: no tokio, sqlx, reqwest or async-nats. Time and randomness arrive as
+//! arguments, so each rule can be tested as a table or a property. The services around it only
+//! load, ask these functions, and act.
+
+pub mod clock;
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod ids;
+pub mod matching;
+pub mod ownership;
+pub mod retry;
+pub mod sealing;
+pub mod signing;
+pub mod token;
+pub mod webhook;

@@ -1,0 +1,232 @@
+//! Secrets at rest: XChaCha20-Poly1305 with a named key and associated data.
+//!
+//! The associated data binds a ciphertext to its workspace, webhook and version: a row copied to
+//! another tenant does not open. The nonce is 24 random bytes drawn by the caller.
+
+use std::{collections::BTreeMap, fmt};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use chacha20poly1305::{
+    KeyInit as _, XChaCha20Poly1305, XNonce,
+    aead::{Aead as _, Payload},
+};
+use uuid::Uuid;
+
+/// Length of a nonce in bytes.
+pub const NONCE_BYTES: usize = 24;
+
+/// Most keys a keyring holds: one that seals, the others still open.
+pub const MAX_KEYS: usize = 8;
+
+/// The keys secrets are sealed with. Never printed.
+#[derive(Clone)]
+pub struct Keyring {
+    active: String,
+    keys: BTreeMap<String, XChaCha20Poly1305>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a sealed secret belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// The workspace.
+    pub workspace: Uuid,
+    /// The webhook.
+    pub webhook: Uuid,
+    /// Version of the secret, from 1.
+    pub version: u32,
+}
+
+/// A sealed secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Which key opens it.
+    pub key_id: String,
+    /// The nonce.
+    pub nonce: [u8; NONCE_BYTES],
+    /// Ciphertext and tag.
+    pub ciphertext: Vec<u8>,
+}
+
+/// Why a keyring could not be read or a secret not opened.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SealError {
+    /// The keyring's text is not `id:base64[,id:base64…]` with keys of 32 bytes.
+    #[error("expected id:base64 pairs, comma separated, each key 32 bytes, at most 8 of them")]
+    Keyring,
+    /// Sealed with a key that the keyring does not hold.
+    #[error("sealed with unknown key {0:?}")]
+    UnknownKey(String),
+    /// Wrong key, wrong owner or damaged.
+    #[error("the secret does not open: damaged, or it belongs elsewhere")]
+    Refused,
+}
+
+impl Keyring {
+    /// Reads `id:base64[,id:base64…]`; the first key seals, all of them open.
+    ///
+    /// # Errors
+    /// [`SealError::Keyring`] when the text is anything else.
+    pub fn parse(text: &str) -> Result<Self, SealError> {
+        let mut keys = BTreeMap::new();
+        let mut active = None;
+        for pair in text
+            .split(',')
+            .map(str::trim)
+            .filter(|pair| !pair.is_empty())
+        {
+            let (id, encoded) = pair.split_once(':').ok_or(SealError::Keyring)?;
+            let bytes = STANDARD
+                .decode(encoded.trim())
+                .map_err(|_| SealError::Keyring)?;
+            let key = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| SealError::Keyring)?;
+            if id.is_empty() || keys.insert(id.to_owned(), key).is_some() || keys.len() > MAX_KEYS {
+                return Err(SealError::Keyring);
+            }
+            active.get_or_insert_with(|| id.to_owned());
+        }
+        Ok(Self {
+            active: active.ok_or(SealError::Keyring)?,
+            keys,
+        })
+    }
+
+    /// Seals `secret` for its owner with the active key and a fresh random `nonce`.
+    #[must_use]
+    pub fn seal(&self, binding: Binding, secret: &[u8], nonce: [u8; NONCE_BYTES]) -> Sealed {
+        let key = self
+            .keys
+            .get(&self.active)
+            .expect("the active key is in the ring");
+        let aad = associated_data(binding);
+        let ciphertext = key
+            .encrypt(
+                XNonce::from_slice(&nonce),
+                Payload {
+                    msg: secret,
+                    aad: &aad,
+                },
+            )
+            .expect("sealing in memory cannot fail");
+        Sealed {
+            key_id: self.active.clone(),
+            nonce,
+            ciphertext,
+        }
+    }
+
+    /// Opens a secret for its owner.
+    ///
+    /// # Errors
+    /// When the key is unknown, the data damaged, or the owner another.
+    pub fn open(&self, binding: Binding, sealed: &Sealed) -> Result<Vec<u8>, SealError> {
+        let key = self
+            .keys
+            .get(&sealed.key_id)
+            .ok_or_else(|| SealError::UnknownKey(sealed.key_id.clone()))?;
+        let aad = associated_data(binding);
+        key.decrypt(
+            XNonce::from_slice(&sealed.nonce),
+            Payload {
+                msg: &sealed.ciphertext,
+                aad: &aad,
+            },
+        )
+        .map_err(|_| SealError::Refused)
+    }
+}
+
+fn associated_data(binding: Binding) -> Vec<u8> {
+    let mut data = Vec::with_capacity(36);
+    data.extend_from_slice(binding.workspace.as_bytes());
+    data.extend_from_slice(binding.webhook.as_bytes());
+    data.extend_from_slice(&binding.version.to_be_bytes());
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(text: &str) -> Keyring {
+        Keyring::parse(text).unwrap()
+    }
+
+    fn key(byte: u8) -> String {
+        STANDARD.encode([byte; 32])
+    }
+
+    #[test]
+    fn a_secret_opens_only_for_its_owner_and_version() {
+        let ring = ring(&format!("a:{}", key(1)));
+        let owner = Binding {
+            workspace: Uuid::from_u128(1),
+            webhook: Uuid::from_u128(2),
+            version: 1,
+        };
+        let sealed = ring.seal(owner, b"secret", [7; 24]);
+        assert_eq!(ring.open(owner, &sealed).unwrap(), b"secret");
+        for other in [
+            Binding {
+                workspace: Uuid::from_u128(9),
+                ..owner
+            },
+            Binding {
+                webhook: Uuid::from_u128(9),
+                ..owner
+            },
+            Binding {
+                version: 2,
+                ..owner
+            },
+        ] {
+            assert_eq!(ring.open(other, &sealed).unwrap_err(), SealError::Refused);
+        }
+        let mut damaged = sealed;
+        damaged.ciphertext[0] ^= 1;
+        assert_eq!(ring.open(owner, &damaged).unwrap_err(), SealError::Refused);
+    }
+
+    #[test]
+    fn an_old_key_still_opens_and_an_unknown_one_is_named() {
+        let owner = Binding {
+            workspace: Uuid::nil(),
+            webhook: Uuid::nil(),
+            version: 1,
+        };
+        let sealed = ring(&format!("old:{}", key(1))).seal(owner, b"s", [0; 24]);
+        let both = ring(&format!("new:{},old:{}", key(2), key(1)));
+        assert_eq!(both.open(owner, &sealed).unwrap(), b"s");
+        assert_eq!(both.seal(owner, b"s", [0; 24]).key_id, "new");
+        let only_new = ring(&format!("new:{}", key(2)));
+        assert_eq!(
+            only_new.open(owner, &sealed).unwrap_err(),
+            SealError::UnknownKey("old".into())
+        );
+    }
+
+    #[test]
+    fn a_bad_keyring_is_refused() {
+        for bad in [
+            "",
+            "a",
+            "a:",
+            "a:AAAA",
+            &format!("a:{0},a:{0}", key(1)),
+            &format!(":{}", key(1)),
+        ] {
+            assert_eq!(
+                Keyring::parse(bad).unwrap_err(),
+                SealError::Keyring,
+                "{bad:?}"
+            );
+        }
+    }
+}

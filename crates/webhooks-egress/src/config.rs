@@ -1,0 +1,99 @@
+//! Settings and limits.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use webhooks_domain::endpoint::AddressPolicy;
+
+/// The most response headers kept for the log.
+pub(crate) const MAX_KEPT_HEADERS: usize = 64;
+/// The most bytes of response headers kept for the log, names and values together.
+pub(crate) const MAX_KEPT_HEADER_BYTES: usize = 32 * 1024;
+/// The most response headers read; more is an invalid response.
+pub(crate) const MAX_READ_HEADERS: usize = 100;
+/// The most bytes of response headers accepted; more is an invalid response.
+pub(crate) const MAX_READ_HEADER_BYTES: usize = 64 * 1024;
+/// Names kept in the resolver's cache.
+pub(crate) const MAX_CACHED_NAMES: usize = 10_000;
+/// DNS lookups under way at once; more wait, within their budget.
+pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 256;
+/// Addresses of one name that are tried. All of them are judged.
+pub(crate) const MAX_DIALLED_ADDRESSES: usize = 16;
+/// Bounds of how long a name's addresses are believed, whatever its TTL.
+pub(crate) const MIN_TTL: Duration = Duration::from_secs(5);
+/// See [`MIN_TTL`].
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(300);
+/// How long "no such name" is believed.
+pub(crate) const NOT_FOUND_TTL: Duration = Duration::from_secs(5);
+/// How long a failed lookup is not repeated, so that a dead resolver is not hammered.
+pub(crate) const FAILED_TTL: Duration = Duration::from_secs(1);
+
+/// Settings of the way out. `default()` is production.
+#[derive(Clone, Debug)]
+pub struct EgressConfig {
+    /// What may be dialled.
+    pub policy: AddressPolicy,
+    /// Certificate authorities to trust beside the system's, PEM.
+    pub extra_ca_pem: Option<Vec<u8>>,
+    /// DNS servers; empty means those of the system.
+    pub dns_servers: Vec<SocketAddr>,
+    /// A name that resolves whenever our resolvers work. While it fails too, a customer's name that
+    /// does not resolve is our problem ([`Failure::ResolverDown`](crate::Failure::ResolverDown)) and
+    /// costs no attempt. Without it every such name is the customer's problem.
+    pub control_name: Option<String>,
+    /// The deadline of an attempt: DNS, connect, TLS, head and body together.
+    pub attempt_timeout: Duration,
+    /// The budget of connect and TLS handshake.
+    pub connect_timeout: Duration,
+    /// The budget of a name lookup; a control lookup after it has the same again.
+    pub dns_timeout: Duration,
+    /// Response body bytes kept for the log.
+    pub max_response_body: usize,
+    /// Response body bytes read before the connection is dropped. A body up to here is read to its
+    /// end, which lets the connection be used again.
+    pub max_read_body: usize,
+    /// How long an idle connection is kept.
+    pub pool_idle_timeout: Duration,
+    /// Idle connections kept per host and port.
+    pub pool_max_idle_per_host: usize,
+    /// The `User-Agent`, unless the request brings one.
+    pub user_agent: String,
+}
+
+impl Default for EgressConfig {
+    fn default() -> Self {
+        Self {
+            policy: AddressPolicy::default(),
+            extra_ca_pem: None,
+            dns_servers: Vec::new(),
+            control_name: None,
+            attempt_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            dns_timeout: Duration::from_secs(5),
+            max_response_body: 16 * 1024,
+            max_read_body: 64 * 1024,
+            pool_idle_timeout: Duration::from_secs(60),
+            pool_max_idle_per_host: 32,
+            user_agent: concat!("Linkbreakers-Webhooks/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why there is no way out.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EgressError {
+    /// The system's DNS settings could not be read.
+    #[error("cannot set up the DNS resolver")]
+    Resolver(#[source] hickory_resolver::net::NetError),
+    /// The extra certificate authorities are no PEM certificates.
+    #[error("cannot read the extra certificate authorities")]
+    ExtraCa(#[source] reqwest::Error),
+    /// The extra certificate authorities hold no certificate.
+    #[error("no certificate in the extra certificate authorities")]
+    NoExtraCa,
+    /// The HTTP client could not be built; without any trusted certificate authority, for example.
+    #[error("cannot set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+}

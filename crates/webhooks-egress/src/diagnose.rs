@@ -1,0 +1,150 @@
+//! From the HTTP client's error to one of our fixed failures.
+//!
+//! The client wraps errors in errors; what happened is the innermost one that we know. Two traps:
+//! `io::Error::source` skips the error it wraps, so that must be stepped into by hand; and the
+//! client's own time-out type is private, so it is asked for by method.
+
+use std::error::Error as StdError;
+use std::io::{self, ErrorKind};
+
+use rustls::CertificateError;
+
+use crate::failure::Failure;
+use crate::resolver::DialFailure;
+
+/// How deep a chain is followed. Real ones are five or six long.
+const MAX_DEPTH: usize = 16;
+
+/// What went wrong before the head of an answer was there.
+pub(crate) fn failure_of(error: &reqwest::Error) -> Failure {
+    let fallback = if error.is_builder() {
+        Failure::Internal
+    } else if error.is_connect() {
+        Failure::HostUnreachable
+    } else {
+        Failure::ConnectionClosed
+    };
+    match innermost(error) {
+        Some(failure) => failure,
+        None if error.is_timeout() && error.is_connect() => Failure::ConnectTimeout,
+        None if error.is_timeout() => Failure::Timeout,
+        None => fallback,
+    }
+}
+
+fn innermost(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    let mut found = None;
+    let mut next = Some(error);
+    for _ in 0..MAX_DEPTH {
+        let Some(error) = next else { break };
+        next = error.source();
+        if let Some(DialFailure(failure)) = error.downcast_ref() {
+            return Some(*failure);
+        }
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls_failure(error));
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            found = http_failure(error).or(found);
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            found = io_failure(error).or(found);
+            if let Some(wrapped) = error.get_ref() {
+                next = Some(wrapped);
+            }
+        }
+    }
+    found
+}
+
+fn http_failure(error: &hyper::Error) -> Option<Failure> {
+    if error.is_parse_too_large() {
+        Some(Failure::HeadTooLarge)
+    } else if error.is_timeout() {
+        None
+    } else if error.is_user() {
+        Some(Failure::Internal)
+    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        Some(Failure::ConnectionClosed)
+    } else if error.is_parse() || error.source().is_none() {
+        // The second kind is a server that talks before it was asked.
+        Some(Failure::InvalidResponse)
+    } else {
+        None
+    }
+}
+
+fn io_failure(error: &io::Error) -> Option<Failure> {
+    // Out of descriptors, memory, buffers or local ports: ours, not the endpoint's.
+    const EXHAUSTED: [ErrorKind; 2] = [ErrorKind::OutOfMemory, ErrorKind::AddrNotAvailable];
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    if EXHAUSTED.contains(&error.kind())
+        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
+    {
+        return Some(Failure::Internal);
+    }
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Some(Failure::ConnectionRefused),
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::NotConnected
+        | ErrorKind::UnexpectedEof => Some(Failure::ConnectionClosed),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+            Some(Failure::HostUnreachable)
+        }
+        _ => None,
+    }
+}
+
+fn tls_failure(error: &rustls::Error) -> Failure {
+    let rustls::Error::InvalidCertificate(certificate) = error else {
+        return Failure::TlsHandshake;
+    };
+    match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            Failure::CertificateExpired
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            Failure::CertificateNotYetValid
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Failure::CertificateWrongHost
+        }
+        CertificateError::UnknownIssuer => Failure::CertificateUntrusted,
+        _ => Failure::CertificateInvalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_wrapped_in_an_io_error_is_found() {
+        let check = |error: io::Error, expected: Option<Failure>| {
+            let wrapped = io::Error::other(error);
+            assert_eq!(innermost(&wrapped), expected);
+        };
+        check(
+            ErrorKind::ConnectionReset.into(),
+            Some(Failure::ConnectionClosed),
+        );
+        check(
+            io::Error::other(DialFailure(Failure::NameNotFound)),
+            Some(Failure::NameNotFound),
+        );
+        check(
+            io::Error::other(rustls::Error::InvalidCertificate(CertificateError::Expired)),
+            Some(Failure::CertificateExpired),
+        );
+        check(
+            io::Error::other(rustls::Error::HandshakeNotComplete),
+            Some(Failure::TlsHandshake),
+        );
+        check(io::Error::from_raw_os_error(24), Some(Failure::Internal));
+        check(io::Error::other("something else"), None);
+    }
+}

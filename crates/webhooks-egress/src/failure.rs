@@ -1,0 +1,157 @@
+//! Everything that can be wrong with an attempt, as one fixed list.
+//!
+//! Customers see these texts. They name what the endpoint did and nothing about us: no addresses, no
+//! resolver's words, no library's error messages. What those said goes to the operators' log.
+
+use webhooks_domain::endpoint::{EndpointRefusal, FailureClass, Outcome, classify_response};
+
+/// Why an attempt did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The address guard said no; nothing was sent.
+    Refused(EndpointRefusal),
+    /// An answer came whose status is not 2xx.
+    Status(u16),
+    /// The name does not exist, or has no addresses.
+    NameNotFound,
+    /// The name's servers did not answer, or not usefully.
+    NameLookupFailed,
+    /// No name resolves at the moment: our resolvers are down.
+    ResolverDown,
+    /// Connecting, with the TLS handshake, took too long.
+    ConnectTimeout,
+    /// Nothing listens there.
+    ConnectionRefused,
+    /// No way to the host.
+    HostUnreachable,
+    /// The connection broke before an answer was complete.
+    ConnectionClosed,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The certificate is not valid yet.
+    CertificateNotYetValid,
+    /// The certificate is for another host.
+    CertificateWrongHost,
+    /// The certificate's issuer is not trusted, or the chain is incomplete.
+    CertificateUntrusted,
+    /// The certificate is broken in another way.
+    CertificateInvalid,
+    /// The handshake failed: no common version or cipher, or no TLS at all.
+    TlsHandshake,
+    /// No answer within the deadline.
+    Timeout,
+    /// The answer is not HTTP.
+    InvalidResponse,
+    /// The answer's head is too large.
+    HeadTooLarge,
+    /// Something on our side.
+    Internal,
+}
+
+impl Failure {
+    /// What the attempt met.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Refused(_) => Outcome::Blocked,
+            Self::Status(_) => Outcome::HttpError,
+            Self::NameNotFound
+            | Self::NameLookupFailed
+            | Self::ConnectionRefused
+            | Self::HostUnreachable
+            | Self::ConnectionClosed => Outcome::Unreachable,
+            Self::ConnectTimeout | Self::Timeout => Outcome::Timeout,
+            Self::CertificateExpired
+            | Self::CertificateNotYetValid
+            | Self::CertificateWrongHost
+            | Self::CertificateUntrusted
+            | Self::CertificateInvalid
+            | Self::TlsHandshake => Outcome::TlsError,
+            Self::InvalidResponse | Self::HeadTooLarge => Outcome::InvalidResponse,
+            Self::ResolverDown | Self::Internal => Outcome::Internal,
+        }
+    }
+
+    /// What it means for the next attempt at this host.
+    ///
+    /// A failed handshake is the one case that its outcome alone does not decide: a bad certificate
+    /// stays bad, a handshake may just have met a server that was starting.
+    #[must_use]
+    pub fn class(self, host: &str) -> FailureClass {
+        if self == Self::TlsHandshake {
+            return FailureClass::Temporary;
+        }
+        let status = match self {
+            Self::Status(status) => Some(status),
+            _ => None,
+        };
+        // Only a success has no class, and no failure is one.
+        classify_response(self.outcome(), status, host).unwrap_or(FailureClass::Ours)
+    }
+
+    /// The stable machine-readable reason, lower snake case.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Status(300..=399) => "redirect",
+            Self::Status(410) => "gone",
+            Self::Status(_) => "http_status",
+            Self::NameNotFound => "name_not_found",
+            Self::NameLookupFailed => "name_lookup_failed",
+            Self::ResolverDown => "resolver_down",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectionRefused => "connection_refused",
+            Self::HostUnreachable => "host_unreachable",
+            Self::ConnectionClosed => "connection_closed",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateNotYetValid => "certificate_not_yet_valid",
+            Self::CertificateWrongHost => "certificate_wrong_host",
+            Self::CertificateUntrusted => "certificate_untrusted",
+            Self::CertificateInvalid => "certificate_invalid",
+            Self::TlsHandshake => "tls_handshake",
+            Self::Timeout => "timeout",
+            Self::InvalidResponse => "invalid_response",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The text for customers.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Refused(EndpointRefusal::OwnAddress | EndpointRefusal::OwnHost) => {
+                "the endpoint belongs to this service"
+            }
+            Self::Refused(EndpointRefusal::BlockedAddress) => {
+                "the endpoint's address is not allowed"
+            }
+            Self::Refused(_) => "the endpoint's URL is not allowed",
+            Self::Status(300..=399) => "the endpoint redirected, and redirects are not followed",
+            Self::Status(410) => "the endpoint says that it is gone for good",
+            Self::Status(_) => "the endpoint did not answer with a 2xx status",
+            Self::NameNotFound => "the endpoint's host name does not exist",
+            Self::NameLookupFailed => "the endpoint's host name could not be resolved",
+            Self::ResolverDown | Self::Internal => {
+                "a problem on our side; this attempt does not count"
+            }
+            Self::ConnectTimeout => "connecting to the endpoint took too long",
+            Self::ConnectionRefused => "the endpoint refused the connection",
+            Self::HostUnreachable => "the endpoint's host cannot be reached",
+            Self::ConnectionClosed => "the connection was closed before the answer was complete",
+            Self::CertificateExpired => "the endpoint's certificate has expired",
+            Self::CertificateNotYetValid => "the endpoint's certificate is not valid yet",
+            Self::CertificateWrongHost => "the endpoint's certificate is for another host",
+            Self::CertificateUntrusted => {
+                "the endpoint's certificate is not trusted, or its chain is incomplete"
+            }
+            Self::CertificateInvalid => "the endpoint's certificate is invalid",
+            Self::TlsHandshake => "the TLS handshake with the endpoint failed",
+            Self::Timeout => "the endpoint did not answer in time",
+            Self::InvalidResponse => "the endpoint's answer is not valid HTTP",
+            Self::HeadTooLarge => "the endpoint's answer has too many or too large headers",
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The one way in. HTTP, gRPC and NATS all end in [`Acceptor::accept`].
+//!
+//! An event is accepted when the EVENTS stream has acknowledged it, and not a moment before: every
+//! doubt is a refusal that says "come again with the same id". Ids make coming again safe. The
+//! stream keeps them for a day and names the first message of a repeated id; reading that message
+//! tells a repeat (the same bytes: accepted, delivered once) from a conflict (other bytes: the
+//! first one wins).
+//!
+//! Nothing waits here without a limit: a publish has a deadline, and no more than
+//! [`AcceptSettings::max_in_flight`] are under way at once; what comes beyond is refused at once
+//! rather than queued.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
+use uuid::Uuid;
+use webhooks_bus::{Bus, Outgoing, PublishError, headers, names, subjects};
+use webhooks_domain::event::{EventLimits, ParsedEvent, event_identity, parse_event};
+use webhooks_runtime::{
+    Clock,
+    telemetry::{current_traceparent, next_traceparent, set_parent},
+};
+
+use crate::{
+    quota::Quota,
+    refusal::{Refusal, RefusalKind},
+};
+
+/// Which way an event came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// `POST /v1/events`.
+    Http,
+    /// `EventService`.
+    Grpc,
+    /// The INTAKE stream.
+    Nats,
+}
+
+impl Door {
+    /// The word in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+/// An event as a door hands it over.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The event's bytes, kept as they are.
+    pub payload: Bytes,
+    /// The id beside the event: `Idempotency-Key`, the gRPC field or `Nats-Msg-Id`.
+    pub explicit_id: Option<String>,
+    /// The workspace the caller may publish for.
+    pub workspace: Uuid,
+    /// The caller's trace, continued when valid.
+    pub traceparent: Option<String>,
+    /// Which way it came.
+    pub door: Door,
+    /// When the publisher got a durable yes already (microseconds since the epoch); `None` = now.
+    pub received_at: Option<i64>,
+}
+
+/// A durable yes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The event's id.
+    pub id: String,
+    /// When the event was first accepted, microseconds since the epoch.
+    pub accepted_at: i64,
+    /// It had been accepted before; nothing new was stored.
+    pub duplicate: bool,
+}
+
+/// Limits of accepting.
+#[derive(Debug, Clone)]
+pub struct AcceptSettings {
+    /// Longest wait for JetStream's acknowledgement of one event.
+    pub publish_timeout: Duration,
+    /// Most publishes under way at once in this process.
+    pub max_in_flight: usize,
+    /// Events per second and workspace at HTTP and gRPC; 0 = no quota.
+    pub quota_per_second: u32,
+    /// What an event may be.
+    pub limits: EventLimits,
+}
+
+/// The function behind every door. Clones share everything.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Inner>);
+
+struct Inner {
+    bus: Bus,
+    clock: Arc<dyn Clock>,
+    settings: AcceptSettings,
+    slots: Semaphore,
+    quota: Quota,
+    pulse: Pulse,
+}
+
+/// When publishing last worked and last failed: readiness looks at it, because a stream whose disk
+/// is full answers nothing at all while its server still says it is well.
+#[derive(Debug, Default)]
+struct Pulse {
+    worked_at: AtomicI64,
+    failed_at: AtomicI64,
+}
+
+impl Acceptor {
+    /// Accepts into this bus.
+    #[must_use]
+    pub fn new(bus: Bus, clock: Arc<dyn Clock>, settings: AcceptSettings) -> Self {
+        Self(Arc::new(Inner {
+            slots: Semaphore::new(settings.max_in_flight),
+            quota: Quota::new(settings.quota_per_second),
+            pulse: Pulse::default(),
+            bus,
+            clock,
+            settings,
+        }))
+    }
+
+    /// Validates an event and makes it durable.
+    ///
+    /// # Errors
+    /// Every [`RefusalKind`] but those of a single door. After [`RefusalKind::Unavailable`] the
+    /// event may be stored all the same; the same id is then a duplicate.
+    pub async fn accept(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        let begun = Instant::now();
+        let span = tracing::info_span!("event.accept", door = submission.door.as_str());
+        if let Some(traceparent) = &submission.traceparent {
+            set_parent(&span, traceparent);
+        }
+        let (door, workspace) = (submission.door, submission.workspace);
+        let result = self.0.accept(submission).instrument(span).await;
+        record(door, workspace, begun.elapsed(), &result);
+        result
+    }
+
+    /// Whether publishes went unacknowledged in the last `within` and none has worked since.
+    #[must_use]
+    pub fn is_failing(&self, within: Duration) -> bool {
+        let failed = self.0.pulse.failed_at.load(Ordering::Relaxed);
+        let worked = self.0.pulse.worked_at.load(Ordering::Relaxed);
+        let since = self.0.clock.now_micros().saturating_sub(failed);
+        failed > worked && u128::try_from(since).is_ok_and(|since| since < within.as_micros())
+    }
+
+    /// What an event may be.
+    #[must_use]
+    pub fn limits(&self) -> &EventLimits {
+        &self.0.settings.limits
+    }
+}
+
+impl Inner {
+    async fn accept(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        // INTAKE's publishers have JetStream's yes already: their events are not refused for being many.
+        if submission.door != Door::Nats
+            && !self
+                .quota
+                .take(submission.workspace, self.clock.now_micros())
+        {
+            return Err(Refusal::new(
+                RefusalKind::Quota,
+                "the workspace publishes more events per second than its quota",
+            ));
+        }
+        let parsed = parse_event(&submission.payload, &self.settings.limits)?;
+        if parsed.workspace_id != submission.workspace {
+            return Err(mismatch());
+        }
+        let id = event_identity(&parsed, submission.explicit_id.as_deref())?;
+        let Ok(_slot) = self.slots.try_acquire() else {
+            return Err(Refusal::new(
+                RefusalKind::Overloaded,
+                "too many events are being stored at this moment",
+            )
+            .about(&id));
+        };
+        let result = self.store(&parsed, &id, &submission).await;
+        result.map_err(|refusal| refusal.about(&id))
+    }
+
+    async fn store(
+        &self,
+        parsed: &ParsedEvent,
+        id: &str,
+        submission: &Submission,
+    ) -> Result<Accepted, Refusal> {
+        let accepted_at = submission
+            .received_at
+            .unwrap_or_else(|| self.clock.now_micros());
+        let message = self.message(parsed, id, accepted_at, submission);
+        let stored = match self
+            .bus
+            .publish(message, self.settings.publish_timeout)
+            .await
+        {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.failed(error)),
+        };
+        self.pulse
+            .worked_at
+            .store(self.clock.now_micros(), Ordering::Relaxed);
+        let first = Accepted {
+            id: id.to_owned(),
+            accepted_at,
+            duplicate: false,
+        };
+        if stored.duplicate {
+            self.compare(first, stored.seq, &submission.payload).await
+        } else {
+            Ok(first)
+        }
+    }
+
+    /// The event as EVENTS keeps it: the received bytes, everything else in headers.
+    fn message(
+        &self,
+        parsed: &ParsedEvent,
+        id: &str,
+        accepted_at: i64,
+        submission: &Submission,
+    ) -> Outgoing {
+        let workspace = submission.workspace;
+        let mut message = Outgoing::new(
+            subjects::event(workspace, parsed.link_id),
+            &message_id(workspace, id),
+            submission.payload.clone(),
+        );
+        let traceparent = current_traceparent()
+            .unwrap_or_else(|| next_traceparent(submission.traceparent.as_deref(), rand::random()));
+        for (name, value) in [
+            (headers::EVENT_ID, id),
+            (headers::WORKSPACE, &*workspace.to_string()),
+            (headers::ACCEPTED_AT, &*accepted_at.to_string()),
+            (headers::TRACEPARENT, &*traceparent),
+        ] {
+            message.headers.insert(name, value);
+        }
+        message
+    }
+
+    /// The id was there before: is it the same event, or another one under its name?
+    async fn compare(
+        &self,
+        mine: Accepted,
+        seq: u64,
+        payload: &Bytes,
+    ) -> Result<Accepted, Refusal> {
+        let first = match self.bus.get(names::EVENTS, seq).await {
+            Ok(first) => first,
+            Err(error) => return Err(Refusal::unavailable(error)),
+        };
+        // Removed since (an operator, the stream's limits): the id was accepted, and that is all we know.
+        let Some(first) = first else {
+            return Ok(Accepted {
+                duplicate: true,
+                ..mine
+            });
+        };
+        if first.payload != *payload {
+            return Err(Refusal::of_field(
+                RefusalKind::Conflict,
+                "id",
+                "conflict",
+                "an event with this id and another body was accepted before",
+            ));
+        }
+        let accepted_at = first
+            .header(headers::ACCEPTED_AT)
+            .and_then(|micros| micros.parse().ok())
+            .unwrap_or(mine.accepted_at);
+        // A repeat of our own publish, whose first acknowledgement was lost, is no duplicate.
+        let duplicate = accepted_at != mine.accepted_at;
+        Ok(Accepted {
+            accepted_at,
+            duplicate,
+            ..mine
+        })
+    }
+
+    fn failed(&self, error: PublishError) -> Refusal {
+        match error {
+            PublishError::Full(detail) => Refusal {
+                detail: Some(detail),
+                ..Refusal::new(
+                    RefusalKind::Full,
+                    "the stream of events is full; come again",
+                )
+            },
+            PublishError::TooLarge(detail) => Refusal {
+                detail: Some(detail),
+                ..Refusal::of_field(
+                    RefusalKind::TooLarge,
+                    "$",
+                    "too_large",
+                    "the event is too large",
+                )
+            },
+            PublishError::Unavailable(detail) | PublishError::WrongLast(detail) => {
+                self.pulse
+                    .failed_at
+                    .store(self.clock.now_micros(), Ordering::Relaxed);
+                Refusal::unavailable(detail)
+            }
+        }
+    }
+}
+
+/// The stream's deduplication id: a workspace can only ever meet its own.
+fn message_id(workspace: Uuid, id: &str) -> String {
+    format!("{workspace}:{id}")
+}
+
+fn mismatch() -> Refusal {
+    Refusal::of_field(
+        RefusalKind::WorkspaceMismatch,
+        "event.workspaceId",
+        "tenant_mismatch",
+        "the event belongs to another workspace than the caller may publish for",
+    )
+}
+
+/// One wide line and the counters. Accepted events are logged at `debug`: at thousands a second a
+/// line each would cost more than the event (`WEBHOOKS_LOG=info,webhooks_ingest=debug` shows them).
+fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted, Refusal>) {
+    let label = match result {
+        Ok(accepted) if accepted.duplicate => "duplicate",
+        Ok(_) => "accepted",
+        Err(refusal) => refusal.kind.label(),
+    };
+    metrics::counter!("webhooks_ingest_events_total", "door" => door.as_str(), "result" => label)
+        .increment(1);
+    metrics::histogram!("webhooks_ingest_accept_seconds", "door" => door.as_str())
+        .record(took.as_secs_f64());
+    let duration_ms = took.as_secs_f64() * 1_000.0;
+    match result {
+        Ok(accepted) => tracing::debug!(
+            door = door.as_str(),
+            workspace.id = %workspace,
+            event.id = accepted.id,
+            result = label,
+            duration_ms,
+            "event.received"
+        ),
+        Err(refusal) => tracing::info!(
+            door = door.as_str(),
+            workspace.id = %workspace,
+            event.id = refusal.event_id.as_deref(),
+            result = label,
+            reason = refusal.reason_word(),
+            message = refusal.message,
+            detail = refusal.detail.as_deref(),
+            duration_ms,
+            "event.refused"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_one_workspace_is_never_that_of_another() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_ne!(message_id(a, "x"), message_id(b, "x"));
+        // The workspace has a fixed length, so no id can imitate another workspace's prefix.
+        assert_eq!(message_id(a, "x").find(':'), Some(36));
+    }
+}

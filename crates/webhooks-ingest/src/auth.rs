@@ -1,0 +1,214 @@
+//! Who may publish for which workspace: the tokens, mirrored from the read model, so that events
+//! are taken while Postgres and management are away.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use uuid::Uuid;
+use webhooks_bus::{ConfigMirror, ConfigSink};
+use webhooks_domain::token::{Token, grants};
+use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig};
+use webhooks_runtime::Clock;
+
+use crate::refusal::{Refusal, RefusalKind};
+
+/// The scope that publishing wants.
+pub const PUBLISH_SCOPE: &str = "events:write";
+
+/// What a token allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Grant {
+    workspace: Uuid,
+    hash: Vec<u8>,
+    scopes: Vec<String>,
+    /// Microseconds since the epoch; 0 = never.
+    expires_at: i64,
+}
+
+/// The known tokens by their public id. As many as management wrote; each is some 200 bytes.
+#[derive(Debug, Default)]
+pub struct TokenDirectory {
+    tokens: RwLock<HashMap<String, Arc<Grant>>>,
+}
+
+impl TokenDirectory {
+    /// The workspace that a request with this `authorization` value may publish for.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unauthenticated`] without a known, unexpired token;
+    /// [`RefusalKind::MissingScope`] when it lacks [`PUBLISH_SCOPE`].
+    pub fn authorise(&self, authorization: Option<&str>, now_micros: i64) -> Result<Uuid, Refusal> {
+        let unknown = |message: &str| Refusal::new(RefusalKind::Unauthenticated, message);
+        let header =
+            authorization.ok_or_else(|| unknown("send `Authorization: Bearer <token>`"))?;
+        let text = bearer(header)
+            .ok_or_else(|| unknown("the Authorization header is not `Bearer <token>`"))?;
+        // Form and checksum first: a mistyped token costs no look-up.
+        let refused = || unknown("the token is not known, was revoked or has expired");
+        let token = Token::parse(text).ok_or_else(refused)?;
+        let grant = {
+            let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+            tokens.get(token.id()).cloned()
+        };
+        let grant = grant
+            .filter(|grant| token.matches(&grant.hash))
+            .filter(|grant| grant.expires_at == 0 || now_micros < grant.expires_at)
+            .ok_or_else(refused)?;
+        if !grants(&grant.scopes, PUBLISH_SCOPE) {
+            return Err(Refusal::new(
+                RefusalKind::MissingScope,
+                format!("the token lacks the scope `{PUBLISH_SCOPE}`"),
+            ));
+        }
+        Ok(grant.workspace)
+    }
+
+    fn put(&self, id: &str, config: Option<TokenConfig>) {
+        let grant = config.and_then(|config| {
+            Some(Arc::new(Grant {
+                workspace: Uuid::from_slice(&config.workspace_id).ok()?,
+                hash: config.hash.to_vec(),
+                scopes: config.scopes,
+                expires_at: config.expires_at,
+            }))
+        });
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        match grant {
+            Some(grant) => tokens.insert(id.to_owned(), grant),
+            // Gone, or without a workspace: either way it opens nothing.
+            None => tokens.remove(id),
+        };
+    }
+}
+
+/// The token of a `Bearer` header; the word's case does not matter (RFC 7235).
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
+        .filter(|token| !token.is_empty())
+}
+
+impl ConfigSink for TokenDirectory {
+    fn webhook(&self, _: Uuid, _: Option<WebhookConfig>) {}
+
+    fn token(&self, id: &str, config: Option<TokenConfig>) {
+        self.put(id, config);
+    }
+
+    fn reset(&self) {
+        self.tokens
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+/// Judges credentials at the doors. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) tokens: Arc<TokenDirectory>,
+    pub(crate) mirror: ConfigMirror,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Gate {
+    /// As [`TokenDirectory::authorise`]; but a token cannot be called unknown by a process that
+    /// has not heard of any yet.
+    pub(crate) fn authorise(&self, authorization: Option<&str>) -> Result<Uuid, Refusal> {
+        let result = self
+            .tokens
+            .authorise(authorization, self.clock.now_micros());
+        result.map_err(|refusal| match refusal.kind {
+            RefusalKind::Unauthenticated if authorization.is_some() && !self.mirror.loaded() => {
+                Refusal::new(
+                    RefusalKind::Unavailable,
+                    "the tokens are still being loaded; come again",
+                )
+            }
+            _ => refusal,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use webhooks_domain::token::{MINT_BYTES, TokenEnvironment};
+
+    use super::*;
+
+    fn token(seed: u8) -> Token {
+        Token::mint(TokenEnvironment::Test, &[seed; MINT_BYTES])
+    }
+
+    fn config(token: &Token, scopes: &[&str], expires_at: i64) -> TokenConfig {
+        TokenConfig {
+            id: token.id().to_owned(),
+            workspace_id: Uuid::from_u128(7).as_bytes().to_vec().into(),
+            hash: token.hash().to_vec().into(),
+            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+            expires_at,
+        }
+    }
+
+    fn directory(config: TokenConfig) -> TokenDirectory {
+        let directory = TokenDirectory::default();
+        directory.token(&config.id.clone(), Some(config));
+        directory
+    }
+
+    #[test]
+    fn a_known_token_opens_its_workspace_and_nothing_else_does() {
+        let known = token(1);
+        let directory = directory(config(&known, &[], 0));
+        let header = format!("Bearer {}", known.reveal());
+        assert_eq!(
+            directory.authorise(Some(&header), 0),
+            Ok(Uuid::from_u128(7))
+        );
+        let lower = format!("bearer  {}", known.reveal());
+        assert_eq!(directory.authorise(Some(&lower), 0), Ok(Uuid::from_u128(7)));
+        let stranger = format!("Bearer {}", token(2).reveal());
+        let basic = format!("Basic {}", known.reveal());
+        for bad in [
+            None,
+            Some(""),
+            Some("Bearer "),
+            Some("Bearer x"),
+            Some(&*stranger),
+            Some(&*basic),
+        ] {
+            let refusal = directory.authorise(bad, 0).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::Unauthenticated, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_id_with_another_secret_is_a_stranger() {
+        let known = token(1);
+        let mut forged = config(&known, &[], 0);
+        forged.hash = token(2).hash().to_vec().into();
+        let header = format!("Bearer {}", known.reveal());
+        assert!(directory(forged).authorise(Some(&header), 0).is_err());
+    }
+
+    #[test]
+    fn scope_expiry_and_revocation_are_obeyed() {
+        let known = token(1);
+        let header = format!("Bearer {}", known.reveal());
+        let scoped = directory(config(&known, &["webhooks:write"], 0));
+        let refusal = scoped.authorise(Some(&header), 0).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::MissingScope);
+        assert!(refusal.message.contains(PUBLISH_SCOPE));
+        let expiring = directory(config(&known, &["events:write"], 10));
+        assert!(expiring.authorise(Some(&header), 9).is_ok());
+        assert!(expiring.authorise(Some(&header), 10).is_err());
+        expiring.token(known.id(), None);
+        assert!(expiring.authorise(Some(&header), 9).is_err());
+        scoped.reset();
+        assert!(scoped.authorise(Some(&header), 0).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! The HTTP door: `POST /v1/events`, one event or an array.
+//!
+//! Order of judgement: credential, media type, size, then the events themselves. One event is
+//! answered by its own status. An array is answered 200 with a result for each, because its
+//! events are accepted or refused each for itself and there is no one status for both.
+
+mod answer;
+mod body;
+mod split;
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::Response,
+    routing::{get, post},
+};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+pub(crate) use self::answer::status_word;
+use self::body::Announced;
+pub use self::{
+    body::{BODY_TIMEOUT, BUDGET_BLOCKS, MANY_MAX_BYTES},
+    split::MANY_MAX_EVENTS,
+};
+use crate::{
+    accept::{Acceptor, Door, Submission},
+    auth::Gate,
+    refusal::{Refusal, RefusalKind},
+};
+
+/// Events of one call that are being stored at the same time.
+pub(crate) const CALL_WINDOW: usize = 256;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct HttpDoor {
+    gate: Gate,
+    acceptor: Acceptor,
+    budget: Arc<Semaphore>,
+}
+
+impl HttpDoor {
+    pub(crate) fn new(gate: Gate, acceptor: Acceptor) -> Self {
+        Self {
+            gate,
+            acceptor,
+            budget: Arc::new(Semaphore::new(BUDGET_BLOCKS)),
+        }
+    }
+
+    /// The paths of this door.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/", get(about))
+            .route("/v1", get(about))
+            .route("/v1/events", post(events))
+            .method_not_allowed_fallback(async || {
+                refuse(&Refusal::new(
+                    RefusalKind::Method,
+                    "this path does not take this method",
+                ))
+            })
+            .fallback(async || {
+                refuse(&Refusal::new(
+                    RefusalKind::NotFound,
+                    "there is nothing at this path",
+                ))
+            })
+            .with_state(self)
+    }
+
+    async fn publish(&self, request: Request) -> Result<Response, Refusal> {
+        let (parts, body) = request.into_parts();
+        let headers = parts.headers;
+        let (workspace, key) = match self.admit(&headers) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                // A client that asked first (`Expect: 100-continue`) has sent nothing yet.
+                if !headers.contains_key(header::EXPECT) {
+                    body::discard(body).await;
+                }
+                return Err(refusal);
+            }
+        };
+        // One that cannot be read is as good as none: a new trace begins.
+        let traceparent = text(&headers, &TRACEPARENT)
+            .ok()
+            .flatten()
+            .map(str::to_owned);
+        let taken = self.read(&headers, body).await?;
+        let submission = Submission {
+            payload: taken.bytes.clone(),
+            explicit_id: key,
+            workspace,
+            traceparent,
+            door: Door::Http,
+            received_at: None,
+        };
+        if taken.many {
+            return self.publish_many(&submission).await;
+        }
+        let accepted = Box::pin(self.acceptor.accept(submission)).await?;
+        Ok(answer::one(&accepted))
+    }
+
+    /// Everything that can be judged by the headers: whose it is, and the event's id if it is there.
+    fn admit(&self, headers: &HeaderMap) -> Result<(Uuid, Option<String>), Refusal> {
+        let authorization = text(headers, &header::AUTHORIZATION)?;
+        let workspace = self.gate.authorise(authorization)?;
+        if !is_json(text(headers, &header::CONTENT_TYPE)?) {
+            return Err(Refusal::new(
+                RefusalKind::MediaType,
+                "send `Content-Type: application/json`",
+            ));
+        }
+        let encoding = text(headers, &header::CONTENT_ENCODING)?;
+        if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            return Err(Refusal::new(
+                RefusalKind::MediaType,
+                "compressed bodies are not taken",
+            ));
+        }
+        let key = text(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
+        Ok((workspace, key))
+    }
+
+    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<body::Taken, Refusal> {
+        let announced = Announced {
+            length: text(headers, &header::CONTENT_LENGTH)?.and_then(|length| length.parse().ok()),
+            waits: headers.contains_key(header::EXPECT),
+        };
+        let one_max = self.acceptor.limits().max_bytes;
+        body::read(body, announced, one_max, &self.budget).await
+    }
+
+    async fn publish_many(&self, array: &Submission) -> Result<Response, Refusal> {
+        if array.explicit_id.is_some() {
+            return Err(Refusal::of_field(
+                RefusalKind::Invalid,
+                "Idempotency-Key",
+                "not_for_arrays",
+                "an Idempotency-Key names one event; give each event of an array its own `id`",
+            ));
+        }
+        let submissions: Vec<Submission> = split::split(&array.payload)?
+            .into_iter()
+            .map(|payload| Submission {
+                payload,
+                ..array.clone()
+            })
+            .collect();
+        let acceptor = self.acceptor.clone();
+        let results: Vec<_> = stream::iter(submissions)
+            .map(move |submission| {
+                let acceptor = acceptor.clone();
+                async move { acceptor.accept(submission).await }.boxed()
+            })
+            .buffered(CALL_WINDOW)
+            .collect()
+            .await;
+        Ok(answer::many(&results))
+    }
+}
+
+async fn events(State(door): State<HttpDoor>, request: Request) -> Response {
+    let result = AssertUnwindSafe(Box::pin(door.publish(request)))
+        .catch_unwind()
+        .await;
+    let result = result.unwrap_or_else(|_| {
+        tracing::error!("a request panicked");
+        Err(Refusal::new(
+            RefusalKind::Internal,
+            "an error of ours; nothing can be said of the event",
+        ))
+    });
+    result.unwrap_or_else(|refusal| refuse(&refusal))
+}
+
+/// Answers with the error body, counted by its status.
+fn refuse(refusal: &Refusal) -> Response {
+    metrics::counter!(
+        "webhooks_ingest_http_errors_total",
+        "code" => refusal.kind.status().to_string()
+    )
+    .increment(1);
+    answer::refusal(refusal)
+}
+
+#[derive(Serialize)]
+struct About {
+    name: &'static str,
+    version: &'static str,
+}
+
+async fn about() -> Response {
+    let version = option_env!("WEBHOOKS_VERSION").unwrap_or(env!("CARGO_PKG_VERSION"));
+    answer::json(
+        StatusCode::OK,
+        &About {
+            name: "linkbreakers-webhooks-ingest",
+            version,
+        },
+    )
+}
+
+/// A header that may stand there once, as text.
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Refusal> {
+    let bad = |reason, message: &str| {
+        Refusal::of_field(
+            RefusalKind::Invalid,
+            name.as_str(),
+            reason,
+            format!("the header {message}"),
+        )
+    };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(bad("duplicate_key", "stands there more than once"));
+    }
+    let value = value
+        .to_str()
+        .map_err(|_| bad("invalid_characters", "is not visible ASCII"))?;
+    Ok(Some(value.trim()))
+}
+
+fn is_json(content_type: Option<&str>) -> bool {
+    let essence = content_type.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_may_name_its_charset_and_nothing_else_is_json() {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            " application/json ;x=y",
+        ] {
+            assert!(is_json(Some(good)), "{good}");
+        }
+        for bad in [
+            None,
+            Some(""),
+            Some("text/json"),
+            Some("application/jsonp"),
+            Some("application/x-www-form-urlencoded"),
+        ] {
+            assert!(!is_json(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_there_twice_or_not_ascii_is_refused() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(text(&headers, &IDEMPOTENCY_KEY), Ok(None));
+        headers.append(IDEMPOTENCY_KEY, "a".parse().unwrap());
+        assert_eq!(text(&headers, &IDEMPOTENCY_KEY), Ok(Some("a")));
+        headers.append(IDEMPOTENCY_KEY, "b".parse().unwrap());
+        assert_eq!(
+            text(&headers, &IDEMPOTENCY_KEY).unwrap_err().kind,
+            RefusalKind::Invalid
+        );
+        headers.insert(IDEMPOTENCY_KEY, "ü".parse().unwrap());
+        assert_eq!(
+            text(&headers, &IDEMPOTENCY_KEY).unwrap_err().kind,
+            RefusalKind::Invalid
+        );
+    }
+}

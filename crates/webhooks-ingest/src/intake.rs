@@ -1,0 +1,199 @@
+//! The NATS door: the INTAKE stream, which publishers write to directly.
+//!
+//! The workspace is the token of the *subject*: that is what NATS authorised the publisher for;
+//! what the body says must agree. A message is acknowledged only when EVENTS has the event, or the
+//! dead letters have the message. What is wrong with one message never holds up the next: each is
+//! judged for itself, and one that cannot be stored now is handed back for later.
+//!
+//! The id of one publisher cannot burn another's: INTAKE forgets ids after a moment, and on EVENTS
+//! ids carry their workspace.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+use webhooks_bus::{Bus, PullSettings, Pulled, headers, names, subjects, survive};
+use webhooks_runtime::Clock;
+
+use crate::accept::{Acceptor, Door, Submission};
+
+/// How often a message is tried whose handling panics.
+const TRIES: u32 = 3;
+
+/// The `source` of our dead letters.
+const SOURCE: &str = "ingest";
+
+/// The first pause before a message is handed over again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest pause before a message is handed over again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// What the tasks of this door share.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    pub(crate) bus: Bus,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Messages being judged and stored at the same time.
+    pub(crate) concurrency: usize,
+}
+
+/// What is to become of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Disposition {
+    /// EVENTS has it.
+    Stored,
+    /// Nothing is wrong with it; later.
+    Later,
+    /// It will never be an event.
+    Dead {
+        reason: &'static str,
+        detail: String,
+    },
+}
+
+impl Intake {
+    /// Takes messages until `shutdown`, then finishes those in hand and hands the rest back.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let places = Arc::new(Semaphore::new(self.concurrency));
+        let tasks = TaskTracker::new();
+        let settings = PullSettings::default();
+        let mut pull = self
+            .bus
+            .pull(names::INTAKE, names::INTAKE_CONSUMER, settings);
+        while let Some(batch) = shutdown
+            .run_until_cancelled(pull.next_batch(settings.batch))
+            .await
+        {
+            for pulled in batch {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    return;
+                };
+                let intake = self.clone();
+                tasks.spawn(async move {
+                    intake.handle(&pulled).await;
+                    drop(place);
+                });
+            }
+        }
+        pull.hand_back().await;
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn handle(&self, pulled: &Pulled) {
+        let acker = pulled.acker();
+        let done = acker.while_working(Box::pin(self.process(pulled))).await;
+        let answered = if done {
+            acker.ack().await
+        } else {
+            acker.nak(Some(pause(pulled.delivered))).await
+        };
+        if let Err(error) = answered {
+            // It comes again, and is then recognised.
+            tracing::debug!(stream.seq = pulled.stream_seq, %error, "an intake message could not be answered");
+        }
+    }
+
+    /// Whether the message may be acknowledged.
+    async fn process(&self, pulled: &Pulled) -> bool {
+        let judged = survive(TRIES, || Box::pin(self.judge(pulled))).await;
+        let disposition = judged.unwrap_or_else(|panic| Disposition::Dead {
+            reason: "panic",
+            detail: panic,
+        });
+        match disposition {
+            Disposition::Stored => true,
+            Disposition::Later => false,
+            Disposition::Dead { reason, detail } => self.bury(pulled, reason, &detail).await,
+        }
+    }
+
+    async fn judge(&self, pulled: &Pulled) -> Disposition {
+        let Some(workspace) = subjects::intake_workspace(&pulled.subject) else {
+            let detail =
+                "the subject is not workflow.events.v1.<workspace>.step.completed".to_owned();
+            return Disposition::Dead {
+                reason: "unknown_subject",
+                detail,
+            };
+        };
+        let submission = Submission {
+            payload: pulled.payload.clone(),
+            explicit_id: pulled
+                .header(headers::MSG_ID)
+                .map(|id| own_id(workspace, id).to_owned()),
+            workspace,
+            traceparent: pulled.header(headers::TRACEPARENT).map(str::to_owned),
+            door: Door::Nats,
+            received_at: Some(pulled.published_micros),
+        };
+        match self.acceptor.accept(submission).await {
+            Ok(_) => Disposition::Stored,
+            Err(refusal) if refusal.kind.is_passing() => Disposition::Later,
+            Err(refusal) => Disposition::Dead {
+                reason: refusal.reason_word(),
+                detail: refusal.message,
+            },
+        }
+    }
+
+    /// Keeps the message with its reason; `false` when even that cannot be done now.
+    async fn bury(&self, pulled: &Pulled, reason: &str, detail: &str) -> bool {
+        let now = self.clock.now_micros();
+        let kept = self
+            .bus
+            .bury_pulled(SOURCE, names::INTAKE, pulled, reason, detail, now)
+            .await;
+        if let Err(error) = &kept {
+            tracing::warn!(stream.seq = pulled.stream_seq, %error, "a dead letter could not be kept yet");
+        }
+        kept.is_ok()
+    }
+}
+
+/// The event's id in a `Nats-Msg-Id`: publishers may write it with their workspace in front.
+fn own_id(workspace: Uuid, id: &str) -> &str {
+    let prefix = workspace.to_string();
+    id.split_at_checked(prefix.len())
+        .filter(|(head, _)| head.eq_ignore_ascii_case(&prefix))
+        .and_then(|(_, rest)| rest.strip_prefix(':'))
+        .unwrap_or(id)
+}
+
+/// How long to wait before the message is handed over for the `delivered + 1`th time.
+fn pause(delivered: u64) -> Duration {
+    let doublings = u32::try_from(delivered.saturating_sub(1)).unwrap_or(u32::MAX);
+    FIRST_PAUSE
+        .saturating_mul(2_u32.saturating_pow(doublings))
+        .min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_workspace_in_front_of_an_id_is_taken_off_and_nothing_else() {
+        let own = Uuid::from_u128(0xabcd);
+        let other = Uuid::from_u128(2);
+        let check = |id: &str, expected: &str| assert_eq!(own_id(own, id), expected);
+        check("plain", "plain");
+        check(&format!("{own}:e1"), "e1");
+        check(&format!("{}:e1", own.to_string().to_uppercase()), "e1");
+        check(&format!("{own}:"), "");
+        check(&format!("{own}e1"), &format!("{own}e1"));
+        check(&format!("{other}:e1"), &format!("{other}:e1"));
+        check("ü", "ü");
+    }
+
+    #[test]
+    fn pauses_grow_and_end_at_the_longest() {
+        let pauses: Vec<_> = [0, 1, 2, 3, 7, 64, u64::MAX]
+            .map(|n| pause(n).as_millis())
+            .into();
+        assert_eq!(pauses, [250, 250, 500, 1_000, 15_000, 15_000, 15_000]);
+    }
+}

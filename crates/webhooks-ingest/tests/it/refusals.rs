@@ -1,0 +1,229 @@
+//! What is refused, and in which words.
+
+use bytes::Bytes;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use webhooks_proto::v1::PublishEventRequest;
+
+use crate::support::{OTHER, Options, Stack, event, event_of, raw, request, token};
+
+#[tokio::test]
+async fn credentials_are_judged_before_anything_else() {
+    let stack = Stack::start().await;
+    let narrow = token(2);
+    stack.put_token(&narrow, &["webhooks:write"]).await;
+    let post = async |authorization: &str, body: &str| {
+        let headers = [
+            ("authorization", authorization),
+            ("content-type", "application/json"),
+        ];
+        request(stack.http, "POST", "/v1/events", &headers, body.as_bytes()).await
+    };
+    for bad in ["", "Bearer", "Bearer lbk_test_nonsense", "Basic x"] {
+        let answer = post(bad, "").await;
+        assert_eq!(
+            (answer.status, answer.member("codeType")),
+            (401, "UNAUTHENTICATED"),
+            "{bad}"
+        );
+    }
+    let unknown = post(&format!("Bearer {}", token(3).reveal()), &event("e", "")).await;
+    assert_eq!(unknown.status, 401);
+    webhooks_devstack::wait_until("the narrow token", crate::support::LIMIT, async || {
+        let answer = post(&format!("Bearer {}", narrow.reveal()), &event("e", "")).await;
+        if answer.member("codeType") == "MISSING_SCOPE" {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await
+    .unwrap();
+    let foreign = stack.post(event_of(OTHER, "e", "")).await;
+    assert_eq!(
+        (foreign.status, foreign.member("codeType")),
+        (403, "WORKSPACE_MISMATCH")
+    );
+
+    let mut grpc = stack.grpc().await;
+    let bare = PublishEventRequest {
+        event: Bytes::from(event("e", "")),
+        id: String::new(),
+    };
+    let status = grpc.publish_event(bare.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let foreign = PublishEventRequest {
+        event: Bytes::from(event_of(OTHER, "e", "")),
+        ..bare
+    };
+    let status = grpc
+        .publish_event(stack.authorised(foreign))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(stack.events(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn bad_requests_get_the_flat_error_body() {
+    let stack = Stack::start().await;
+    let check = |answer: crate::support::Answer, status: u16, code_type: &str| {
+        assert_eq!(
+            (answer.status, answer.member("codeType")),
+            (status, code_type),
+            "{answer:?}"
+        );
+        assert_eq!(answer.member("code"), status.to_string());
+        assert!(
+            answer.body.contains("\"details\":[") && answer.body.contains("\"message\":\""),
+            "{answer:?}"
+        );
+        assert!(
+            answer.has_header("content-type: application/json"),
+            "{answer:?}"
+        );
+    };
+    check(stack.post("").await, 400, "INVALID_ARGUMENT");
+    check(stack.post("[{]").await, 400, "INVALID_ARGUMENT");
+    check(
+        stack
+            .post(event("e", "").replace("\"lbid\"", "\"type\":\"x\",\"lbid\""))
+            .await,
+        400,
+        "INVALID_ARGUMENT",
+    );
+    check(
+        stack
+            .post_with(&[("idempotency-key", "other")], event("e", ""))
+            .await,
+        400,
+        "INVALID_ARGUMENT",
+    );
+    check(
+        stack.post_with(&[("idempotency-key", "k")], "[]").await,
+        400,
+        "INVALID_ARGUMENT",
+    );
+    check(
+        stack.post_with(&[("content-encoding", "gzip")], "x").await,
+        415,
+        "UNSUPPORTED_MEDIA_TYPE",
+    );
+    check(
+        request(stack.http, "POST", "/v1/nothing", &[], b"").await,
+        404,
+        "NOT_FOUND",
+    );
+    check(
+        request(stack.http, "DELETE", "/v1/events", &[], b"").await,
+        405,
+        "METHOD_NOT_ALLOWED",
+    );
+    let depth = format!("{{\"event\":{}{}}}", "[".repeat(1_000), "]".repeat(1_000));
+    let deep = stack.post(depth).await;
+    assert_eq!(deep.member("reason"), "too_deep");
+    check(deep, 400, "INVALID_ARGUMENT");
+    for path in ["/", "/v1"] {
+        let about = request(stack.http, "GET", path, &[], b"").await;
+        assert_eq!(
+            (about.status, about.member("name")),
+            (200, "linkbreakers-webhooks-ingest")
+        );
+    }
+    assert!(stack.events(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_a_413_however_it_is_sent() {
+    let stack = Stack::start().await;
+    let large = |answer: crate::support::Answer| {
+        assert_eq!(
+            (answer.status, answer.member("codeType")),
+            (413, "PAYLOAD_TOO_LARGE"),
+            "{answer:?}"
+        );
+    };
+    large(stack.post(event("e", &"x".repeat(256 * 1024))).await);
+    large(stack.post(vec![b' '; 5 * 1024 * 1024]).await);
+    large(
+        stack
+            .post(format!("[{}]", " ".repeat(4 * 1024 * 1024)))
+            .await,
+    );
+    large(
+        stack
+            .post(format!("[{}]", vec!["1"; 1_001].join(",")))
+            .await,
+    );
+    // In chunks, without a length.
+    let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    let chunked = [("transfer-encoding", "chunked")];
+    large(
+        stack
+            .post_with(&chunked, format!("{}0\r\n\r\n", chunk.repeat(6)))
+            .await,
+    );
+    // A length that lies, from a client that waits for permission: it never has to send.
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 1000000000\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+        stack.token.reveal()
+    );
+    large(raw(stack.http, head.as_bytes()).await);
+    // The largest that fits.
+    let room = 256 * 1024 - event("e", "").len();
+    assert_eq!(stack.post(event("e", &"x".repeat(room))).await.status, 202);
+}
+
+#[tokio::test]
+async fn a_quota_is_a_429_with_retry_after_and_spares_nats_publishers() {
+    let stack = Stack::with(Options {
+        quota_per_second: 5,
+        ..Options::default()
+    })
+    .await;
+    let mut refused = None;
+    for number in 0..100 {
+        let answer = stack.post(event(&format!("q{number}"), "")).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("a hundred at once are above five a second");
+    assert_eq!(refused.member("codeType"), "RATE_LIMITED");
+    assert!(refused.has_header("retry-after: 1"), "{refused:?}");
+    let before = stack
+        .bus
+        .message_count(webhooks_bus::names::EVENTS)
+        .await
+        .unwrap();
+    for number in 0..50 {
+        stack
+            .publish(&format!("n{number}"), &event(&format!("n{number}"), ""))
+            .await
+            .unwrap();
+    }
+    stack.events(before + 50).await;
+}
+
+#[tokio::test]
+async fn grpc_tells_its_health() {
+    let stack = Stack::start().await;
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", stack.grpc))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut health = HealthClient::new(channel);
+    let serving = HealthCheckRequest {
+        service: "linkbreakers.webhooks.v1.EventService".to_owned(),
+    };
+    webhooks_devstack::wait_until("SERVING", crate::support::LIMIT, async || {
+        match health.check(serving.clone()).await {
+            Ok(answer) if answer.get_ref().status == 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}

@@ -1,0 +1,198 @@
+//! The invariants, as a pure function over parsed ledgers.
+//!
+//! Publishers say what they were promised, receivers say what came, Postgres says what the system
+//! believes. After all faults are healed and everything is quiet, the three must agree:
+//!
+//! | | |
+//! | --- | --- |
+//! | I1 | no acknowledged event lost: every acknowledged event has a delivery to every webhook it matched |
+//! | I2 | nothing unexpected: every request and every delivery belongs to a published event and a webhook that it matched, once |
+//! | I3 | termination: no delivery is open |
+//! | I4 | bounded attempts: at most the policy's number, no gaps, and no request on the wire that is neither logged nor cut off by a kill |
+//! | I6 | counters equal the log |
+//! | I7 | honest success: what is DELIVERED was answered 2xx by the receiver |
+//! | I8 | honest failure: what FAILED used all attempts or met a permanent refusal |
+//! | I9 | same id, same bytes, and a valid signature, on every request |
+//!
+//! An outcome that a publisher could not learn never counts against I1, but does count for I2: the
+//! event may come or not, and if it comes, it is expected.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use uuid::Uuid;
+use webhooks_domain::delivery::DeliveryState;
+
+use crate::ledger::{Published, Received};
+
+/// How long after a request's arrival a kill of a dispatcher may still explain why it is not logged:
+/// it waited for its answer, or its report waited for management. In microseconds.
+pub const CUT_OFF_MICROS: i64 = 30_000_000;
+
+/// Examples of violations that a finding quotes.
+pub const MAX_EXAMPLES: usize = 5;
+
+/// A webhook, as it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Its id.
+    pub id: Uuid,
+    /// Its workspace.
+    pub workspace: Uuid,
+    /// The path of its endpoint; no other webhook has it.
+    pub path: String,
+    /// Its links; empty = the whole workspace.
+    pub links: Vec<Uuid>,
+    /// The kinds of steps it takes; empty = all.
+    pub kinds: Vec<String>,
+    /// When its creation was answered, in microseconds since the epoch.
+    pub created: i64,
+    /// Its endpoint answers 200 always, so that what it is owed must be DELIVERED.
+    pub healthy: bool,
+}
+
+impl Hook {
+    /// Whether it must get an event that was published after it was made.
+    #[must_use]
+    pub fn wants(&self, event: &Published) -> bool {
+        self.workspace == event.workspace
+            && (self.links.is_empty() || self.links.contains(&event.link))
+            && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+    }
+}
+
+/// A delivery's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Its webhook.
+    pub webhook: Uuid,
+    /// Its event.
+    pub event: Uuid,
+    /// Its state.
+    pub state: DeliveryState,
+    /// How many attempts it says were made.
+    pub attempts: u32,
+}
+
+/// An attempt's row: one execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// Its delivery.
+    pub delivery: Uuid,
+    /// Its number, from 1.
+    pub number: u32,
+    /// When it began, in microseconds since the epoch.
+    pub started: i64,
+    /// TEMPORARY, PERMANENT or OURS; empty for a success.
+    pub class: String,
+}
+
+/// What a webhook's counters say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterRow {
+    /// The webhook.
+    pub webhook: Uuid,
+    /// Deliveries that ended well.
+    pub success: u64,
+    /// Deliveries that failed.
+    pub failure: u64,
+    /// When an attempt was last made, in microseconds since the epoch.
+    pub last_sent: Option<i64>,
+}
+
+/// Everything that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// The publishers' ledgers.
+    pub published: Vec<Published>,
+    /// The receivers' ledgers.
+    pub received: Vec<Received>,
+    /// Every webhook.
+    pub hooks: Vec<Hook>,
+    /// Every delivery.
+    pub deliveries: Vec<DeliveryRow>,
+    /// Every attempt.
+    pub attempts: Vec<AttemptRow>,
+    /// Every webhook's counters.
+    pub counters: Vec<CounterRow>,
+    /// When dispatchers were killed, in microseconds since the epoch.
+    pub dispatcher_kills: Vec<i64>,
+    /// Attempts that the policy allows.
+    pub max_attempts: u32,
+}
+
+/// What one invariant came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// `I1` and so on.
+    pub invariant: &'static str,
+    /// What it says.
+    pub what: &'static str,
+    /// How many things were looked at.
+    pub checked: u64,
+    /// How many of them break it.
+    pub violations: u64,
+    /// The first few.
+    pub examples: Vec<String>,
+}
+
+impl Finding {
+    fn new(invariant: &'static str, what: &'static str) -> Self {
+        Self { invariant, what, checked: 0, violations: 0, examples: Vec::new() }
+    }
+
+    /// Notes one thing that was looked at.
+    fn look(&mut self, holds: bool, example: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.violations += 1;
+            if self.examples.len() < MAX_EXAMPLES {
+                self.examples.push(example());
+            }
+        }
+    }
+}
+
+/// What the check came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// One for each invariant.
+    pub findings: Vec<Finding>,
+    /// Requests beyond the logged executions, each explained by a kill: duplicates for the customer.
+    pub cut_off: u64,
+}
+
+impl Report {
+    /// Whether every invariant holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.findings.iter().all(|finding| finding.violations == 0)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| invariant | checked | violations |\n| --- | ---: | ---: |")?;
+        for finding in &self.findings {
+            writeln!(f, "| {} {} | {} | {} |", finding.invariant, finding.what, finding.checked, finding.violations)?;
+        }
+        writeln!(f, "\nrequests repeated because a dispatcher was killed: {}", self.cut_off)?;
+        for finding in self.findings.iter().filter(|finding| finding.violations > 0) {
+            for example in &finding.examples {
+                writeln!(f, "{}: {example}", finding.invariant)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds the ledgers against each other.
+#[must_use]
+pub fn check(evidence: &Evidence) -> Report {
+    rules::judge(evidence)
+}

@@ -1,0 +1,229 @@
+//! One function for each invariant.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+use webhooks_domain::{delivery::DeliveryState, ids::message_id};
+
+use super::{AttemptRow, CUT_OFF_MICROS, DeliveryRow, Evidence, Finding, Hook, Report};
+use crate::ledger::{Outcome, Published, Received};
+
+/// The evidence with its indexes.
+struct World<'a> {
+    evidence: &'a Evidence,
+    published: HashMap<Uuid, &'a Published>,
+    hooks: HashMap<Uuid, &'a Hook>,
+    paths: HashMap<&'a str, &'a Hook>,
+    /// By event and webhook; more than one is a violation of its own.
+    deliveries: HashMap<(Uuid, Uuid), Vec<&'a DeliveryRow>>,
+    attempts: HashMap<Uuid, Vec<&'a AttemptRow>>,
+    /// By event and webhook (told by the path).
+    requests: HashMap<(Uuid, Uuid), Vec<&'a Received>>,
+}
+
+impl<'a> World<'a> {
+    fn new(evidence: &'a Evidence) -> Self {
+        let mut world = Self {
+            evidence,
+            published: evidence.published.iter().map(|event| (event.event, event)).collect(),
+            hooks: evidence.hooks.iter().map(|hook| (hook.id, hook)).collect(),
+            paths: evidence.hooks.iter().map(|hook| (hook.path.as_str(), hook)).collect(),
+            deliveries: HashMap::new(),
+            attempts: HashMap::new(),
+            requests: HashMap::new(),
+        };
+        for delivery in &evidence.deliveries {
+            world.deliveries.entry((delivery.event, delivery.webhook)).or_default().push(delivery);
+        }
+        for attempt in &evidence.attempts {
+            world.attempts.entry(attempt.delivery).or_default().push(attempt);
+        }
+        for request in &evidence.received {
+            if let (Some(event), Some(hook)) = (request.event, world.paths.get(request.path.as_str())) {
+                world.requests.entry((event, hook.id)).or_default().push(request);
+            }
+        }
+        world
+    }
+
+    fn attempts_of(&self, delivery: &DeliveryRow) -> &[&'a AttemptRow] {
+        self.attempts.get(&delivery.id).map_or(&[], Vec::as_slice)
+    }
+
+    fn requests_of(&self, delivery: &DeliveryRow) -> &[&'a Received] {
+        self.requests.get(&(delivery.event, delivery.webhook)).map_or(&[], Vec::as_slice)
+    }
+}
+
+pub(super) fn judge(evidence: &Evidence) -> Report {
+    let world = World::new(evidence);
+    let (attempts, cut_off) = bounded_attempts(&world);
+    let findings = vec![
+        no_loss(&world),
+        nothing_unexpected(&world),
+        termination(&world),
+        attempts,
+        counters(&world),
+        honest_success(&world),
+        honest_failure(&world),
+        same_bytes(&world),
+    ];
+    Report { findings, cut_off }
+}
+
+fn no_loss(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I1", "no acknowledged event lost");
+    for event in world.evidence.published.iter().filter(|event| event.outcome == Outcome::Ok) {
+        for hook in world.evidence.hooks.iter().filter(|hook| hook.created < event.started && hook.wants(event)) {
+            let delivery = world.deliveries.get(&(event.event, hook.id)).and_then(|rows| rows.first());
+            let holds = delivery.is_some_and(|row| {
+                row.state == DeliveryState::Delivered || (!hook.healthy && row.state == DeliveryState::Failed)
+            });
+            finding.look(holds, || {
+                let state = delivery.map_or("no delivery", |row| row.state.as_str());
+                format!("event {} ({}, published at {}) for {}: {state}", event.event, event.door, event.started, hook.path)
+            });
+        }
+    }
+    finding
+}
+
+fn nothing_unexpected(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I2", "nothing unexpected");
+    for request in &world.evidence.received {
+        let problem = unexpected_request(world, request);
+        finding.look(problem.is_none(), || format!("a request to {} at {}: {}", request.path, request.at, problem.unwrap_or("")));
+    }
+    for rows in world.deliveries.values() {
+        let row = rows[0];
+        let problem = match (world.published.get(&row.event), world.hooks.get(&row.webhook)) {
+            (None, _) => Some("of an event that nobody published"),
+            (_, None) => Some("of a webhook that nobody made"),
+            (Some(event), Some(hook)) if !hook.wants(event) => Some("of an event that its webhook does not take"),
+            _ if rows.len() > 1 => Some("that there is more than once"),
+            _ => None,
+        };
+        finding.look(problem.is_none(), || format!("delivery {} {}", row.id, problem.unwrap_or("")));
+    }
+    finding
+}
+
+fn unexpected_request(world: &World<'_>, request: &Received) -> Option<&'static str> {
+    let Some(hook) = world.paths.get(request.path.as_str()) else {
+        return Some("no webhook has this path");
+    };
+    let Some(event) = request.event.and_then(|event| world.published.get(&event)) else {
+        return Some("of an event that nobody published");
+    };
+    if request.webhook.is_some_and(|webhook| webhook != hook.id) {
+        return Some("its body names another webhook");
+    }
+    if event.outcome == Outcome::Refused {
+        return Some("of an event that was refused");
+    }
+    if !hook.wants(event) {
+        return Some("of an event that the webhook does not take");
+    }
+    let id = message_id(hook.workspace, &event.event.to_string(), hook.id);
+    (request.message_id != id).then_some("its webhook-id is not the one of this event and webhook")
+}
+
+fn termination(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I3", "every delivery has ended");
+    for row in &world.evidence.deliveries {
+        finding.look(row.state.is_terminal(), || format!("delivery {} is {}", row.id, row.state));
+    }
+    finding
+}
+
+/// Also counts the requests that only a kill explains.
+fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
+    let mut finding = Finding::new("I4", "attempts bounded, none on the wire unlogged but for kills");
+    let mut cut_off = 0;
+    for row in &world.evidence.deliveries {
+        let (logged, seen) = (world.attempts_of(row), world.requests_of(row));
+        let numbers: HashSet<u32> = logged.iter().map(|attempt| attempt.number).collect();
+        let highest = numbers.iter().copied().max().unwrap_or(0);
+        let gapless = u32::try_from(numbers.len()) == Ok(highest);
+        let excess = seen.len().saturating_sub(logged.len());
+        let kills = kills_around(world, seen);
+        cut_off += u64::try_from(excess.min(kills)).unwrap_or(u64::MAX);
+        finding.look(highest <= world.evidence.max_attempts && gapless && excess <= kills, || {
+            let mut numbers: Vec<_> = numbers.into_iter().collect();
+            numbers.sort_unstable();
+            format!(
+                "delivery {}: attempts {numbers:?} in {} executions, {} requests on the wire, {kills} kills around them",
+                row.id,
+                logged.len(),
+                seen.len()
+            )
+        });
+    }
+    (finding, cut_off)
+}
+
+/// Kills of dispatchers that may have cut off one of these requests.
+fn kills_around(world: &World<'_>, seen: &[&Received]) -> usize {
+    let times = seen.iter().map(|request| request.at);
+    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return 0 };
+    let around = first..=last.saturating_add(CUT_OFF_MICROS);
+    world.evidence.dispatcher_kills.iter().filter(|at| around.contains(at)).count()
+}
+
+fn counters(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I6", "counters equal the log");
+    let mut by_hook: HashMap<Uuid, (u64, u64, Option<i64>)> = HashMap::new();
+    for row in &world.evidence.deliveries {
+        let attempts = world.attempts_of(row);
+        let of_hook = by_hook.entry(row.webhook).or_default();
+        of_hook.0 += u64::from(row.state == DeliveryState::Delivered);
+        of_hook.1 += u64::from(row.state == DeliveryState::Failed);
+        of_hook.2 = of_hook.2.max(attempts.iter().map(|attempt| attempt.started).max());
+        let highest = attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
+        finding.look(row.attempts == highest, || {
+            format!("delivery {} says {} attempts, the log says {highest}", row.id, row.attempts)
+        });
+    }
+    for hook in &world.evidence.hooks {
+        let log = by_hook.get(&hook.id).copied().unwrap_or_default();
+        let row = world.evidence.counters.iter().find(|row| row.webhook == hook.id);
+        let shown = row.map(|row| (row.success, row.failure, row.last_sent)).unwrap_or_default();
+        finding.look(shown == log, || {
+            format!("webhook {}: (success, failure, last sent) are {shown:?}, the log says {log:?}", hook.path)
+        });
+    }
+    finding
+}
+
+fn honest_success(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I7", "what is delivered was answered 2xx");
+    for row in world.evidence.deliveries.iter().filter(|row| row.state == DeliveryState::Delivered) {
+        let answered = world.requests_of(row).iter().any(|request| (200..300).contains(&request.status));
+        finding.look(answered, || format!("delivery {} of event {} was never answered 2xx", row.id, row.event));
+    }
+    finding
+}
+
+fn honest_failure(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I8", "what failed used every attempt or met a permanent refusal");
+    for row in world.evidence.deliveries.iter().filter(|row| row.state == DeliveryState::Failed) {
+        let attempts = world.attempts_of(row);
+        let exhausted = attempts.iter().any(|attempt| attempt.number >= world.evidence.max_attempts);
+        let permanent = attempts.iter().any(|attempt| attempt.class == "PERMANENT");
+        finding.look(exhausted || permanent, || format!("delivery {} failed after {} attempts", row.id, attempts.len()));
+    }
+    finding
+}
+
+fn same_bytes(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I9", "same id, same bytes, valid signature");
+    let mut bodies: HashMap<&str, u64> = HashMap::new();
+    for request in &world.evidence.received {
+        let first = *bodies.entry(&request.message_id).or_insert(request.body_hash);
+        finding.look(first == request.body_hash && request.verified == Some(true), || {
+            let bytes = if first == request.body_hash { "" } else { "other bytes than before, " };
+            format!("{} at {}: {bytes}signature {:?}", request.message_id, request.path, request.verified)
+        });
+    }
+    finding
+}

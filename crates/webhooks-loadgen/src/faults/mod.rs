@@ -1,0 +1,283 @@
+//! The crash test: real processes are killed at random under load, and afterwards the outside ledgers
+//! are held against Postgres.
+//!
+//! Two dispatchers and one of everything else; a publisher at each of the three doors; webhooks that
+//! are workspace-wide, bound to a link, deaf to what is published (they must get nothing) and flaky.
+//! SIGKILL falls on services, nats-server and PostgreSQL, with the time between kills, the victim and
+//! the time until its restart drawn from a seed; kills overlap. Whatever ends by itself meanwhile is
+//! started again, as an orchestrator would, and counted. After the last kill everything is healed;
+//! when nothing is under way any more, [`check`](crate::check) judges.
+//!
+//! The retry policy is the standard one with shorter times, so that a run ends quickly. What is not
+//! tried here: loss of power (SIGKILL keeps the page cache), clusters, partitions, clocks.
+
+mod cast;
+mod plan;
+mod quiet;
+mod record;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    cast::{Cast, Publishers},
+    plan::Fault,
+};
+pub use self::quiet::quiet;
+use crate::{
+    check::{self, Evidence, Report},
+    ledger, now_micros,
+    publish::{Door, Tally},
+    receiver::{Receiver, ReceiverOptions},
+    stack::{Part, Stack, StackOptions},
+};
+
+/// Kills of the short form.
+pub const QUICK_FAULTS: u32 = 20;
+
+/// How long the load goes on before the first kill and after the last restart.
+const CALM: Duration = Duration::from_secs(2);
+
+/// How long it may take until nothing is under way after the last restart.
+const QUIET_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often a run looks after its processes.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// Between a death that nobody ordered and the restart.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
+
+/// Attempts of a delivery: the standard policy's.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct FaultOptions {
+    /// Where the programs are.
+    pub bin_dir: PathBuf,
+    /// What the kills are drawn from.
+    pub seed: u64,
+    /// How many kills.
+    pub faults: u32,
+    /// Where data, logs and ledgers go and stay; `None` = a temporary folder that stays only when the
+    /// check fails.
+    pub folder: Option<PathBuf>,
+}
+
+/// What it came to.
+#[derive(Debug)]
+pub struct FaultOutcome {
+    /// What the kills were drawn from.
+    pub seed: u64,
+    /// The check's verdict.
+    pub report: Report,
+    /// Kills by victim.
+    pub kills: BTreeMap<Part, u32>,
+    /// Deaths that nobody ordered.
+    pub deaths: BTreeMap<Part, u32>,
+    /// What publishers were told.
+    pub tallies: Vec<(Door, Tally)>,
+    /// From the last restart until nothing was under way.
+    pub quiet_after: Option<Duration>,
+    /// Where to look, if it was kept.
+    pub folder: Option<PathBuf>,
+}
+
+impl FaultOutcome {
+    /// Whether every invariant holds and the system came to rest.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.report.holds() && self.quiet_after.is_some()
+    }
+}
+
+impl fmt::Display for FaultOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.report)?;
+        for (door, tally) in &self.tallies {
+            let Tally { ok, refused, unknown } = tally;
+            writeln!(f, "published over {}: {ok} ok, {refused} refused, {unknown} unknown", door.as_str())?;
+        }
+        let list = |parts: &BTreeMap<Part, u32>| {
+            parts.iter().map(|(part, count)| format!("{part} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        writeln!(f, "killed: {}", list(&self.kills))?;
+        if !self.deaths.is_empty() {
+            writeln!(f, "ended by themselves and started again: {}", list(&self.deaths))?;
+        }
+        match self.quiet_after {
+            Some(time) => writeln!(f, "quiet {:.1} s after the last restart", time.as_secs_f64())?,
+            None => writeln!(f, "not quiet within {QUIET_LIMIT:?}")?,
+        }
+        if let Some(folder) = &self.folder {
+            writeln!(f, "logs and ledgers: {}", folder.display())?;
+        }
+        let verdict = if self.holds() { "all invariants hold" } else { "VIOLATED" };
+        write!(f, "seed {}: {verdict}", self.seed)
+    }
+}
+
+/// Runs it; `note` is told what happens.
+///
+/// # Errors
+/// The stack cannot be started, or something stays broken that is no finding of the check.
+pub async fn run(options: &FaultOptions, mut note: impl FnMut(String)) -> anyhow::Result<FaultOutcome> {
+    let folder = options.folder.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("webhooks-faults-{}-{}", options.seed, std::process::id()))
+    });
+    note(format!("seed {}, {} kills, in {}", options.seed, options.faults, folder.display()));
+    let mut outcome = Box::pin(run_in(options, &folder, &mut note)).await?;
+    if options.folder.is_none() && outcome.holds() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    } else {
+        outcome.folder = Some(folder);
+    }
+    Ok(outcome)
+}
+
+async fn run_in(options: &FaultOptions, folder: &Path, note: &mut impl FnMut(String)) -> anyhow::Result<FaultOutcome> {
+    let stack = StackOptions { dispatchers: 2, ..StackOptions::new(&options.bin_dir, folder) }
+        .setting("WEBHOOKS_RETRY_BASE", "1s")
+        .setting("WEBHOOKS_RETRY_IMMEDIATE", "200ms")
+        .setting("WEBHOOKS_RETRY_MAX_ATTEMPTS", &MAX_ATTEMPTS.to_string())
+        .setting("WEBHOOKS_ATTEMPT_TIMEOUT", "5s");
+    let mut stack = Stack::start(stack).await?;
+    let received = folder.join("received");
+    let receiver =
+        ReceiverOptions { ledger: Some(received.clone()), keep: 0, seed: options.seed, ..ReceiverOptions::default() };
+    let receiver = Receiver::start(receiver).await?;
+    let cast = Cast::make(&stack, &receiver).await?;
+    let stop = CancellationToken::new();
+    let publishers = cast.publish(&stack, folder, &stop)?;
+    note("publishing".to_owned());
+    tokio::time::sleep(CALM).await;
+
+    let mut kills = Kills::default();
+    for fault in plan::plan(options.seed, options.faults) {
+        kills.strike(&mut stack, fault, note).await?;
+    }
+    kills.heal(&mut stack).await?;
+    note("healed".to_owned());
+    tokio::time::sleep(CALM).await;
+    stop.cancel();
+    let (tallies, published) = finish(publishers).await?;
+    let healed = Instant::now();
+    let quiet_after = match quiet(&stack, QUIET_LIMIT).await {
+        Ok(()) => Some(healed.elapsed()),
+        Err(error) => {
+            note(format!("{error:#}"));
+            None
+        }
+    };
+    receiver.stop().await?;
+    let evidence = Evidence {
+        published,
+        received: ledger::read(&received)?,
+        hooks: cast.hooks,
+        deliveries: record::deliveries(&stack).await?,
+        attempts: record::attempts(&stack).await?,
+        counters: record::counters(&stack).await?,
+        dispatcher_kills: kills.dispatchers,
+        max_attempts: MAX_ATTEMPTS,
+    };
+    let report = check::check(&evidence);
+    stack.stop_all().await?;
+    Ok(FaultOutcome {
+        seed: options.seed,
+        report,
+        kills: kills.ordered,
+        deaths: kills.unordered,
+        tallies,
+        quiet_after,
+        folder: None,
+    })
+}
+
+async fn finish(publishers: Publishers) -> anyhow::Result<(Vec<(Door, Tally)>, Vec<ledger::Published>)> {
+    let files = publishers.ledgers.clone();
+    let tallies = publishers.finish().await?;
+    let mut published = Vec::new();
+    for file in files {
+        published.extend(ledger::read(&file)?);
+    }
+    Ok((tallies, published))
+}
+
+/// Who was killed, and who is to be started again when.
+#[derive(Debug, Default)]
+struct Kills {
+    dead: BTreeMap<Part, Instant>,
+    ordered: BTreeMap<Part, u32>,
+    unordered: BTreeMap<Part, u32>,
+    /// When dispatchers died, in microseconds since the epoch.
+    dispatchers: Vec<i64>,
+}
+
+impl Kills {
+    /// Waits until the fault is due and looks after the processes meanwhile; then kills. When the
+    /// victim is dead already, the next part that lives takes its place.
+    async fn strike(&mut self, stack: &mut Stack, fault: Fault, note: &mut impl FnMut(String)) -> anyhow::Result<()> {
+        let due = Instant::now() + fault.after;
+        while Instant::now() < due {
+            self.look_after(stack, note).await?;
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
+        let parts = stack.parts();
+        let start = parts.iter().position(|part| *part == fault.part).unwrap_or(0);
+        let living = parts.iter().cycle().skip(start).take(parts.len()).find(|part| !self.dead.contains_key(part));
+        let Some(part) = living.copied() else { return Ok(()) };
+        note(format!("kill {part}, back after {:.1} s", fault.down.as_secs_f64()));
+        stack.kill(part).await?;
+        self.note_death(part);
+        *self.ordered.entry(part).or_default() += 1;
+        self.dead.insert(part, Instant::now() + fault.down);
+        Ok(())
+    }
+
+    /// Starts again whose time has come, and notices who died by itself.
+    async fn look_after(&mut self, stack: &mut Stack, note: &mut impl FnMut(String)) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let due: Vec<Part> = self.dead.iter().filter(|(_, at)| **at <= now).map(|(part, _)| *part).collect();
+        for part in due {
+            stack.revive(part).await?;
+            self.dead.remove(&part);
+        }
+        for part in stack.dead() {
+            if !self.dead.contains_key(&part) {
+                note(format!("{part} ended by itself"));
+                self.note_death(part);
+                *self.unordered.entry(part).or_default() += 1;
+                self.dead.insert(part, now + RESTART_PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_death(&mut self, part: Part) {
+        if part.is_dispatcher() {
+            self.dispatchers.push(now_micros());
+        }
+    }
+
+    /// Starts everything that is dead and waits until all is ready.
+    async fn heal(&mut self, stack: &mut Stack) -> anyhow::Result<()> {
+        // The servers first: a service may give up when what it needs does not come.
+        let mut dead: Vec<Part> = std::mem::take(&mut self.dead).into_keys().collect();
+        dead.sort_by_key(|part| !matches!(part, Part::Nats | Part::Postgres));
+        for part in dead {
+            stack.revive(part).await?;
+        }
+        for part in stack.parts() {
+            stack.wait_ready(part).await.context("after the last kill")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,382 @@
+//! The whole system as child processes: nats-server, PostgreSQL, and each service as a process of its
+//! own, as `webhooks up` runs it, but with every part in the caller's hand, to be killed and started
+//! again at will and on the same ports.
+//!
+//! Nothing is compiled here: the programs are found in a folder. Workspaces and tokens are made by
+//! the operators' command line, webhooks through the REST API, so the system is used only as its
+//! users use it. Everything below one stack dies with it.
+
+mod api;
+mod part;
+mod service;
+mod usage;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use http::{HeaderMap, Method, header};
+use tokio::process::Command;
+use uuid::Uuid;
+use webhooks_bus::{Bus, BusSettings};
+use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port, wait_until};
+use webhooks_runtime::Settings as _;
+
+pub use self::{
+    api::{Api, MadeWebhook, NewWebhook},
+    part::Part,
+    usage::{Usage, processor_time},
+};
+use self::service::Service;
+use crate::{client::HttpClient, publish::{Door, Target}};
+
+/// How long a part may take to be ready after a start.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an operator's command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+
+/// The database's name.
+const DATABASE: &str = "webhooks";
+
+/// Signing secrets of a stack are sealed with this: 32 zero bytes. It guards nothing.
+const ENCRYPTION_KEYS: &str = "loadgen:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+/// What services of a stack show to each other.
+const INTERNAL_TOKEN: &str = "loadgen-internal-token";
+
+/// What a stack is to be like.
+#[derive(Debug, Clone)]
+pub struct StackOptions {
+    /// Where the programs are.
+    pub bin_dir: PathBuf,
+    /// Where data and logs go.
+    pub folder: PathBuf,
+    /// How many dispatchers share the work.
+    pub dispatchers: u16,
+    /// When nats-server writes to the disk.
+    pub sync: SyncInterval,
+    /// Settings for every service, `WEBHOOKS_…`.
+    pub settings: Vec<(String, String)>,
+}
+
+impl StackOptions {
+    /// One dispatcher, nats-server's own sync interval, no settings.
+    #[must_use]
+    pub fn new(bin_dir: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            bin_dir: bin_dir.into(),
+            folder: folder.into(),
+            dispatchers: 1,
+            sync: SyncInterval::ServerDefault,
+            settings: Vec::new(),
+        }
+    }
+
+    /// One more setting.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A workspace on the Enterprise plan, with full access to it.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Its id.
+    pub id: Uuid,
+    /// A token with every scope.
+    pub token: String,
+}
+
+/// A running system. Dropping it kills every process.
+#[derive(Debug)]
+pub struct Stack {
+    options: StackOptions,
+    /// nats-server.
+    pub nats: NatsServer,
+    /// PostgreSQL.
+    pub postgres: Postgres,
+    services: BTreeMap<Part, Service>,
+    addresses: Addresses,
+}
+
+/// Addresses that last as long as the stack.
+#[derive(Debug, Clone)]
+struct Addresses {
+    api: u16,
+    grpc: u16,
+    ingest: u16,
+    ingest_grpc: u16,
+}
+
+impl Stack {
+    /// Starts everything and waits until all parts are ready.
+    ///
+    /// # Errors
+    /// A program is missing or does not become ready; the message ends with its log.
+    pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
+        ensure!(
+            options.bin_dir.join("webhooks").is_file(),
+            "{} holds no programs: run `make build` (or `make build PROFILE=release`) first",
+            options.bin_dir.display()
+        );
+        std::fs::create_dir_all(&options.folder).with_context(|| format!("cannot create {}", options.folder.display()))?;
+        let nats = NatsServer::builder(options.folder.join("nats")).sync_interval(options.sync);
+        let postgres = Postgres::builder(options.folder.join("postgres"));
+        let (nats, postgres) = tokio::try_join!(nats.start(), postgres.start())?;
+        postgres.ensure_database(DATABASE).await?;
+        let addresses =
+            Addresses { api: free_port()?, grpc: free_port()?, ingest: free_port()?, ingest_grpc: free_port()? };
+        let mut stack = Self { options, nats, postgres, services: BTreeMap::new(), addresses };
+        stack.operate(&["migrate"]).await.context("`webhooks migrate` failed")?;
+        let dispatchers = (1..=stack.options.dispatchers).map(Part::Dispatcher);
+        let parts: Vec<Part> = [Part::Management, Part::Ingest, Part::Fanout].into_iter().chain(dispatchers).collect();
+        for part in &parts {
+            stack.add(*part)?;
+        }
+        for part in parts {
+            stack.wait_ready(part).await?;
+        }
+        Ok(stack)
+    }
+
+    /// Starts a service that is not there yet: one more dispatcher.
+    ///
+    /// # Errors
+    /// Its program is missing, or there is no free port for it.
+    pub fn add(&mut self, part: Part) -> anyhow::Result<()> {
+        let loopback = |port: u16| format!("127.0.0.1:{port}");
+        let admin = free_port()?;
+        let mut settings: Vec<(String, String)> = vec![
+            ("WEBHOOKS_ADMIN_ADDR".to_owned(), loopback(admin)),
+            ("WEBHOOKS_NATS_URL".to_owned(), self.nats.url()),
+            ("WEBHOOKS_ENCRYPTION_KEYS".to_owned(), ENCRYPTION_KEYS.to_owned()),
+            ("WEBHOOKS_INTERNAL_TOKEN".to_owned(), INTERNAL_TOKEN.to_owned()),
+            ("WEBHOOKS_EGRESS_ALLOW_HTTP".to_owned(), "true".to_owned()),
+            ("WEBHOOKS_EGRESS_ALLOW_CIDRS".to_owned(), "127.0.0.0/8".to_owned()),
+            ("WEBHOOKS_RATE_LIMIT".to_owned(), "10000000".to_owned()),
+        ];
+        let mut own = |name: &str, value: String| settings.push((name.to_owned(), value));
+        match part {
+            Part::Management => {
+                own("WEBHOOKS_DATABASE_URL", self.database_url());
+                own("WEBHOOKS_API_ADDR", loopback(self.addresses.api));
+                own("WEBHOOKS_GRPC_ADDR", loopback(self.addresses.grpc));
+            }
+            Part::Ingest => {
+                own("WEBHOOKS_INGEST_HTTP_ADDR", loopback(self.addresses.ingest));
+                own("WEBHOOKS_INGEST_GRPC_ADDR", loopback(self.addresses.ingest_grpc));
+            }
+            Part::Dispatcher(_) => own("WEBHOOKS_MANAGEMENT_GRPC_URL", format!("http://127.0.0.1:{}", self.addresses.grpc)),
+            Part::Fanout => {}
+            Part::Nats | Part::Postgres => bail!("{part} is no service"),
+        }
+        settings.extend(self.options.settings.iter().cloned());
+        let log = self.options.folder.join(format!("{part}.log"));
+        let program = self.options.bin_dir.join(part.program());
+        self.services.insert(part, Service::start(part, program, log, settings, admin)?);
+        Ok(())
+    }
+
+    /// Waits until a part is ready.
+    ///
+    /// # Errors
+    /// It is not within a minute; the message ends with its log.
+    pub async fn wait_ready(&self, part: Part) -> anyhow::Result<()> {
+        match part {
+            Part::Nats => self.nats.wait_healthy(READY_LIMIT).await,
+            Part::Postgres => self.postgres.wait_accepting(READY_LIMIT).await,
+            service => self.service(service)?.wait_ready(READY_LIMIT).await,
+        }
+    }
+
+    /// SIGKILL; it stays dead until [`revive`](Self::revive).
+    ///
+    /// # Errors
+    /// There is no such part, or the system refuses.
+    pub async fn kill(&mut self, part: Part) -> anyhow::Result<()> {
+        match part {
+            Part::Nats => self.nats.kill().await,
+            Part::Postgres => self.postgres.kill().await,
+            service => self.service_mut(service)?.kill().await,
+        }
+    }
+
+    /// SIGTERM, and waits for the drain.
+    ///
+    /// # Errors
+    /// There is no such part, or the system refuses.
+    pub async fn stop(&mut self, part: Part) -> anyhow::Result<()> {
+        match part {
+            Part::Nats => self.nats.stop().await,
+            Part::Postgres => self.postgres.stop().await,
+            service => self.service_mut(service)?.stop().await,
+        }
+    }
+
+    /// Starts a dead part again, with its ports and data. A service is not waited for.
+    ///
+    /// # Errors
+    /// There is no such part, it runs, or it does not start.
+    pub async fn revive(&mut self, part: Part) -> anyhow::Result<()> {
+        match part {
+            Part::Nats => self.nats.start().await,
+            Part::Postgres => self.postgres.start().await,
+            service => self.service_mut(service)?.revive(),
+        }
+    }
+
+    /// Stops everything politely, whoever takes work first.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn stop_all(mut self) -> anyhow::Result<()> {
+        let order = |part: &Part| match part {
+            Part::Ingest => 0,
+            Part::Fanout => 1,
+            Part::Dispatcher(_) => 2,
+            _ => 3,
+        };
+        let mut parts: Vec<Part> = self.services.keys().copied().collect();
+        parts.sort_by_key(order);
+        for part in parts.into_iter().chain([Part::Nats, Part::Postgres]) {
+            self.stop(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a workspace on the Enterprise plan and a token, and waits until ingest takes it.
+    ///
+    /// # Errors
+    /// A command fails, or ingest does not learn of the token.
+    pub async fn workspace(&self, name: &str) -> anyhow::Result<Workspace> {
+        let id = self.operate(&["workspace", "create", "--name", name, "--plan", "ENTERPRISE"]).await?;
+        let id: Uuid = id.trim().parse().with_context(|| format!("{id:?} is no workspace id"))?;
+        let token = self.operate(&["token", "create", "--workspace", &id.to_string(), "--test"]).await?;
+        let workspace = Workspace { id, token: token.trim().to_owned() };
+        self.known_to_ingest(&workspace.token).await?;
+        Ok(workspace)
+    }
+
+    async fn known_to_ingest(&self, token: &str) -> anyhow::Result<()> {
+        let mut client = HttpClient::new(&self.ingest_url())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        wait_until("ingest to know a token", READY_LIMIT, async || {
+            // The token opens the door, and then the event is refused.
+            match client.send(Method::POST, "/v1/events", &headers, "{}".into()).await {
+                Ok(answer) if answer.status == 400 => Ok(()),
+                Ok(answer) => Err(format!("{} {:?}", answer.status, answer.body)),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await
+    }
+
+    /// Runs a command of the `webhooks` program against this stack; gives what it prints.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than a minute and a half.
+    pub async fn operate(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(self.options.bin_dir.join("webhooks"));
+        command
+            .args(arguments)
+            .env("WEBHOOKS_NATS_URL", self.nats.url())
+            .env("WEBHOOKS_DATABASE_URL", self.database_url())
+            .envs(self.options.settings.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(COMMAND_LIMIT, command.output()).await;
+        let output = output.with_context(|| format!("`webhooks {}` does not end", arguments.join(" ")))??;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`webhooks {}`: {} {}", arguments.join(" "), output.status, errors.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The REST API, as the holder of a workspace's token.
+    ///
+    /// # Errors
+    /// The token cannot stand in a header.
+    pub fn api(&self, workspace: &Workspace) -> anyhow::Result<Api> {
+        Api::new(&format!("http://127.0.0.1:{}", self.addresses.api), &workspace.token)
+    }
+
+    /// A door for a workspace's publisher.
+    #[must_use]
+    pub fn door(&self, door: Door, workspace: &Workspace) -> Target {
+        let url = match door {
+            Door::Http => self.ingest_url(),
+            Door::Grpc => format!("http://127.0.0.1:{}", self.addresses.ingest_grpc),
+            Door::Nats => self.nats.url(),
+        };
+        Target { door, url, token: Some(workspace.token.clone()) }
+    }
+
+    /// A connection to this stack's NATS, with this stack's settings.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub async fn bus(&self) -> anyhow::Result<Bus> {
+        let mut env = webhooks_runtime::Env::from_vars(self.options.settings.iter().cloned());
+        let settings = BusSettings { url: self.nats.url(), ..BusSettings::read(&mut env) };
+        env.finish()?;
+        Ok(Bus::connect(settings, "webhooks-loadgen").await?)
+    }
+
+    /// Asks PostgreSQL; rows as lines, columns split by `|`.
+    ///
+    /// # Errors
+    /// The statement fails, or PostgreSQL is down.
+    pub async fn sql(&self, statement: &str) -> anyhow::Result<String> {
+        self.postgres.sql(DATABASE, statement).await
+    }
+
+    /// Processor time and memory of every process of the stack at this moment.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let services = self.services.iter().map(|(part, service)| (*part, service.pid()));
+        let servers = [(Part::Nats, self.nats.pid()), (Part::Postgres, self.postgres.pid())];
+        Usage::of(services.chain(servers).filter_map(|(part, pid)| Some((part, pid?))))
+    }
+
+    /// The services that were started, and the two servers.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part> {
+        self.services.keys().copied().chain([Part::Nats, Part::Postgres]).collect()
+    }
+
+    /// Parts that do not run at this moment.
+    #[must_use]
+    pub fn dead(&self) -> Vec<Part> {
+        let services = self.services.iter().map(|(part, service)| (*part, service.pid()));
+        let servers = [(Part::Nats, self.nats.pid()), (Part::Postgres, self.postgres.pid())];
+        services.chain(servers).filter(|(_, pid)| pid.is_none()).map(|(part, _)| part).collect()
+    }
+
+    /// Where data and logs are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    fn ingest_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.addresses.ingest)
+    }
+
+    fn database_url(&self) -> String {
+        self.postgres.url(DATABASE)
+    }
+
+    fn service(&self, part: Part) -> anyhow::Result<&Service> {
+        self.services.get(&part).with_context(|| format!("there is no {part}"))
+    }
+
+    fn service_mut(&mut self, part: Part) -> anyhow::Result<&mut Service> {
+        self.services.get_mut(&part).with_context(|| format!("there is no {part}"))
+    }
+}

@@ -1,0 +1,31 @@
+//! Housekeeping: tomorrow's partitions, yesterday's history, answers nobody can ask for any more.
+
+use std::time::Duration;
+
+use webhooks_store::Day;
+
+use super::{Surroundings, pause};
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(3_600);
+
+/// How many days ahead partitions are made.
+const AHEAD_DAYS: u16 = 7;
+
+/// Runs at start and then every hour, until shutdown.
+pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Result<()> {
+    loop {
+        let now = around.clock.now_micros();
+        let today = Day::of_micros(now);
+        let made = around.store.ensure_partitions(today, AHEAD_DAYS).await?;
+        let oldest = Day::of_micros(now.saturating_sub(i64::from(retention_days) * DAY_MICROS));
+        let dropped = around.store.drop_partitions_older_than(oldest).await?;
+        let purged = around.store.purge_idempotent(now).await?;
+        tracing::info!(made, dropped, purged, "history.maintained");
+        if pause(&around, EVERY).await {
+            return Ok(());
+        }
+    }
+}
+
+const DAY_MICROS: i64 = 86_400_000_000;

@@ -1,0 +1,414 @@
+//! What a caller wants a webhook to be: raw from either face, then judged whole.
+//!
+//! REST and gRPC both fill a [`Draft`]; [`Draft::judge_new`] and [`Draft::judge_changes`] apply the
+//! same rules to it and report every problem at once. Absent means untouched (or the default at
+//! creation); present and empty is a value of its own.
+
+use uuid::Uuid;
+use webhooks_domain::{
+    endpoint::{AddressPolicy, EndpointUrl},
+    event::Profile,
+    webhook::{DEFAULT_TRIGGERS, MAX_LINKS, MAX_NAME_CHARS, TRIGGER_KINDS, WebhookSource},
+};
+
+use crate::{
+    error::{ManagementError, Violation, parse_id},
+    words::{ShownStatus, parse_source},
+};
+
+/// A webhook as asked for, unchecked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// The name.
+    pub name: Option<String>,
+    /// The endpoint's URL.
+    pub endpoint_url: Option<String>,
+    /// The links it is bound to; `Some(vec![])` = the whole workspace.
+    pub links: Option<Vec<String>>,
+    /// Step kinds; `Some(vec![])` = every kind.
+    pub triggers: Option<Vec<String>>,
+    /// Long status word.
+    pub status: Option<String>,
+    /// Long source word.
+    pub source: Option<String>,
+    /// Payload profile.
+    pub profile: Option<String>,
+    /// What the face itself found wrong (types, unknown members).
+    pub problems: Vec<Violation>,
+}
+
+/// A new webhook, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewDraft {
+    /// The name.
+    pub(crate) name: String,
+    /// The endpoint's URL, as given.
+    pub(crate) endpoint_url: String,
+    /// The links; empty = the whole workspace.
+    pub(crate) links: Vec<Uuid>,
+    /// Step kinds; empty = every kind.
+    pub(crate) triggers: Vec<String>,
+    /// Who made it.
+    pub(crate) source: WebhookSource,
+    /// Payload profile.
+    pub(crate) profile: Profile,
+}
+
+/// Changes to a webhook, checked. `None` = untouched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// The name.
+    pub(crate) name: Option<String>,
+    /// The endpoint's URL.
+    pub(crate) endpoint_url: Option<String>,
+    /// The links.
+    pub(crate) links: Option<Vec<Uuid>>,
+    /// Step kinds.
+    pub(crate) triggers: Option<Vec<String>>,
+    /// The status a person wants.
+    pub(crate) status: Option<ShownStatus>,
+    /// Who made it.
+    pub(crate) source: Option<WebhookSource>,
+    /// Payload profile.
+    pub(crate) profile: Option<Profile>,
+}
+
+impl Draft {
+    /// Checks a webhook that is to be created.
+    ///
+    /// # Errors
+    /// Every rule that is broken.
+    pub(crate) fn judge_new(self, policy: &AddressPolicy) -> Result<NewDraft, ManagementError> {
+        let mut judge = Judge::new(self.problems, policy);
+        if self.name.is_none() {
+            judge.missing("name");
+        }
+        if self.endpoint_url.is_none() {
+            judge.missing("endpointUrl");
+        }
+        let new = NewDraft {
+            name: judge.name(self.name).unwrap_or_default(),
+            endpoint_url: judge.endpoint(self.endpoint_url).unwrap_or_default(),
+            links: judge.links(self.links).unwrap_or_default(),
+            triggers: judge
+                .triggers(self.triggers)
+                .unwrap_or_else(|| DEFAULT_TRIGGERS.map(str::to_owned).to_vec()),
+            source: judge.source(self.source).unwrap_or_default(),
+            profile: judge.profile(self.profile).unwrap_or_default(),
+        };
+        judge.verdict(new)
+    }
+
+    /// Checks changes to a webhook. None at all are fine.
+    ///
+    /// # Errors
+    /// Every rule that is broken.
+    pub(crate) fn judge_changes(self, policy: &AddressPolicy) -> Result<Changes, ManagementError> {
+        let mut judge = Judge::new(self.problems, policy);
+        let changes = Changes {
+            name: judge.name(self.name),
+            endpoint_url: judge.endpoint(self.endpoint_url),
+            links: judge.links(self.links),
+            triggers: judge.triggers(self.triggers),
+            status: judge.status(self.status),
+            source: judge.source(self.source),
+            profile: judge.profile(self.profile),
+        };
+        judge.verdict(changes)
+    }
+}
+
+struct Judge<'a> {
+    policy: &'a AddressPolicy,
+    violations: Vec<Violation>,
+    endpoint_refused: bool,
+}
+
+impl<'a> Judge<'a> {
+    fn new(violations: Vec<Violation>, policy: &'a AddressPolicy) -> Self {
+        Self {
+            policy,
+            violations,
+            endpoint_refused: false,
+        }
+    }
+
+    fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
+        if self.violations.is_empty() {
+            return Ok(value);
+        }
+        Err(ManagementError::refused(
+            self.violations,
+            self.endpoint_refused,
+        ))
+    }
+
+    fn refuse(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
+        self.violations.push(Violation::new(field, reason, message));
+    }
+
+    fn missing(&mut self, field: &str) {
+        // A member of the wrong type has been named already.
+        if self.violations.iter().all(|v| v.field != field) {
+            self.refuse(field, "missing", "has to be given");
+        }
+    }
+
+    fn name(&mut self, name: Option<String>) -> Option<String> {
+        let name = name?;
+        if name.trim().is_empty() {
+            self.refuse("name", "blank", "must not be blank");
+        } else if name.chars().count() > MAX_NAME_CHARS {
+            self.refuse(
+                "name",
+                "too_long",
+                format!("has at most {MAX_NAME_CHARS} characters"),
+            );
+        } else if name.chars().any(char::is_control) {
+            self.refuse("name", "control_character", "has no control characters");
+        }
+        Some(name)
+    }
+
+    fn endpoint(&mut self, text: Option<String>) -> Option<String> {
+        let text = text?;
+        if let Err(refusal) = EndpointUrl::parse(&text, self.policy) {
+            self.endpoint_refused = true;
+            self.refuse("endpointUrl", refusal.reason(), refusal.to_string());
+        }
+        Some(text)
+    }
+
+    fn links(&mut self, links: Option<Vec<String>>) -> Option<Vec<Uuid>> {
+        let mut ids = Vec::new();
+        for link in links? {
+            match parse_id(&link) {
+                Some(id) if !ids.contains(&id) => ids.push(id),
+                Some(_) => {}
+                None => {
+                    self.refuse("linkId", "not_an_id", "is neither empty nor a UUID");
+                    break;
+                }
+            }
+            if ids.len() > MAX_LINKS {
+                self.refuse(
+                    "linkIds",
+                    "too_many",
+                    format!("holds at most {MAX_LINKS} links"),
+                );
+                break;
+            }
+        }
+        Some(ids)
+    }
+
+    fn triggers(&mut self, triggers: Option<Vec<String>>) -> Option<Vec<String>> {
+        let mut kinds: Vec<String> = Vec::new();
+        for kind in triggers? {
+            if !TRIGGER_KINDS.contains(&kind.as_str()) {
+                let expected = TRIGGER_KINDS.join(", ");
+                self.refuse(
+                    "triggers",
+                    "unknown_trigger",
+                    format!("holds only {expected}"),
+                );
+                break;
+            }
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        Some(kinds)
+    }
+
+    fn status(&mut self, word: Option<String>) -> Option<ShownStatus> {
+        let status = ShownStatus::parse(&word?);
+        if status.is_none() {
+            let expected = ShownStatus::ALL.map(ShownStatus::as_str).join(", ");
+            self.refuse("status", "unknown_status", format!("is one of {expected}"));
+        }
+        status
+    }
+
+    fn source(&mut self, word: Option<String>) -> Option<WebhookSource> {
+        let source = parse_source(&word?);
+        if source.is_none() {
+            let expected = WebhookSource::ALL
+                .iter()
+                .map(|source| crate::words::source_word(*source))
+                .collect::<Vec<_>>()
+                .join(", ");
+            self.refuse("source", "unknown_source", format!("is one of {expected}"));
+        }
+        source
+    }
+
+    fn profile(&mut self, word: Option<String>) -> Option<Profile> {
+        let profile = word?.parse().ok();
+        if profile.is_none() {
+            let expected = Profile::ALL.map(Profile::as_str).join(", ");
+            self.refuse(
+                "profile",
+                "unknown_profile",
+                format!("is one of {expected}"),
+            );
+        }
+        profile
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft {
+            name: Some("CRM".into()),
+            endpoint_url: Some("https://example.com/hook".into()),
+            ..Draft::default()
+        }
+    }
+
+    fn strict() -> AddressPolicy {
+        AddressPolicy::default()
+    }
+
+    fn problems(error: &ManagementError) -> Vec<(String, &'static str)> {
+        error
+            .violations()
+            .iter()
+            .map(|v| (v.field.clone(), v.reason))
+            .collect()
+    }
+
+    #[test]
+    fn a_new_webhook_listens_to_exit_steps_unless_told_otherwise() {
+        let new = draft().judge_new(&strict()).unwrap();
+        assert_eq!(new.triggers, ["KIND_EXIT"]);
+        assert!(new.links.is_empty());
+        let all = Draft {
+            triggers: Some(vec![]),
+            ..draft()
+        };
+        assert!(all.judge_new(&strict()).unwrap().triggers.is_empty());
+        let twice = Draft {
+            triggers: Some(vec!["KIND_ENTRY".into(), "KIND_ENTRY".into()]),
+            ..draft()
+        };
+        assert_eq!(twice.judge_new(&strict()).unwrap().triggers, ["KIND_ENTRY"]);
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let bad = Draft {
+            name: Some(" ".into()),
+            endpoint_url: Some("ftp://example.com".into()),
+            links: Some(vec!["x".into()]),
+            triggers: Some(vec!["KIND_UNSPECIFIED".into()]),
+            source: Some("MAKE".into()),
+            profile: Some("STRICT".into()),
+            ..Draft::default()
+        };
+        let error = bad.judge_new(&strict()).unwrap_err();
+        let fields: Vec<_> = problems(&error)
+            .into_iter()
+            .map(|(field, _)| field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "name",
+                "endpointUrl",
+                "linkId",
+                "triggers",
+                "source",
+                "profile"
+            ]
+        );
+        assert_eq!(error.row().2, "INVALID_ARGUMENT");
+        let error = Draft::default().judge_new(&strict()).unwrap_err();
+        assert_eq!(
+            problems(&error),
+            [
+                ("name".to_owned(), "missing"),
+                ("endpointUrl".to_owned(), "missing")
+            ]
+        );
+    }
+
+    #[test]
+    fn an_endpoint_that_is_never_called_has_its_own_code_type() {
+        for url in [
+            "https://127.0.0.1/",
+            "https://localhost/",
+            "http://example.com/",
+            "nonsense",
+        ] {
+            let bad = Draft {
+                endpoint_url: Some(url.into()),
+                ..draft()
+            };
+            let error = bad.judge_new(&strict()).unwrap_err();
+            assert_eq!(error.row().2, "INVALID_ENDPOINT_URL", "{url}");
+            assert_eq!(error.violations()[0].field, "endpointUrl");
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_in_characters() {
+        let named = |name: String| {
+            Draft {
+                name: Some(name),
+                ..draft()
+            }
+            .judge_new(&strict())
+        };
+        named("😀".repeat(MAX_NAME_CHARS)).unwrap();
+        let error = named("x".repeat(MAX_NAME_CHARS + 1)).unwrap_err();
+        assert_eq!(problems(&error), [("name".to_owned(), "too_long")]);
+        let error = named("a\0b".into()).unwrap_err();
+        assert_eq!(problems(&error), [("name".to_owned(), "control_character")]);
+    }
+
+    #[test]
+    fn absent_members_stay_untouched_and_empty_ones_clear() {
+        let none = Draft::default().judge_changes(&strict()).unwrap();
+        assert_eq!(none, Changes::default());
+        let cleared = Draft {
+            links: Some(vec![]),
+            triggers: Some(vec![]),
+            status: Some("WEBHOOK_STATUS_PAUSED".into()),
+            ..Draft::default()
+        };
+        let changes = cleared.judge_changes(&strict()).unwrap();
+        assert_eq!(changes.links, Some(vec![]));
+        assert_eq!(changes.triggers, Some(vec![]));
+        assert_eq!(changes.status, Some(ShownStatus::Paused));
+        let unknown = Draft {
+            status: Some("WEBHOOK_STATUS_UNSPECIFIED".into()),
+            ..Draft::default()
+        };
+        let error = unknown.judge_changes(&strict()).unwrap_err();
+        assert_eq!(problems(&error), [("status".to_owned(), "unknown_status")]);
+    }
+
+    #[test]
+    fn links_collapse_and_are_bounded() {
+        let id = Uuid::from_u128(5).to_string();
+        let twice = Draft {
+            links: Some(vec![id.clone(), id.to_uppercase()]),
+            ..draft()
+        };
+        assert_eq!(
+            twice.judge_new(&strict()).unwrap().links,
+            [Uuid::from_u128(5)]
+        );
+        let many = (0..=MAX_LINKS as u128).map(|n| Uuid::from_u128(n).to_string());
+        let many = Draft {
+            links: Some(many.collect()),
+            ..draft()
+        };
+        let error = many.judge_new(&strict()).unwrap_err();
+        assert_eq!(problems(&error), [("linkIds".to_owned(), "too_many")]);
+    }
+}

@@ -1,0 +1,232 @@
+//! Rows as gRPC's messages, and its requests as drafts.
+
+use prost_types::Timestamp;
+use webhooks_domain::{
+    endpoint::outcome::{FailureClass, Outcome},
+    ids::Trigger,
+    webhook::WebhookSource,
+};
+use webhooks_proto::v1;
+use webhooks_store::{AttemptRow, DeliveryRow, WebhookRow};
+
+use crate::{
+    draft::Draft,
+    model::wire_state,
+    view::updated_at,
+    words::{ShownStatus, source_word},
+};
+
+/// A webhook.
+pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
+    v1::Webhook {
+        id: row.id.to_string(),
+        workspace_id: row.workspace_id.to_string(),
+        name: row.name.clone(),
+        endpoint_url: row.endpoint_url.clone(),
+        status: shown(ShownStatus::of(row.status)).into(),
+        status_reason: row
+            .status_reason
+            .map_or_else(String::new, |reason| reason.to_string()),
+        status_label: row.status.to_string(),
+        source: source(row.source).into(),
+        link_ids: row.link_ids.iter().map(ToString::to_string).collect(),
+        triggers: row.triggers.clone(),
+        created_by: row.created_by.to_string(),
+        created_at: Some(timestamp(row.created_at)),
+        updated_at: Some(timestamp(updated_at(row))),
+        last_sent_at: row.last_sent_at.map(timestamp),
+        last_delivered_at: row.last_delivered_at.map(timestamp),
+        success_count: row.success_count,
+        failure_count: row.failure_count,
+        revision: row.revision,
+        profile: row.profile.clone(),
+    }
+}
+
+/// A webhook that is to be made.
+pub(super) fn draft_of_creation(request: &v1::CreateWebhookRequest) -> Draft {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Draft {
+        name: given(&request.name),
+        endpoint_url: given(&request.endpoint_url),
+        links: Some(request.link_ids.clone()),
+        triggers: request
+            .triggers
+            .as_ref()
+            .map(|triggers| triggers.kinds.clone()),
+        source: Some(written_source(request.source)),
+        profile: given(&request.profile),
+        ..Draft::default()
+    }
+}
+
+/// Changes to a webhook.
+pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
+    Draft {
+        name: request.name,
+        endpoint_url: request.endpoint_url,
+        links: request.links.map(|links| links.link_ids),
+        triggers: request.triggers.map(|triggers| triggers.kinds),
+        status: request.status.map(written_status),
+        source: request.source.map(written_source),
+        profile: request.profile,
+        problems: Vec::new(),
+    }
+}
+
+/// The long word of a status; a number that is none becomes a word that is none, and is refused as
+/// such.
+pub(super) fn written_status(number: i32) -> String {
+    v1::WebhookStatus::try_from(number).map_or_else(
+        |_| number.to_string(),
+        |status| status.as_str_name().to_owned(),
+    )
+}
+
+fn written_source(number: i32) -> String {
+    v1::WebhookSource::try_from(number).map_or_else(
+        |_| number.to_string(),
+        |source| source.as_str_name().to_owned(),
+    )
+}
+
+fn shown(status: ShownStatus) -> v1::WebhookStatus {
+    match status {
+        ShownStatus::Active => v1::WebhookStatus::Active,
+        ShownStatus::Disabled => v1::WebhookStatus::Disabled,
+        ShownStatus::Paused => v1::WebhookStatus::Paused,
+    }
+}
+
+fn source(source: WebhookSource) -> v1::WebhookSource {
+    // The long words are the enum's own names.
+    v1::WebhookSource::from_str_name(source_word(source)).unwrap_or_default()
+}
+
+/// A delivery.
+pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
+    v1::Delivery {
+        id: row.id.to_string(),
+        webhook_id: row.webhook_id.to_string(),
+        event_id: row.event_id.clone(),
+        event_type: row.event_type.clone(),
+        link_id: row.link_id.map_or_else(String::new, |id| id.to_string()),
+        lbid: row.lbid.clone(),
+        trigger: trigger(row.trigger).into(),
+        state: wire_state(row.state).into(),
+        attempt_count: i32::try_from(row.attempt_count).unwrap_or(i32::MAX),
+        next_attempt_at: row.next_attempt_at.map(timestamp),
+        created_at: Some(timestamp(row.created_at)),
+        completed_at: row.completed_at.map(timestamp),
+        last_status_code: row.last_status_code.map_or(0, i32::from),
+        last_error_class: class(row.last_error_class).into(),
+        last_error_reason: row.last_error_reason.clone().unwrap_or_default(),
+    }
+}
+
+/// An attempt.
+pub(super) fn attempt(row: &AttemptRow) -> v1::Attempt {
+    v1::Attempt {
+        number: i32::try_from(row.number).unwrap_or(i32::MAX),
+        execution_id: row.execution_id.to_string(),
+        started_at: Some(timestamp(row.started_at)),
+        outcome: outcome(row.outcome).into(),
+        class: class(row.class).into(),
+        status_code: row.status_code.map_or(0, i32::from),
+        timings: Some(v1::Timings {
+            dns_us: row.timings.dns_us,
+            connect_us: row.timings.connect_us,
+            tls_us: row.timings.tls_us,
+            first_byte_us: row.timings.first_byte_us,
+            total_us: row.timings.total_us,
+        }),
+        response_headers: row
+            .response_headers
+            .iter()
+            .map(|header| v1::Header {
+                name: header.name.clone(),
+                value: header.value.clone(),
+            })
+            .collect(),
+        response_body: row.response_body.clone(),
+        response_body_truncated: row.response_body_truncated,
+        error: row.error.clone(),
+    }
+}
+
+fn trigger(trigger: Trigger) -> v1::Trigger {
+    match trigger {
+        Trigger::Event => v1::Trigger::Event,
+        Trigger::Replay => v1::Trigger::Replay,
+        Trigger::Test => v1::Trigger::Test,
+    }
+}
+
+fn outcome(outcome: Outcome) -> v1::Outcome {
+    // The words are the same but for the prefix.
+    v1::Outcome::from_str_name(&format!("OUTCOME_{}", outcome.as_str())).unwrap_or_default()
+}
+
+fn class(class: Option<FailureClass>) -> v1::FailureClass {
+    match class {
+        None => v1::FailureClass::Unspecified,
+        Some(FailureClass::Temporary) => v1::FailureClass::Temporary,
+        Some(FailureClass::Permanent) => v1::FailureClass::Permanent,
+        Some(FailureClass::Ours) => v1::FailureClass::Ours,
+    }
+}
+
+fn timestamp(micros: i64) -> Timestamp {
+    let nanos = micros.rem_euclid(1_000_000) * 1_000;
+    Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use webhooks_domain::delivery::DeliveryState;
+
+    use super::*;
+
+    #[test]
+    fn our_words_are_the_protocols_words() {
+        for known in WebhookSource::ALL {
+            assert_ne!(source(*known), v1::WebhookSource::Unspecified);
+        }
+        for known in Outcome::ALL {
+            assert_ne!(outcome(known), v1::Outcome::Unspecified);
+        }
+        for known in ShownStatus::ALL {
+            assert_eq!(shown(known).as_str_name(), known.as_str());
+            assert_eq!(written_status(shown(known).into()), known.as_str());
+        }
+        for known in DeliveryState::ALL {
+            assert_eq!(
+                wire_state(known).as_str_name(),
+                format!("DELIVERY_STATE_{}", known.as_str())
+            );
+            assert_eq!(crate::model::delivery_state(wire_state(known)), Some(known));
+        }
+        assert_eq!(written_status(99), "99");
+    }
+
+    #[test]
+    fn times_before_1970_have_positive_fractions() {
+        assert_eq!(
+            timestamp(-1),
+            Timestamp {
+                seconds: -1,
+                nanos: 999_999_000
+            }
+        );
+        assert_eq!(
+            timestamp(1_500_000),
+            Timestamp {
+                seconds: 1,
+                nanos: 500_000_000
+            }
+        );
+    }
+}

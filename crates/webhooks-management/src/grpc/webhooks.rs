@@ -1,0 +1,190 @@
+//! `WebhookService`.
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
+use webhooks_proto::v1::{self, webhook_service_server::WebhookService};
+
+use super::{Grpc, convert, webhook_id};
+use crate::{
+    error::{ManagementError, Violation},
+    page::page_size_of,
+    rest::{READ, WRITE},
+    service::{Face, Mutated, Once},
+    words::{STATUS_UNSPECIFIED, ShownStatus},
+};
+
+/// How this face puts the answers that are kept. Refusals are not: a status does not survive as
+/// bytes, and judging the same request again gives the same one.
+const FACE: Face = Face {
+    encode: encode_mutated,
+    refuse: None,
+};
+
+/// Longest idempotency key, in characters.
+const MAX_KEY_CHARS: usize = 255;
+
+#[async_trait]
+impl WebhookService for Grpc {
+    async fn create_webhook(
+        &self,
+        request: Request<v1::CreateWebhookRequest>,
+    ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
+        self.call(
+            "CreateWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let once = once_of(&request)?;
+                let draft = Ok(convert::draft_of_creation(&request));
+                let answer = self
+                    .management
+                    .create_webhook(caller, draft, once, FACE)
+                    .await?;
+                let body = v1::CreateWebhookResponse::decode(answer.body.as_slice())
+                    .map_err(ManagementError::internal)?;
+                let mut response = Response::new(body);
+                if answer.replayed {
+                    let replayed = MetadataValue::from_static("true");
+                    response
+                        .metadata_mut()
+                        .insert("idempotent-replayed", replayed);
+                }
+                Ok(response)
+            },
+        )
+        .await
+    }
+
+    async fn get_webhook(
+        &self,
+        request: Request<v1::GetWebhookRequest>,
+    ) -> Result<Response<v1::GetWebhookResponse>, Status> {
+        self.call("GetWebhook", READ, request, |caller, request| async move {
+            let row = self
+                .management
+                .get_webhook(&caller, webhook_id(&request.id)?)
+                .await?;
+            let webhook = Some(convert::webhook(&row));
+            Ok(Response::new(v1::GetWebhookResponse { webhook }))
+        })
+        .await
+    }
+
+    async fn list_webhooks(
+        &self,
+        request: Request<v1::ListWebhooksRequest>,
+    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        self.call(
+            "ListWebhooks",
+            READ,
+            request,
+            |caller, request| async move {
+                let status = status_filter(request.status)?;
+                let size = page_size_of(request.page_size)?;
+                let page = self
+                    .management
+                    .list_webhooks(&caller, status, size, &request.page_token)
+                    .await?;
+                Ok(Response::new(v1::ListWebhooksResponse {
+                    webhooks: page.rows.iter().map(convert::webhook).collect(),
+                    next_page_token: page.next.unwrap_or_default(),
+                    total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
+                }))
+            },
+        )
+        .await
+    }
+
+    async fn update_webhook(
+        &self,
+        request: Request<v1::UpdateWebhookRequest>,
+    ) -> Result<Response<v1::UpdateWebhookResponse>, Status> {
+        self.call(
+            "UpdateWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let id = webhook_id(&request.id)?;
+                let draft = Ok(convert::draft_of_update(request));
+                let answer = self
+                    .management
+                    .update_webhook(caller, Some(id), draft, None, FACE)
+                    .await?;
+                let body = v1::UpdateWebhookResponse::decode(answer.body.as_slice())
+                    .map_err(ManagementError::internal)?;
+                Ok(Response::new(body))
+            },
+        )
+        .await
+    }
+
+    async fn delete_webhook(
+        &self,
+        request: Request<v1::DeleteWebhookRequest>,
+    ) -> Result<Response<v1::DeleteWebhookResponse>, Status> {
+        self.call(
+            "DeleteWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                self.management
+                    .delete_webhook(&caller, webhook_id(&request.id)?)
+                    .await?;
+                Ok(Response::new(v1::DeleteWebhookResponse {}))
+            },
+        )
+        .await
+    }
+}
+
+fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
+    Ok(match mutated {
+        Mutated::Created { row, secret } => v1::CreateWebhookResponse {
+            webhook: Some(convert::webhook(row)),
+            secret: (*secret).to_owned(),
+        }
+        .encode_to_vec(),
+        Mutated::Changed { row } => v1::UpdateWebhookResponse {
+            webhook: Some(convert::webhook(row)),
+        }
+        .encode_to_vec(),
+    })
+}
+
+fn once_of(request: &v1::CreateWebhookRequest) -> Result<Option<Once>, ManagementError> {
+    let key = request.idempotency_key.clone();
+    if key.is_empty() {
+        return Ok(None);
+    }
+    if key.chars().count() > MAX_KEY_CHARS {
+        let message = format!("has at most {MAX_KEY_CHARS} characters");
+        return Err(ManagementError::Invalid(vec![Violation::new(
+            "idempotencyKey",
+            "too_long",
+            message,
+        )]));
+    }
+    let mut hash = Sha256::new();
+    hash.update(b"grpc CreateWebhook\0");
+    hash.update(request.encode_to_vec());
+    Ok(Some(Once {
+        key,
+        hash: hash.finalize().into(),
+    }))
+}
+
+fn status_filter(number: i32) -> Result<Option<ShownStatus>, ManagementError> {
+    let word = convert::written_status(number);
+    if word == STATUS_UNSPECIFIED {
+        return Ok(None);
+    }
+    let status = ShownStatus::parse(&word);
+    status.map(Some).ok_or_else(|| {
+        ManagementError::Invalid(vec![Violation::new(
+            "status",
+            "unknown_value",
+            "is no status",
+        )])
+    })
+}

@@ -1,0 +1,253 @@
+//! `webhooks-management`: the control plane. Customers configure webhooks here and read what became
+//! of their deliveries; dispatchers report here; the data plane learns its configuration from here.
+//!
+//! ```text
+//!  REST  gRPC                 dispatchers ── gRPC Report ──┐      REPORTS, VERDICTS (JetStream)
+//!    └──┬──┘                                               ▼                 │
+//!   [service]: rules, idempotency ──► Postgres ◄── [background]: history ◄───┘
+//!                                        │ outbox
+//!                                        ▼
+//!                          bucket CONFIG (read model of the data plane)
+//! ```
+//!
+//! Two faces, one service: [`service::Management`] decides, REST and gRPC translate. The data plane
+//! never asks this service anything: it reads the buckets CONFIG and STATS, so deliveries go on
+//! while this service or Postgres is away. How a change gets there, and when it is answered, stands
+//! in [`service`].
+//!
+//! # Without Postgres or NATS
+//! The process stays up and says in readiness what is missing. Without Postgres the API answers 503
+//! and consumers wait with their messages unacknowledged; without NATS reading works and changes are
+//! refused before anything happened.
+//!
+//! # What is not guaranteed
+//! Rate limits count per process. A revoked token works for up to 5 s. Counters and history follow
+//! deliveries by moments, not in the same transaction.
+
+mod auth;
+mod background;
+mod draft;
+mod error;
+mod grpc;
+mod json;
+mod model;
+pub mod operator;
+mod outbox;
+mod page;
+mod rate;
+mod rest;
+mod secrets;
+pub mod service;
+mod settings;
+mod view;
+mod words;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use webhooks_bus::{Bus, ConfigWriter};
+use webhooks_runtime::{Backoff, Context, OnError, Secret};
+use webhooks_store::Store;
+
+pub use crate::{
+    auth::{Authenticator, Caller},
+    draft::Draft,
+    error::{ManagementError, Violation},
+    outbox::Outbox,
+    page::PageTokens,
+    rate::RateLimits,
+    settings::{Config, store_settings},
+    words::ShownStatus,
+};
+
+use crate::{
+    background::{ReportBatcher, Surroundings},
+    grpc::Grpc,
+    rate::RateLimiter,
+    rest::Rest,
+    service::{Management, Parts},
+};
+
+/// The service, built and bound, not serving yet.
+pub struct Service {
+    ctx: Context,
+    around: Surroundings,
+    management: Management,
+    authenticator: Authenticator,
+    limiter: Arc<RateLimiter>,
+    internal_token: Secret,
+    retention_days: u32,
+    api: TcpListener,
+    grpc: TcpListener,
+}
+
+impl Service {
+    /// Connects (in the background), binds, and announces the addresses as `api` and `grpc`.
+    ///
+    /// # Errors
+    /// A setting cannot be used or an address is taken. That Postgres or NATS is away is no error.
+    pub async fn build(config: Config, ctx: &Context) -> anyhow::Result<Self> {
+        if config.addresses.is_opened() {
+            tracing::warn!(
+                "endpoints that are not public are allowed here: for development and private installations only"
+            );
+        }
+        let store = Store::connect(&config.store).context("cannot use WEBHOOKS_DATABASE_URL")?;
+        let bus = Bus::connect(config.bus.clone(), "webhooks-management")
+            .await
+            .context("cannot use WEBHOOKS_NATS_URL")?;
+        let keyring = config
+            .keyring()
+            .context("cannot use WEBHOOKS_ENCRYPTION_KEYS")?;
+        let management = Management::new(Parts {
+            store: store.clone(),
+            bus: bus.clone(),
+            keyring,
+            pages: config.page_tokens(),
+            addresses: config.addresses.clone(),
+            clock: Arc::clone(&ctx.clock),
+            light_plan_webhooks: config.light_plan_webhooks,
+        });
+        let api = bind(ctx, "api", config.api_address).await?;
+        let grpc = bind(ctx, "grpc", config.grpc_address).await?;
+        Ok(Self {
+            around: Surroundings {
+                writer: ConfigWriter::new(&bus),
+                store: store.clone(),
+                bus,
+                clock: Arc::clone(&ctx.clock),
+                readiness: ctx.readiness.clone(),
+                shutdown: ctx.shutdown.clone(),
+            },
+            authenticator: Authenticator::new(store, Arc::clone(&ctx.clock)),
+            limiter: Arc::new(RateLimiter::new(config.rates)),
+            internal_token: config.internal_token,
+            retention_days: config.retention_days,
+            management,
+            api,
+            grpc,
+            ctx: ctx.clone(),
+        })
+    }
+
+    /// Serves until shutdown, then finishes what has begun.
+    ///
+    /// The faces serve from the first moment (and answer 503 for what is not there yet). Readiness
+    /// and the consumers wait for the schema and the streams.
+    ///
+    /// # Errors
+    /// The schema or the streams are not what this program needs, or a listener fails.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ctx = self.ctx.clone();
+        // The pump and the report batcher outlive the faces, whose last calls wait for them.
+        let faces_closed = CancellationToken::new();
+        let outbox = self.management.outbox().clone();
+        let stop = faces_closed.clone();
+        ctx.tasks.spawn("outbox", OnError::StopService, async move {
+            outbox.run(stop).await;
+            anyhow::Ok(())
+        });
+        let (batcher, batching) =
+            ReportBatcher::new(self.around.store.clone(), faces_closed.clone());
+        ctx.tasks.spawn("reports", OnError::StopService, batching);
+        let rest = Rest {
+            management: self.management.clone(),
+            authenticator: self.authenticator.clone(),
+            limiter: Arc::clone(&self.limiter),
+            clock: Arc::clone(&ctx.clock),
+        };
+        let grpc = Grpc {
+            management: self.management.clone(),
+            store: self.around.store.clone(),
+            authenticator: self.authenticator,
+            limiter: self.limiter,
+            batcher,
+            internal_token: self.internal_token,
+        };
+        let api = rest::serve(self.api, rest::router(rest), ctx.shutdown.clone());
+        let grpc = grpc::serve(self.grpc, grpc, ctx.readiness.clone(), ctx.shutdown.clone());
+        let background = begin(&ctx, &self.around, self.retention_days);
+        let (api, grpc, background) = (Box::pin(api), Box::pin(grpc), Box::pin(background));
+        let ((), served, begun) =
+            tokio::join!(api, stopping(&ctx, grpc), stopping(&ctx, background));
+        self.management.finish_calls().await;
+        faces_closed.cancel();
+        self.around.bus.flush().await;
+        served.and(begun)
+    }
+}
+
+/// Runs a part; its failure asks all others to stop.
+async fn stopping(
+    ctx: &Context,
+    part: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let result = part.await;
+    if result.is_err() {
+        ctx.shutdown.cancel();
+    }
+    result
+}
+
+/// Waits for schema and streams, then starts what works in the background.
+async fn begin(ctx: &Context, around: &Surroundings, retention_days: u32) -> anyhow::Result<()> {
+    let stop = &ctx.shutdown;
+    ctx.readiness.fail("postgres", "not reached yet");
+    let schema = schema_checked(around, ctx);
+    let Some(checked) = stop.run_until_cancelled(schema).await else {
+        return Ok(());
+    };
+    checked?;
+    ctx.readiness.fail("nats", "not reached yet");
+    let readiness = ctx.readiness.clone();
+    let ready = around
+        .bus
+        .wait_ready(stop.cancelled(), move |reason| {
+            readiness.fail("nats", reason)
+        })
+        .await;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    ready.context("NATS is not what this program needs")?;
+    background::start(ctx, around, retention_days);
+    ctx.started();
+    Ok(())
+}
+
+/// Waits until Postgres answers and has this program's schema. Migrations come from `webhooks
+/// migrate`, which may run a little later than this process: so a wrong schema is waited for too,
+/// visibly.
+async fn schema_checked(around: &Surroundings, ctx: &Context) -> anyhow::Result<()> {
+    let mut failures = 0_u32;
+    loop {
+        match around.store.check_schema().await {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                let reason = webhooks_runtime::error_chain(&error);
+                tracing::warn!(failures, error = reason, "postgres.waiting");
+                ctx.readiness.fail("postgres", reason);
+                tokio::time::sleep(Backoff::CONNECT.delay(failures, rand::random())).await;
+            }
+        }
+    }
+}
+
+async fn bind(ctx: &Context, name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot bind {name} at {address}"))?;
+    ctx.announce(name, listener.local_addr()?)?;
+    Ok(listener)
+}
+
+/// Builds and runs the service: what `main` and the all-in-one program call.
+///
+/// # Errors
+/// As [`Service::build`] and [`Service::run`].
+pub async fn serve(config: Config, ctx: Context) -> anyhow::Result<()> {
+    Service::build(config, &ctx).await?.run().await
+}

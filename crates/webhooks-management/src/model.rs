@@ -1,0 +1,375 @@
+//! Between the tables' rows and the messages on the bus.
+//!
+//! A message that makes no sense is refused with the reason; whoever holds it buries it. Nothing is
+//! guessed: a delivery stored under a wrong webhook would be worse than one not stored.
+
+use bytes::Bytes;
+use uuid::Uuid;
+use webhooks_domain::{
+    delivery::DeliveryState,
+    endpoint::outcome::{FailureClass, Outcome},
+    ids::Trigger,
+    webhook::WebhookStatus,
+};
+use webhooks_proto::{internal::v1 as wire, v1 as api};
+use webhooks_store::{
+    AttemptRecord, DeliveryFacts, RenditionRecord, ReportRecord, ResponseHeader, StatsRow, Timings,
+    TokenRow, VerdictDelivery, VerdictRecord, WebhookRow,
+};
+
+/// Most bytes of a response body that are kept of one attempt; the dispatcher keeps less.
+const MAX_RESPONSE_BODY: usize = 64 * 1024;
+
+/// A message that makes no sense.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{field}: {problem}")]
+pub(crate) struct Nonsense {
+    /// Which field.
+    pub(crate) field: &'static str,
+    /// What is wrong with it.
+    pub(crate) problem: &'static str,
+}
+
+fn nonsense(field: &'static str, problem: &'static str) -> Nonsense {
+    Nonsense { field, problem }
+}
+
+/// The read model's version of a webhook.
+pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
+    wire::WebhookConfig {
+        id: raw(row.id),
+        workspace_id: raw(row.workspace_id),
+        name: row.name.clone(),
+        endpoint_url: row.endpoint_url.clone(),
+        status: wire_status(row.status).into(),
+        status_reason: row
+            .status_reason
+            .map_or_else(String::new, |reason| reason.to_string()),
+        link_ids: row.link_ids.iter().copied().map(raw).collect(),
+        triggers: row.triggers.clone(),
+        source: row.source.as_str().to_owned(),
+        created_by: raw(row.created_by),
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        revision: row.revision,
+        secrets: row
+            .secrets
+            .iter()
+            .map(|secret| wire::SealedSecret {
+                key_id: secret.key_id.clone(),
+                version: secret.version,
+                nonce: secret.nonce.clone().into(),
+                ciphertext: secret.ciphertext.clone().into(),
+                expires_at: secret.expires_at.unwrap_or(0),
+            })
+            .collect(),
+        profile: row.profile.clone(),
+    }
+}
+
+fn wire_status(status: WebhookStatus) -> wire::Status {
+    match status {
+        WebhookStatus::Active => wire::Status::Active,
+        WebhookStatus::Paused => wire::Status::Paused,
+        WebhookStatus::Disabled => wire::Status::Disabled,
+        WebhookStatus::AutoDisabled => wire::Status::AutoDisabled,
+    }
+}
+
+/// What ingest needs to know of a token.
+pub(crate) fn token_config(row: &TokenRow) -> wire::TokenConfig {
+    wire::TokenConfig {
+        id: row.id.clone(),
+        workspace_id: raw(row.workspace_id),
+        hash: Bytes::copy_from_slice(&row.hash),
+        scopes: row.scopes.clone(),
+        expires_at: row.expires_at.unwrap_or(0),
+    }
+}
+
+/// The counters that payloads show.
+pub(crate) fn webhook_stats(row: &StatsRow) -> wire::WebhookStats {
+    wire::WebhookStats {
+        success_count: row.success_count,
+        failure_count: row.failure_count,
+        last_sent_at: row.last_sent_at.unwrap_or(0),
+        last_delivered_at: row.last_delivered_at.unwrap_or(0),
+    }
+}
+
+/// A verdict as history keeps it.
+///
+/// # Errors
+/// The message makes no sense.
+pub(crate) fn verdict_record(verdict: wire::Verdict) -> Result<VerdictRecord, Nonsense> {
+    let deliveries = verdict
+        .matches
+        .into_iter()
+        .map(|one| {
+            Ok(VerdictDelivery {
+                delivery_id: id(&one.delivery_id, "matches.delivery_id")?,
+                webhook_id: id(&one.webhook_id, "matches.webhook_id")?,
+                snapshot: one.snapshot,
+                rendition: one.rendition,
+                held: one.held,
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(VerdictRecord {
+        workspace_id: id(&verdict.workspace_id, "workspace_id")?,
+        event_id: given(verdict.event_id, "event_id")?,
+        event_seq: verdict.event_seq,
+        link_id: optional_id(&verdict.link_id, "link_id")?,
+        lbid: verdict.lbid,
+        event_type: verdict.event_type,
+        step_kind: verdict.step_kind,
+        event_action: verdict.event_action,
+        accepted_at: time(verdict.accepted_at, "accepted_at")?,
+        event_timestamp: verdict.event_timestamp,
+        renderer_version: verdict.renderer_version,
+        renditions: verdict
+            .renditions
+            .into_iter()
+            .map(|one| RenditionRecord {
+                profile: one.profile,
+                head: one.head,
+                tail: one.tail,
+            })
+            .collect(),
+        deliveries,
+    })
+}
+
+/// A report as history keeps it.
+///
+/// # Errors
+/// The message makes no sense.
+pub(crate) fn report_record(report: wire::DeliveryReport) -> Result<ReportRecord, Nonsense> {
+    let state = report.state();
+    let delivery = report
+        .delivery
+        .ok_or_else(|| nonsense("delivery", "missing"))?;
+    let attempt = report.attempt.map(attempt_record).transpose()?;
+    Ok(ReportRecord {
+        delivery: facts(delivery)?,
+        state: delivery_state(state).ok_or_else(|| nonsense("state", "unknown"))?,
+        attempts_made: 0,
+        next_attempt_at: (report.next_attempt_at > 0).then_some(report.next_attempt_at),
+        at: time(report.at, "at")?,
+        attempt,
+    })
+}
+
+fn facts(delivery: wire::DeliveryRef) -> Result<DeliveryFacts, Nonsense> {
+    let trigger = match delivery.trigger() {
+        api::Trigger::Event => Trigger::Event,
+        api::Trigger::Replay => Trigger::Replay,
+        api::Trigger::Test => Trigger::Test,
+        api::Trigger::Unspecified => return Err(nonsense("delivery.trigger", "unknown")),
+    };
+    Ok(DeliveryFacts {
+        delivery_id: id(&delivery.delivery_id, "delivery.delivery_id")?,
+        webhook_id: id(&delivery.webhook_id, "delivery.webhook_id")?,
+        workspace_id: id(&delivery.workspace_id, "delivery.workspace_id")?,
+        event_id: given(delivery.event_id, "delivery.event_id")?,
+        event_type: delivery.event_type,
+        link_id: optional_id(&delivery.link_id, "delivery.link_id")?,
+        lbid: delivery.lbid,
+        trigger,
+        created_at: time(delivery.created_at, "delivery.created_at")?,
+        event_seq: delivery.event_seq,
+    })
+}
+
+fn attempt_record(attempt: wire::AttemptRecord) -> Result<AttemptRecord, Nonsense> {
+    let outcome = match attempt.outcome() {
+        api::Outcome::Success => Outcome::Success,
+        api::Outcome::HttpError => Outcome::HttpError,
+        api::Outcome::Timeout => Outcome::Timeout,
+        api::Outcome::Unreachable => Outcome::Unreachable,
+        api::Outcome::TlsError => Outcome::TlsError,
+        api::Outcome::InvalidResponse => Outcome::InvalidResponse,
+        api::Outcome::Blocked => Outcome::Blocked,
+        api::Outcome::Internal => Outcome::Internal,
+        api::Outcome::Unspecified => return Err(nonsense("attempt.outcome", "unknown")),
+    };
+    let class = match attempt.class() {
+        api::FailureClass::Temporary => Some(FailureClass::Temporary),
+        api::FailureClass::Permanent => Some(FailureClass::Permanent),
+        api::FailureClass::Ours => Some(FailureClass::Ours),
+        api::FailureClass::Unspecified => None,
+    };
+    if attempt.number == 0 {
+        return Err(nonsense("attempt.number", "counts from 1"));
+    }
+    let timings = attempt.timings.unwrap_or_default();
+    let mut response_body = attempt.response_body;
+    let too_long = response_body.len() > MAX_RESPONSE_BODY;
+    response_body.truncate(MAX_RESPONSE_BODY);
+    Ok(AttemptRecord {
+        number: attempt.number,
+        execution_id: id(&attempt.execution_id, "attempt.execution_id")?,
+        started_at: time(attempt.started_at, "attempt.started_at")?,
+        outcome,
+        class,
+        status_code: u16::try_from(attempt.status_code)
+            .ok()
+            .filter(|status| *status > 0),
+        timings: Timings {
+            dns_us: timings.dns_us,
+            connect_us: timings.connect_us,
+            tls_us: timings.tls_us,
+            first_byte_us: timings.first_byte_us,
+            total_us: timings.total_us,
+        },
+        response_headers: attempt
+            .response_headers
+            .into_iter()
+            .map(|header| ResponseHeader {
+                name: header.name,
+                value: header.value,
+            })
+            .collect(),
+        response_body,
+        response_body_truncated: attempt.response_body_truncated || too_long,
+        error: attempt.error,
+        remote_ip: attempt.remote_ip,
+        dispatcher: attempt.dispatcher,
+    })
+}
+
+/// A state of the wire; `None` when it is none.
+pub(crate) fn delivery_state(state: api::DeliveryState) -> Option<DeliveryState> {
+    Some(match state {
+        api::DeliveryState::Pending => DeliveryState::Pending,
+        api::DeliveryState::Retrying => DeliveryState::Retrying,
+        api::DeliveryState::Held => DeliveryState::Held,
+        api::DeliveryState::Delivered => DeliveryState::Delivered,
+        api::DeliveryState::Failed => DeliveryState::Failed,
+        api::DeliveryState::Cancelled => DeliveryState::Cancelled,
+        api::DeliveryState::Unspecified => return None,
+    })
+}
+
+/// A state on the wire.
+pub(crate) fn wire_state(state: DeliveryState) -> api::DeliveryState {
+    match state {
+        DeliveryState::Pending => api::DeliveryState::Pending,
+        DeliveryState::Retrying => api::DeliveryState::Retrying,
+        DeliveryState::Held => api::DeliveryState::Held,
+        DeliveryState::Delivered => api::DeliveryState::Delivered,
+        DeliveryState::Failed => api::DeliveryState::Failed,
+        DeliveryState::Cancelled => api::DeliveryState::Cancelled,
+    }
+}
+
+fn raw(id: Uuid) -> Bytes {
+    Bytes::copy_from_slice(id.as_bytes())
+}
+
+fn id(bytes: &[u8], field: &'static str) -> Result<Uuid, Nonsense> {
+    Uuid::from_slice(bytes).map_err(|_| nonsense(field, "is not 16 bytes"))
+}
+
+fn optional_id(bytes: &[u8], field: &'static str) -> Result<Option<Uuid>, Nonsense> {
+    if bytes.is_empty() {
+        Ok(None)
+    } else {
+        id(bytes, field).map(Some)
+    }
+}
+
+fn given(text: String, field: &'static str) -> Result<String, Nonsense> {
+    if text.is_empty() {
+        Err(nonsense(field, "missing"))
+    } else {
+        Ok(text)
+    }
+}
+
+/// The last moment that is stored: 9999-12-31.
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
+
+fn time(micros: i64, field: &'static str) -> Result<i64, Nonsense> {
+    if (1..=LAST_MICROS).contains(&micros) {
+        Ok(micros)
+    } else {
+        Err(nonsense(field, "is no time"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> wire::DeliveryReport {
+        wire::DeliveryReport {
+            delivery: Some(wire::DeliveryRef {
+                delivery_id: raw(Uuid::from_u128(1)),
+                webhook_id: raw(Uuid::from_u128(2)),
+                workspace_id: raw(Uuid::from_u128(3)),
+                event_id: "e".into(),
+                event_type: "step.completed".into(),
+                link_id: Bytes::new(),
+                lbid: "l".into(),
+                trigger: api::Trigger::Event.into(),
+                created_at: 1,
+                event_seq: 7,
+            }),
+            state: api::DeliveryState::Retrying.into(),
+            next_attempt_at: 9,
+            at: 5,
+            attempt: Some(wire::AttemptRecord {
+                number: 1,
+                execution_id: raw(Uuid::from_u128(4)),
+                started_at: 4,
+                outcome: api::Outcome::HttpError.into(),
+                class: api::FailureClass::Temporary.into(),
+                status_code: 503,
+                response_body: vec![b'x'; MAX_RESPONSE_BODY + 1].into(),
+                ..wire::AttemptRecord::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_report_is_kept_as_it_is() {
+        let record = report_record(report()).unwrap();
+        assert_eq!(record.state, DeliveryState::Retrying);
+        assert_eq!(record.next_attempt_at, Some(9));
+        assert_eq!(record.delivery.link_id, None);
+        let attempt = record.attempt.unwrap();
+        assert_eq!(
+            (attempt.status_code, attempt.class),
+            (Some(503), Some(FailureClass::Temporary))
+        );
+        assert_eq!(attempt.response_body.len(), MAX_RESPONSE_BODY);
+        assert!(attempt.response_body_truncated);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let fails = |change: &dyn Fn(&mut wire::DeliveryReport)| {
+            let mut report = report();
+            change(&mut report);
+            report_record(report).unwrap_err().field
+        };
+        assert_eq!(fails(&|r| r.delivery = None), "delivery");
+        assert_eq!(fails(&|r| r.state = 99), "state");
+        assert_eq!(fails(&|r| r.at = 0), "at");
+        assert_eq!(
+            fails(&|r| r.delivery.as_mut().unwrap().webhook_id = Bytes::from_static(b"x")),
+            "delivery.webhook_id"
+        );
+        assert_eq!(
+            fails(&|r| r.attempt.as_mut().unwrap().number = 0),
+            "attempt.number"
+        );
+        assert_eq!(
+            fails(&|r| r.attempt.as_mut().unwrap().outcome = 0),
+            "attempt.outcome"
+        );
+        let verdict = wire::Verdict::default();
+        assert!(verdict_record(verdict).is_err());
+    }
+}

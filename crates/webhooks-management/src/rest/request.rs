@@ -1,0 +1,121 @@
+//! Reading a request: its id, its key, its body, each within limits.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{RawPathParams, rejection::RawPathParamsRejection},
+};
+use bytes::Bytes;
+use http::{HeaderMap, header::CONTENT_TYPE};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::body::MAX_BODY_BYTES;
+use crate::error::{ManagementError, Violation, parse_id};
+
+/// How long a body may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest `Idempotency-Key`, in characters.
+const MAX_KEY_CHARS: usize = 255;
+
+/// The id in the path. What is no id names nothing, so it is answered as an unknown one.
+pub(super) fn path_id(params: Result<RawPathParams, RawPathParamsRejection>) -> Option<Uuid> {
+    let params = params.ok()?;
+    let (_, value) = params.iter().find(|(name, _)| *name == "id")?;
+    parse_id(value)
+}
+
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = given.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ManagementError> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
+    let key = key.ok_or_else(|| {
+        let message = format!("has 1 to {MAX_KEY_CHARS} visible ASCII characters");
+        ManagementError::Invalid(vec![Violation::new(
+            "Idempotency-Key",
+            "not_a_key",
+            message,
+        )])
+    })?;
+    Ok(Some(key.to_owned()))
+}
+
+pub(super) async fn read_body(body: Body) -> Result<Bytes, ManagementError> {
+    let read = tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await;
+    let read = read.map_err(|_| ManagementError::BodyTooSlow)?;
+    // Cut off by the peer, or too large: the peer that went away reads no answer.
+    read.map_err(|_| ManagementError::BodyTooLarge(MAX_BODY_BYTES))
+}
+
+/// What makes two requests the same: method, path and the body's bytes.
+pub(super) fn request_hash(verb: &str, path: &str, body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [verb.as_bytes(), path.as_bytes()] {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(body);
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_and_visible() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                "idempotency-key",
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+            idempotency_key(&headers)
+        };
+        assert_eq!(with("abc").unwrap().as_deref(), Some("abc"));
+        assert!(with("").is_err());
+        assert!(with(&"k".repeat(256)).is_err());
+        assert!(with("schl\u{fc}ssel").is_err());
+        assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_same_request_is_method_path_and_body() {
+        let base = request_hash("POST", "/v1/webhooks", b"{}");
+        assert_eq!(base, request_hash("POST", "/v1/webhooks", b"{}"));
+        for other in [
+            request_hash("PATCH", "/v1/webhooks", b"{}"),
+            request_hash("POST", "/v1/webhook", b"s{}"),
+            request_hash("POST", "/v1/webhooks", b"{ }"),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn only_json_is_read() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            is_json(&headers)
+        };
+        assert!(with("application/json") && with("Application/JSON; charset=utf-8"));
+        assert!(!with("text/plain") && !with("application/jsonp") && !is_json(&HeaderMap::new()));
+    }
+}

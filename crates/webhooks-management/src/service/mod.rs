@@ -1,0 +1,277 @@
+//! What management can do, independent of how it is asked: REST and gRPC translate, this decides.
+//!
+//! # A change is answered once the read model has it
+//!
+//! The order of a mutation is fixed:
+//!
+//! 1. ask NATS for a sign of life (a round trip to the leader of bucket CONFIG). If there is none:
+//!    503, nothing has happened, nothing is half done;
+//! 2. one transaction in Postgres: row, outbox row, audit entry;
+//! 3. the outbox pump writes the row to the read model; the call waits for it, at most 5 s.
+//!
+//! No transaction is open while NATS is waited for. The price is a gap: NATS may die between 1 and 3.
+//! Then the change *is* made, the pump delivers it as soon as NATS is back, and the call says so:
+//! 503 `CHANGE_PENDING`. Undoing it instead would need a second transaction that can fail just so,
+//! and would take back what a reader may already have seen. Repeated with the same idempotency key,
+//! the call waits for the read model again and returns the finished answer; repeated without one, a
+//! PATCH or DELETE meets its own result, and a POST makes a second webhook, as after any lost answer.
+//!
+//! # A call outlives its connection
+//!
+//! Mutations run on a tracked task: a client that hangs up half-way does not leave an idempotency
+//! claim behind, and shutdown waits for what has begun.
+
+mod once;
+mod webhooks;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use webhooks_bus::{Bus, ConfigWriter};
+use webhooks_domain::{
+    clock::Clock, delivery::DeliveryState, endpoint::AddressPolicy, sealing::Keyring,
+};
+use webhooks_store::{
+    Actor, AttemptRow, DeliveryCursor, DeliveryRow, Store, StoreError, WebhookCursor, WebhookRow,
+};
+
+use crate::{
+    auth::Caller,
+    error::ManagementError,
+    outbox::Outbox,
+    page::{ListScope, PageTokens, Position},
+    words::ShownStatus,
+};
+
+pub use once::{Answer, Face, Mutated, Once};
+
+/// How long NATS may take to give a sign of life before a change is begun.
+const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The stream behind bucket CONFIG.
+const CONFIG_STREAM: &str = "KV_CONFIG";
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Management {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    bus: Bus,
+    outbox: Outbox,
+    keyring: Keyring,
+    pages: PageTokens,
+    addresses: AddressPolicy,
+    clock: Arc<dyn Clock>,
+    light_plan_webhooks: u32,
+    calls: TaskTracker,
+}
+
+/// What the service is made of.
+pub struct Parts {
+    /// Postgres.
+    pub store: Store,
+    /// NATS.
+    pub bus: Bus,
+    /// Seals signing secrets and kept answers.
+    pub keyring: Keyring,
+    /// Page tokens.
+    pub pages: PageTokens,
+    /// Which endpoints may be named.
+    pub addresses: AddressPolicy,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Webhooks on the Light plan.
+    pub light_plan_webhooks: u32,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// The token of the next page; `None` = complete.
+    pub next: Option<String>,
+    /// How many match in all.
+    pub total: u64,
+}
+
+impl Management {
+    /// Puts the service together. Its outbox pump has to be run by the caller.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let outbox = Outbox::new(parts.store.clone(), ConfigWriter::new(&parts.bus));
+        Self {
+            inner: Arc::new(Inner {
+                outbox,
+                store: parts.store,
+                bus: parts.bus,
+                keyring: parts.keyring,
+                pages: parts.pages,
+                addresses: parts.addresses,
+                clock: parts.clock,
+                light_plan_webhooks: parts.light_plan_webhooks,
+                calls: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// The pump that brings changes to the read model.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.inner.outbox
+    }
+
+    /// Waits until every mutation that has begun is over.
+    pub async fn finish_calls(&self) {
+        self.inner.calls.close();
+        self.inner.calls.wait().await;
+    }
+
+    /// One webhook of the caller's workspace.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn get_webhook(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+    ) -> Result<WebhookRow, ManagementError> {
+        let row = self.inner.store.get_webhook(caller.workspace, id).await?;
+        row.ok_or(ManagementError::WebhookNotFound)
+    }
+
+    /// The webhooks of the caller's workspace, oldest first.
+    ///
+    /// # Errors
+    /// The page token is not for this list.
+    pub async fn list_webhooks(
+        &self,
+        caller: &Caller,
+        status: Option<ShownStatus>,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<Page<WebhookRow>, ManagementError> {
+        let filters = [status.map_or("", ShownStatus::as_str)];
+        let scope = ListScope {
+            list: "webhooks",
+            workspace: caller.workspace,
+            filters: &filters,
+        };
+        let after = self.inner.pages.read(scope, page_token)?;
+        let after = after.map(|at| WebhookCursor {
+            created_at: at.created_at,
+            id: at.id,
+        });
+        let filter = webhooks::store_filter(status);
+        let page = self
+            .inner
+            .store
+            .list_webhooks(caller.workspace, filter, page_size, after)
+            .await?;
+        let last = page.rows.last().filter(|_| page.more);
+        Ok(Page {
+            next: last.map(|row| self.token_after(scope, row.created_at, row.id)),
+            total: u64::try_from(page.total).unwrap_or(0),
+            rows: page.rows,
+        })
+    }
+
+    /// The deliveries of one webhook, newest first.
+    ///
+    /// # Errors
+    /// The workspace has no such webhook, or the page token is not for this list.
+    pub async fn list_deliveries(
+        &self,
+        caller: &Caller,
+        webhook: Uuid,
+        state: Option<DeliveryState>,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<Page<DeliveryRow>, ManagementError> {
+        self.get_webhook(caller, webhook).await?;
+        let id = webhook.to_string();
+        let filters = [id.as_str(), state.map_or("", DeliveryState::as_str)];
+        let scope = ListScope {
+            list: "deliveries",
+            workspace: caller.workspace,
+            filters: &filters,
+        };
+        let after = self.inner.pages.read(scope, page_token)?;
+        let after = after.map(|at| DeliveryCursor {
+            created_at: at.created_at,
+            id: at.id,
+        });
+        let page = self
+            .inner
+            .store
+            .list_deliveries(caller.workspace, webhook, state, page_size, after)
+            .await?;
+        let last = page.rows.last().filter(|_| page.more);
+        Ok(Page {
+            next: last.map(|row| self.token_after(scope, row.created_at, row.id)),
+            total: u64::try_from(page.total).unwrap_or(0),
+            rows: page.rows,
+        })
+    }
+
+    /// One delivery of the caller's workspace with its attempts.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn get_delivery(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+    ) -> Result<(DeliveryRow, Vec<AttemptRow>), ManagementError> {
+        let found = self.inner.store.get_delivery(caller.workspace, id).await?;
+        found.ok_or(ManagementError::DeliveryNotFound)
+    }
+
+    fn token_after(&self, scope: ListScope<'_>, created_at: i64, id: Uuid) -> String {
+        self.inner.pages.make(scope, Position { created_at, id })
+    }
+
+    /// A sign of life from the leader of the read model.
+    async fn read_model_is_there(&self) -> Result<(), ManagementError> {
+        if !self.inner.bus.is_connected() {
+            return Err(ManagementError::Unavailable(None));
+        }
+        let asked = self.inner.bus.last_seq(CONFIG_STREAM);
+        match tokio::time::timeout(SIGN_OF_LIFE_WITHIN, asked).await {
+            Ok(answer) => answer.map(|_| ()).map_err(Into::into),
+            Err(_) => Err(ManagementError::Unavailable(None)),
+        }
+    }
+
+    /// Runs a mutation to its end even when nobody waits for it any more.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, ManagementError>> + Send + 'static,
+    ) -> Result<T, ManagementError> {
+        match self.inner.calls.spawn(call).await {
+            Ok(result) => result,
+            Err(panic) => Err(ManagementError::internal(panic)),
+        }
+    }
+
+    fn now(&self) -> i64 {
+        self.inner.clock.now_micros()
+    }
+}
+
+impl From<StoreError> for ManagementError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            error if error.is_retryable() => Self::Unavailable(Some(error.into())),
+            error => Self::Internal(error.into()),
+        }
+    }
+}
+
+fn actor(caller: &Caller) -> Actor {
+    Actor::Token(caller.token_id.clone())
+}

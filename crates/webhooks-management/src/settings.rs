@@ -1,0 +1,194 @@
+//! Settings of the management service.
+
+use std::{net::SocketAddr, time::Duration};
+
+use webhooks_bus::BusSettings;
+use webhooks_domain::{
+    endpoint::{AddressPolicy, Cidr},
+    sealing::Keyring,
+};
+use webhooks_runtime::{Env, Secret, Settings};
+use webhooks_store::StoreSettings;
+
+use crate::{page::PageTokens, rate::RateLimits};
+
+/// Shortest internal token, in bytes: it is a shared secret and nobody types it.
+const MIN_INTERNAL_TOKEN_BYTES: usize = 16;
+
+/// What the service is told by the environment.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where REST is served.
+    pub api_address: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc_address: SocketAddr,
+    /// How to reach Postgres.
+    pub store: StoreSettings,
+    /// How to reach NATS.
+    pub bus: BusSettings,
+    /// Which endpoints may be named.
+    pub addresses: AddressPolicy,
+    /// The keys that secrets are sealed with, as text.
+    pub encryption_keys: Secret,
+    /// What dispatchers show to report.
+    pub internal_token: Secret,
+    /// How many calls are allowed.
+    pub rates: RateLimits,
+    /// Webhooks on the Light plan.
+    pub light_plan_webhooks: u32,
+    /// How long history is kept, in days.
+    pub retention_days: u32,
+}
+
+impl Settings for Config {
+    fn read(env: &mut Env) -> Self {
+        let rates = RateLimits::default();
+        let config = Self {
+            api_address: env.socket_addr(
+                "WEBHOOKS_API_ADDR",
+                "127.0.0.1:0",
+                "address of the REST API; port 0 takes a free one",
+            ),
+            grpc_address: env.socket_addr(
+                "WEBHOOKS_GRPC_ADDR",
+                "127.0.0.1:0",
+                "address of management's gRPC; port 0 takes a free one",
+            ),
+            store: store_settings(env),
+            bus: BusSettings::read(env),
+            addresses: address_policy(env),
+            encryption_keys: env.secret(
+                "WEBHOOKS_ENCRYPTION_KEYS",
+                "keys that signing secrets are sealed with, `id:base64[,id:base64…]`, 32 bytes each; the first seals, all open",
+            ),
+            internal_token: env.secret(
+                "WEBHOOKS_INTERNAL_TOKEN",
+                "what dispatchers show to report attempts; the same at both, at least 16 bytes",
+            ),
+            rates: RateLimits {
+                per_token: env.ranged("WEBHOOKS_RATE_LIMIT", rates.per_token, 1..=10_000_000, "API calls a token may make in a window"),
+                per_address: env.ranged(
+                    "WEBHOOKS_RATE_LIMIT_ANONYMOUS",
+                    rates.per_address,
+                    1..=10_000_000,
+                    "API calls without a valid token that an address may make in a window",
+                ),
+                window: env.duration_ranged(
+                    "WEBHOOKS_RATE_WINDOW",
+                    "60s",
+                    Duration::from_secs(1)..=Duration::from_secs(3_600),
+                    "length of the window of API rate limits",
+                ),
+            },
+            light_plan_webhooks: env.ranged("WEBHOOKS_PLAN_LIGHT_WEBHOOKS", 1, 0..=100_000, "webhooks on the Light plan"),
+            retention_days: env.ranged("WEBHOOKS_HISTORY_RETENTION_DAYS", 30, 1..=3_650, "days that events, deliveries and attempts are kept"),
+        };
+        if !config.encryption_keys.expose().is_empty()
+            && let Err(error) = Keyring::parse(config.encryption_keys.expose())
+        {
+            env.problem("WEBHOOKS_ENCRYPTION_KEYS", error);
+        }
+        let token = config.internal_token.expose();
+        if !token.is_empty() && token.len() < MIN_INTERNAL_TOKEN_BYTES {
+            env.problem(
+                "WEBHOOKS_INTERNAL_TOKEN",
+                format!("has fewer than {MIN_INTERNAL_TOKEN_BYTES} bytes"),
+            );
+        }
+        config
+    }
+}
+
+impl Config {
+    /// The keyring. Read at start already, so it is there.
+    ///
+    /// # Errors
+    /// The setting was changed by hand to something unreadable.
+    pub fn keyring(&self) -> Result<Keyring, webhooks_domain::sealing::SealError> {
+        Keyring::parse(self.encryption_keys.expose())
+    }
+
+    /// Makes and reads page tokens.
+    #[must_use]
+    pub fn page_tokens(&self) -> PageTokens {
+        PageTokens::from_keyring(self.encryption_keys.expose())
+    }
+}
+
+/// How to reach Postgres.
+pub fn store_settings(env: &mut Env) -> StoreSettings {
+    let url = env.secret(
+        "WEBHOOKS_DATABASE_URL",
+        "PostgreSQL, `postgres://user:password@host/database`",
+    );
+    StoreSettings {
+        max_connections: env.ranged(
+            "WEBHOOKS_DATABASE_CONNECTIONS",
+            20,
+            2..=500,
+            "connections to PostgreSQL",
+        ),
+        ..StoreSettings::new(url.expose())
+    }
+}
+
+/// Which endpoints may be named; the same switches as at the dispatcher, which checks again.
+fn address_policy(env: &mut Env) -> AddressPolicy {
+    AddressPolicy {
+        allow_http: env.bool(
+            "WEBHOOKS_EGRESS_ALLOW_HTTP",
+            false,
+            "accept http:// endpoints; for development and private installations only",
+        ),
+        allow_cidrs: env.parsed_list::<Cidr>(
+            "WEBHOOKS_EGRESS_ALLOW_CIDRS",
+            "",
+            "address ranges that may be called although they are not public, comma separated",
+        ),
+        allow_hosts: env.list(
+            "WEBHOOKS_EGRESS_ALLOW_HOSTS",
+            "",
+            "host names that skip the name rules (never the address rule), comma separated",
+        ),
+        own_hosts: env.list(
+            "WEBHOOKS_OWN_HOSTS",
+            "",
+            "our own host names, never called, comma separated",
+        ),
+        own_ips: env.parsed_list(
+            "WEBHOOKS_OWN_IPS",
+            "",
+            "our own public addresses, never called, comma separated",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let mut env = Env::from_vars([
+            ("WEBHOOKS_ENCRYPTION_KEYS", "nonsense"),
+            ("WEBHOOKS_INTERNAL_TOKEN", "short"),
+            ("WEBHOOKS_HISTORY_RETENTION_DAYS", "0"),
+        ]);
+        let _ = Config::read(&mut env);
+        let error = env.finish().unwrap_err();
+        let named: Vec<_> = error
+            .problems
+            .iter()
+            .filter_map(|problem| problem.split(':').next())
+            .collect();
+        assert_eq!(
+            named,
+            [
+                "WEBHOOKS_DATABASE_URL",
+                "WEBHOOKS_HISTORY_RETENTION_DAYS",
+                "WEBHOOKS_ENCRYPTION_KEYS",
+                "WEBHOOKS_INTERNAL_TOKEN"
+            ]
+        );
+    }
+}

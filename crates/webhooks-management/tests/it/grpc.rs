@@ -1,0 +1,293 @@
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+use webhooks_domain::webhook::Plan;
+use webhooks_proto::{
+    internal::v1::{RecordedRequest, ReportRequest, report_service_client::ReportServiceClient},
+    v1::{
+        self, delivery_service_client::DeliveryServiceClient,
+        webhook_service_client::WebhookServiceClient,
+    },
+};
+
+use crate::support::{INTERNAL_TOKEN, World, delivered, delivery, uuid, with_token};
+
+#[tokio::test]
+async fn the_life_of_a_webhook_over_grpc() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut client = WebhookServiceClient::new(world.channel().await);
+    let wish = v1::CreateWebhookRequest {
+        name: "CRM".into(),
+        endpoint_url: "https://example.com/a".into(),
+        link_ids: vec![
+            Uuid::from_u128(1).to_string(),
+            Uuid::from_u128(2).to_string(),
+        ],
+        idempotency_key: "once".into(),
+        ..v1::CreateWebhookRequest::default()
+    };
+    let made = client
+        .create_webhook(with_token(token, wish.clone()))
+        .await
+        .unwrap();
+    assert!(!made.metadata().contains_key("idempotent-replayed"));
+    let made = made.into_inner();
+    assert!(made.secret.starts_with("whsec_"));
+    let again = client
+        .create_webhook(with_token(token, wish))
+        .await
+        .unwrap();
+    assert_eq!(again.metadata().get("idempotent-replayed").unwrap(), "true");
+    assert_eq!(again.into_inner(), made);
+    let webhook = made.webhook.unwrap();
+    assert_eq!(webhook.triggers, ["KIND_EXIT"]);
+    assert_eq!(webhook.link_ids.len(), 2);
+
+    let update = v1::UpdateWebhookRequest {
+        id: webhook.id.clone(),
+        links: Some(v1::LinkList::default()),
+        status: Some(v1::WebhookStatus::Disabled.into()),
+        ..v1::UpdateWebhookRequest::default()
+    };
+    let changed = client
+        .update_webhook(with_token(token, update))
+        .await
+        .unwrap();
+    let changed = changed.into_inner().webhook.unwrap();
+    assert_eq!((changed.revision, changed.name.as_str()), (2, "CRM"));
+    assert_eq!(
+        (
+            changed.status_label.as_str(),
+            changed.status_reason.as_str()
+        ),
+        ("DISABLED", "USER")
+    );
+    assert!(changed.link_ids.is_empty());
+
+    // The other face shows the same.
+    let shown = world
+        .get(&format!("/v1/webhooks/{}", webhook.id), token)
+        .await;
+    assert_eq!(shown.body["webhook"]["status"], "WEBHOOK_STATUS_DISABLED");
+
+    let listed = client
+        .list_webhooks(with_token(token, v1::ListWebhooksRequest::default()))
+        .await
+        .unwrap();
+    assert_eq!(listed.get_ref().webhooks, [changed]);
+    assert_eq!(listed.get_ref().total_count, 1);
+    let delete = v1::DeleteWebhookRequest {
+        id: webhook.id.clone(),
+    };
+    client
+        .delete_webhook(with_token(token, delete))
+        .await
+        .unwrap();
+    let get = v1::GetWebhookRequest { id: webhook.id };
+    let gone = client
+        .get_webhook(with_token(token, get))
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn refusals_carry_the_tables_code_and_the_fields() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Free).await;
+    let mut client = WebhookServiceClient::new(world.channel().await);
+    let empty = v1::CreateWebhookRequest::default();
+    let nobody = client.create_webhook(empty.clone()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated);
+    let reader = world.token(workspace.id, &["webhooks:read"]).await;
+    let lacking = client
+        .create_webhook(with_token(&reader, empty.clone()))
+        .await
+        .unwrap_err();
+    assert_eq!(lacking.code(), Code::PermissionDenied);
+    let invalid = client
+        .create_webhook(with_token(&workspace.token, empty))
+        .await
+        .unwrap_err();
+    assert_eq!(invalid.code(), Code::InvalidArgument);
+    let details = invalid.get_error_details();
+    let violations = &details.bad_request().unwrap().field_violations;
+    assert_eq!(
+        violations
+            .iter()
+            .map(|v| v.field.as_str())
+            .collect::<Vec<_>>(),
+        ["name", "endpointUrl"]
+    );
+    world.webhook(&workspace.token).await;
+    let wish = v1::CreateWebhookRequest {
+        name: "second".into(),
+        endpoint_url: "https://example.com/".into(),
+        ..v1::CreateWebhookRequest::default()
+    };
+    let over = client
+        .create_webhook(with_token(&workspace.token, wish))
+        .await
+        .unwrap_err();
+    assert_eq!(over.code(), Code::ResourceExhausted);
+    assert_eq!(
+        over.get_error_details().error_info().unwrap().reason,
+        "MAX_WEBHOOKS_REACHED"
+    );
+}
+
+#[tokio::test]
+async fn a_report_becomes_history_before_it_is_answered() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let stranger = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let webhook = world.webhook(token).await;
+    let one = delivery(workspace.id, webhook, "e1");
+    let id = uuid(&one.delivery_id);
+    let mut reports = ReportServiceClient::new(world.channel().await);
+    let batch = ReportRequest {
+        reports: vec![delivered(&one)],
+    };
+    for wrong in [token, "", "internal-token-for-testx"] {
+        let refused = reports
+            .report(with_token(wrong, batch.clone()))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    reports
+        .report(with_token(INTERNAL_TOKEN, batch.clone()))
+        .await
+        .unwrap();
+    reports
+        .report(with_token(INTERNAL_TOKEN, batch))
+        .await
+        .unwrap();
+
+    let list = world
+        .get(&format!("/v1/webhooks/{webhook}/deliveries"), token)
+        .await;
+    assert_eq!(list.body["totalCount"], 1, "{list:?}");
+    let shown = &list.body["deliveries"][0];
+    assert_eq!(shown["id"], id.to_string());
+    assert_eq!(
+        (&shown["state"], &shown["trigger"]),
+        (&"DELIVERED".into(), &"EVENT".into())
+    );
+    assert_eq!(
+        (&shown["attemptCount"], &shown["lastStatusCode"]),
+        (&1.into(), &200.into())
+    );
+    assert!(shown.get("lastError").is_none() && shown.get("nextAttemptAt").is_none());
+    let detail = world.get(&format!("/v1/deliveries/{id}"), token).await;
+    let attempt = &detail.body["delivery"]["attempts"][0];
+    assert_eq!(
+        (&attempt["outcome"], &attempt["responseBody"]),
+        (&"SUCCESS".into(), &"thanks".into())
+    );
+    assert_eq!(attempt["timings"]["totalMs"], 1.5);
+    let counters = world.get(&format!("/v1/webhooks/{webhook}"), token).await;
+    assert_eq!(counters.body["webhook"]["successCount"], 1);
+    assert_eq!(
+        counters.body["webhook"]["updatedAt"],
+        counters.body["webhook"]["lastSentAt"]
+    );
+
+    let foreign = world
+        .get(&format!("/v1/deliveries/{id}"), &stranger.token)
+        .await;
+    assert_eq!(
+        (foreign.status.as_u16(), &foreign.body["codeType"]),
+        (404, &"DELIVERY_NOT_FOUND".into())
+    );
+    let failed = world
+        .get(
+            &format!("/v1/webhooks/{webhook}/deliveries?state=FAILED"),
+            token,
+        )
+        .await;
+    assert_eq!(failed.body["totalCount"], 0);
+
+    let mut deliveries = DeliveryServiceClient::new(world.channel().await);
+    let get = v1::GetDeliveryRequest { id: id.to_string() };
+    let got = deliveries
+        .get_delivery(with_token(token, get.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(got.delivery.unwrap().state(), v1::DeliveryState::Delivered);
+    assert_eq!(got.attempts[0].response_body.as_ref(), b"thanks");
+    let denied = deliveries
+        .get_delivery(with_token(&stranger.token, get))
+        .await
+        .unwrap_err();
+    assert_eq!(denied.code(), Code::NotFound);
+
+    let asked = RecordedRequest {
+        delivery_ids: vec![
+            one.delivery_id.clone(),
+            Uuid::new_v4().into_bytes().to_vec().into(),
+        ],
+    };
+    let recorded = reports
+        .recorded(with_token(INTERNAL_TOKEN, asked))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(recorded.deliveries.len(), 1);
+    assert_eq!(recorded.deliveries[0].delivery_id, one.delivery_id);
+    assert_eq!(recorded.deliveries[0].attempts, 1);
+    assert_eq!(recorded.deliveries[0].state(), v1::DeliveryState::Delivered);
+}
+
+#[tokio::test]
+async fn many_reports_at_once_are_all_there() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let webhook = world.webhook(&workspace.token).await;
+    let client = ReportServiceClient::new(world.channel().await);
+    let calls = (0..40).map(|call| {
+        let mut client = client.clone();
+        let reports = (0..25)
+            .map(|n| delivered(&delivery(workspace.id, webhook, &format!("e{call}-{n}"))))
+            .collect();
+        async move {
+            client
+                .report(with_token(INTERNAL_TOKEN, ReportRequest { reports }))
+                .await
+        }
+    });
+    futures::future::try_join_all(calls).await.unwrap();
+    let shown = world
+        .get(&format!("/v1/webhooks/{webhook}"), &workspace.token)
+        .await;
+    assert_eq!(shown.body["webhook"]["successCount"], 1_000);
+    // What makes no sense is refused as a whole, by its place.
+    let mut broken = delivered(&delivery(workspace.id, webhook, "e"));
+    broken.state = 0;
+    let batch = ReportRequest {
+        reports: vec![broken],
+    };
+    let refused = client
+        .clone()
+        .report(with_token(INTERNAL_TOKEN, batch))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("reports[0].state"), "{refused}");
+}
+
+#[tokio::test]
+async fn health_follows_readiness() {
+    let world = World::start().await;
+    let mut client = HealthClient::new(world.channel().await);
+    let check = HealthCheckRequest {
+        service: v1::webhook_service_server::SERVICE_NAME.to_owned(),
+    };
+    let status = client.check(check).await.unwrap().into_inner().status();
+    assert_eq!(status.as_str_name(), "SERVING");
+}

@@ -1,0 +1,259 @@
+use std::time::Duration;
+
+use prost::Message as _;
+use reqwest::{Method, StatusCode};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+use webhooks_bus::{Outgoing, subjects};
+use webhooks_devstack::{Postgres, wait_until};
+use webhooks_domain::{
+    sealing::{Binding, Keyring},
+    signing::SigningKey,
+    webhook::{Plan, WebhookSource},
+};
+use webhooks_store::{Actor, Begun, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, SealedSecret};
+
+use crate::support::{
+    ENCRYPTION_KEYS, LIMIT, World, delivered, delivery, id_of, now, webhook_body,
+};
+
+#[tokio::test]
+async fn without_postgres_it_says_so_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut postgres = Postgres::builder(folder.path()).start().await.unwrap();
+    let url = postgres.create_database("test").await.unwrap();
+    let world = World::on(url, &[]).await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let (token, webhook) = (
+        workspace.token.as_str(),
+        world.webhook(&workspace.token).await,
+    );
+
+    postgres.kill().await.unwrap();
+    let away = world.get("/v1/webhooks", token).await;
+    assert_eq!(away.status, StatusCode::SERVICE_UNAVAILABLE, "{away:?}");
+    assert_eq!(
+        (&away.body["codeType"], &away.body["code"]),
+        (&"UNAVAILABLE".into(), &503.into())
+    );
+    assert_eq!(away.headers["retry-after"], "1");
+    assert!(
+        !away.body.to_string().contains("postgres"),
+        "our inner life is not the caller's"
+    );
+    wait_until("readiness to say so", LIMIT, async || {
+        let missing = world.context.readiness.state().missing();
+        if missing.iter().any(|line| line.starts_with("postgres:")) {
+            Ok(())
+        } else {
+            Err(missing)
+        }
+    })
+    .await
+    .unwrap();
+    // What is spooled meanwhile waits for it.
+    let report = delivered(&delivery(workspace.id, webhook, "meanwhile"));
+    let message = Outgoing::new(
+        subjects::report(0),
+        "meanwhile",
+        report.encode_to_vec().into(),
+    );
+    world.bus.publish(message, LIMIT).await.unwrap();
+
+    postgres.start().await.unwrap();
+    world.wait_ready().await;
+    let made = world.post(token, &webhook_body("after")).await;
+    assert_eq!(made.status, StatusCode::OK, "{made:?}");
+    wait_until("the spooled report", LIMIT, async || {
+        let shown = world
+            .get(&format!("/v1/webhooks/{webhook}"), token)
+            .await
+            .body;
+        if shown["webhook"]["successCount"] == 1 {
+            Ok(())
+        } else {
+            Err(shown)
+        }
+    })
+    .await
+    .unwrap();
+    assert!(!world.context.shutdown.is_cancelled(), "no task died of it");
+}
+
+#[tokio::test]
+async fn without_nats_nothing_is_changed_and_reading_goes_on() {
+    let mut world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let (token, webhook) = (
+        workspace.token.as_str(),
+        world.webhook(&workspace.token).await,
+    );
+    world.nats.kill().await.unwrap();
+    let key = [("idempotency-key", "k")];
+    let body = webhook_body("second");
+    let refused = world
+        .write(Method::POST, "/v1/webhooks", token, &key, &body)
+        .await;
+    assert_eq!(
+        refused.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "{refused:?}"
+    );
+    assert_eq!(refused.body["codeType"], "UNAVAILABLE");
+    let path = format!("/v1/webhooks/{webhook}");
+    assert_eq!(
+        world.delete(&path, token).await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    let list = world.get("/v1/webhooks", token).await;
+    assert_eq!(
+        (list.status, &list.body["totalCount"]),
+        (StatusCode::OK, &1.into())
+    );
+
+    world.nats.start().await.unwrap();
+    let made = wait_until("a creation with the same key", LIMIT, async || {
+        let reply = world
+            .write(Method::POST, "/v1/webhooks", token, &key, &body)
+            .await;
+        if reply.status == StatusCode::OK {
+            Ok(reply)
+        } else {
+            Err(reply)
+        }
+    })
+    .await
+    .unwrap();
+    assert!(
+        !made.headers.contains_key("idempotent-replayed"),
+        "a 503 is no answer to keep"
+    );
+    assert_eq!(world.configured(id_of(&made)).await, Some(1));
+}
+
+/// The bucket takes nothing, but its leader answers: NATS that dies between the sign of life and the
+/// write, only longer.
+async fn let_config_take(world: &World, max_message_size: i32) {
+    let mut stream = world.bus.jetstream().get_stream("KV_CONFIG").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_message_size = max_message_size;
+    world.bus.jetstream().update_stream(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_is_stored_but_not_in_force_says_so_and_is_finished_by_its_key() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let key = [("idempotency-key", "k")];
+    let body = webhook_body("pending");
+    let_config_take(&world, 1).await;
+    let pending = world
+        .write(Method::POST, "/v1/webhooks", token, &key, &body)
+        .await;
+    assert_eq!(
+        pending.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "{pending:?}"
+    );
+    assert_eq!(pending.body["codeType"], "CHANGE_PENDING");
+    let list = world.get("/v1/webhooks", token).await;
+    assert_eq!(list.body["totalCount"], 1);
+    let_config_take(&world, -1).await;
+    let finished = world
+        .write(Method::POST, "/v1/webhooks", token, &key, &body)
+        .await;
+    assert_eq!(finished.status, StatusCode::OK, "{finished:?}");
+    assert_eq!(finished.headers["idempotent-replayed"], "true");
+    assert!(
+        finished.body["webhook"]["secret"].is_string(),
+        "the first answer, whole"
+    );
+    assert_eq!(world.configured(id_of(&finished)).await, Some(1));
+    assert_eq!(world.get("/v1/webhooks", token).await.body["totalCount"], 1);
+}
+
+#[tokio::test]
+async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let token_id = token["lbk_test_".len()..][..12].to_owned();
+    let body = webhook_body("cut off").to_string();
+    // What the dead process had done: claimed the key and committed, a lease ago.
+    let mut hash = Sha256::new();
+    for part in ["POST", "/v1/webhooks"] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(&body);
+    let long_ago =
+        now() - i64::try_from((IDEMPOTENCY_LEASE + Duration::from_secs(1)).as_micros()).unwrap();
+    let claim = IdempotencyKey {
+        token_id: &token_id,
+        key: "k",
+    };
+    let begun = world
+        .store
+        .begin_idempotent(claim, hash.finalize().into(), long_ago)
+        .await
+        .unwrap();
+    assert_eq!(begun, Begun::Fresh);
+    let id = Uuid::new_v4();
+    let secret = SigningKey::from_random([7; 32]);
+    let binding = Binding {
+        workspace: workspace.id,
+        webhook: id,
+        version: 1,
+    };
+    let sealed = Keyring::parse(ENCRYPTION_KEYS)
+        .unwrap()
+        .seal(binding, secret.as_bytes(), [9; 24]);
+    let new = NewWebhook {
+        id,
+        workspace_id: workspace.id,
+        name: "cut off".into(),
+        endpoint_url: "https://example.com/hook".into(),
+        link_ids: vec![],
+        triggers: vec!["KIND_EXIT".into()],
+        source: WebhookSource::Linkbreakers,
+        profile: "standard".into(),
+        created_by: Uuid::new_v4(),
+        secret: SealedSecret {
+            key_id: sealed.key_id,
+            version: 1,
+            nonce: sealed.nonce.to_vec(),
+            ciphertext: sealed.ciphertext,
+            expires_at: None,
+        },
+        now: long_ago,
+    };
+    world
+        .store
+        .create_webhook(&new, None, Some(claim), &Actor::Token(token_id.clone()))
+        .await
+        .unwrap();
+
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "k"),
+    ];
+    let reply = world
+        .send(
+            Method::POST,
+            "/v1/webhooks",
+            token,
+            &headers,
+            Some(body.clone()),
+        )
+        .await;
+    assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    assert_eq!(id_of(&reply), id, "no second webhook");
+    assert_eq!(reply.body["webhook"]["secret"], secret.reveal());
+    assert_eq!(world.configured(id).await, Some(1));
+    let again = world
+        .send(Method::POST, "/v1/webhooks", token, &headers, Some(body))
+        .await;
+    assert_eq!(again.body, reply.body);
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+}

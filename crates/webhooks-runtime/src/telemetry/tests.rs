@@ -1,0 +1,139 @@
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData, SpanExporter},
+};
+use tracing_subscriber::{
+    Layer as _, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
+};
+
+use super::{
+    TelemetrySettings, TraceContext, current_traceparent, is_exported, log_layer, set_parent,
+};
+use crate::settings::{Env, Settings as _};
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Captured {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Collected(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanExporter for Collected {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().unwrap().extend(batch);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_line_is_flat_json_and_the_filter_holds() {
+    let captured = Captured::default();
+    let subscriber =
+        tracing_subscriber::registry().with(log_layer("info,quiet=off", captured.clone()).unwrap());
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info!(
+            delivery.id = "dlv_1",
+            attempt.number = 2,
+            "delivery.attempted"
+        );
+        tracing::debug!("hidden");
+        tracing::error!(target: "quiet", "hidden");
+    });
+    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert_eq!(lines[0]["message"], "delivery.attempted");
+    assert_eq!(lines[0]["delivery.id"], "dlv_1");
+    assert_eq!(lines[0]["attempt.number"], 2);
+    assert_eq!(lines[0]["level"], "INFO");
+}
+
+#[test]
+fn without_export_spans_do_not_exist() {
+    let subscriber =
+        tracing_subscriber::registry().with(log_layer("trace", Captured::default()).unwrap());
+    tracing::subscriber::with_default(subscriber, || {
+        let span = tracing::info_span!("unit of work");
+        assert!(span.is_disabled());
+        assert!(!set_parent(
+            &span,
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        ));
+        let _entered = span.enter();
+        assert_eq!(current_traceparent(), None);
+    });
+}
+
+#[test]
+fn with_export_a_span_continues_the_incoming_trace() {
+    let exporter = Collected::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let subscriber = tracing_subscriber::registry()
+        .with(log_layer("info", Captured::default()).unwrap())
+        .with(layer.with_filter(filter_fn(is_exported)));
+    let incoming = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let outgoing = tracing::subscriber::with_default(subscriber, || {
+        let span = tracing::info_span!("unit of work");
+        assert!(set_parent(&span, incoming));
+        let _entered = span.enter();
+        let foreign = tracing::info_span!(target: "h2::codec", "foreign");
+        assert!(foreign.is_disabled(), "only our spans are exported");
+        current_traceparent().unwrap()
+    });
+    let parent = TraceContext::parse(incoming).unwrap();
+    let sent = TraceContext::parse(&outgoing).unwrap();
+    assert_eq!(sent.trace_id, parent.trace_id);
+    assert_ne!(sent.parent_id, parent.parent_id);
+    let spans = exporter.0.lock().unwrap();
+    assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0].parent_span_id.to_bytes(), parent.parent_id);
+    assert_eq!(spans[0].span_context.span_id().to_bytes(), sent.parent_id);
+}
+
+#[test]
+fn settings_are_checked() {
+    let mut env = Env::from_vars([("WEBHOOKS_LOG", "info,=="), ("WEBHOOKS_TRACE_RATIO", "1.5")]);
+    TelemetrySettings::read(&mut env);
+    assert_eq!(env.finish().unwrap_err().problems.len(), 2);
+    let mut env = Env::default();
+    let settings = TelemetrySettings::read(&mut env);
+    env.finish().unwrap();
+    assert_eq!(
+        settings,
+        TelemetrySettings {
+            log_filter: "info".into(),
+            otlp_endpoint: None,
+            trace_ratio: 1.0
+        }
+    );
+}

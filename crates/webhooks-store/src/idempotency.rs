@@ -1,0 +1,225 @@
+//! Idempotency keys: the same request twice is done once and answered twice.
+//!
+//! A key belongs to a token. [`Store::begin_idempotent`] claims it; the claim is finished with the
+//! answer, or forgotten when the answer must not be kept. A holder that dies leaves its claim
+//! behind: after [`IDEMPOTENCY_LEASE`] the next caller takes it over, and if the dead one had
+//! already made something (see [`Store::create_webhook`]), it is told what.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::{
+    Store,
+    error::StoreError,
+    pg::{Micros, storable},
+};
+
+/// How long an answer is kept.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// How long a claim without an answer keeps others out. Longer than any request may take.
+pub const IDEMPOTENCY_LEASE: Duration = Duration::from_secs(60);
+
+/// Most rows that one [`Store::purge_idempotent`] removes.
+const PURGE_ROWS: i64 = 10_000;
+
+/// A key in the scope of its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdempotencyKey<'a> {
+    /// The token's id.
+    pub token_id: &'a str,
+    /// What the caller sent, 1 to 255 characters.
+    pub key: &'a str,
+}
+
+/// What [`Store::begin_idempotent`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// The key is the caller's: do the request, then finish or forget it.
+    Fresh,
+    /// The key is the caller's, and an earlier holder that was cut off had committed the creation
+    /// of `subject`: do not create again, answer from its row, then finish.
+    Recovered {
+        /// The id of what was made.
+        subject: Uuid,
+    },
+    /// The same request is being worked on.
+    InProgress,
+    /// The key was used for another request.
+    Mismatch,
+    /// The same request was answered before.
+    Replay {
+        /// The answer's status.
+        status: u16,
+        /// The answer's body, as it was given to [`Store::finish_idempotent`].
+        body: Vec<u8>,
+    },
+}
+
+/// Claims a key that is free, has outlived its time, or was left behind. `$4` is now, `$5` and `$6`
+/// are the moments before which an answer, or a claim without one, is void.
+const CLAIM: &str = "
+INSERT INTO idempotency_keys AS k (token_id, key, request_hash, started_at)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (token_id, key) DO UPDATE SET
+  request_hash = EXCLUDED.request_hash,
+  started_at = EXCLUDED.started_at,
+  status = NULL,
+  body = NULL,
+  subject = CASE WHEN k.started_at <= $5 THEN NULL ELSE k.subject END
+WHERE k.started_at <= $5
+   OR (k.status IS NULL AND k.started_at <= $6 AND k.request_hash = EXCLUDED.request_hash)
+RETURNING subject";
+
+const LOOK: &str = "
+SELECT request_hash = $3 AS same, status, body FROM idempotency_keys
+WHERE token_id = $1 AND key = $2";
+
+const FINISH: &str = "
+UPDATE idempotency_keys SET status = $3, body = $4
+WHERE token_id = $1 AND key = $2 AND status IS NULL";
+
+/// Oldest first, a bounded number at a time.
+const PURGE: &str = "
+DELETE FROM idempotency_keys WHERE (token_id, key) IN (
+  SELECT token_id, key FROM idempotency_keys WHERE started_at <= $1 ORDER BY started_at LIMIT $2
+)";
+
+impl Store {
+    /// Claims a key for the request with this hash. Of callers at the same moment, one gets
+    /// [`Begun::Fresh`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_idempotent(
+        &self,
+        key: IdempotencyKey<'_>,
+        request_hash: [u8; 32],
+        now: i64,
+    ) -> Result<Begun, StoreError> {
+        loop {
+            let claimed = sqlx::query(CLAIM)
+                .bind(storable(key.token_id))
+                .bind(storable(key.key))
+                .bind(request_hash.as_slice())
+                .bind(Micros(now))
+                .bind(Micros(before(now, IDEMPOTENCY_KEPT)))
+                .bind(Micros(before(now, IDEMPOTENCY_LEASE)))
+                .fetch_optional(&self.pool)
+                .await?;
+            if let Some(row) = claimed {
+                let subject: Option<Uuid> = row.try_get("subject")?;
+                return Ok(subject.map_or(Begun::Fresh, |subject| Begun::Recovered { subject }));
+            }
+            // Forgotten between the two statements: the claim is free again. Each turn needs
+            // another caller to claim and forget in between, so this ends.
+            if let Some(begun) = self.look(key, request_hash).await? {
+                return Ok(begun);
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        key: IdempotencyKey<'_>,
+        request_hash: [u8; 32],
+    ) -> Result<Option<Begun>, StoreError> {
+        let row = sqlx::query(LOOK)
+            .bind(storable(key.token_id))
+            .bind(storable(key.key))
+            .bind(request_hash.as_slice())
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        if !row.try_get::<bool, _>("same")? {
+            return Ok(Some(Begun::Mismatch));
+        }
+        let Some(status) = row.try_get::<Option<i32>, _>("status")? else {
+            return Ok(Some(Begun::InProgress));
+        };
+        let status = u16::try_from(status)
+            .map_err(|error| StoreError::corrupt("idempotency status", error))?;
+        Ok(Some(Begun::Replay {
+            status,
+            body: row.try_get("body")?,
+        }))
+    }
+
+    /// Keeps the answer. The body is kept as given: a caller whose answer shows a secret seals it
+    /// first. The first answer stays.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn finish_idempotent(
+        &self,
+        key: IdempotencyKey<'_>,
+        status: u16,
+        body: &[u8],
+    ) -> Result<(), StoreError> {
+        sqlx::query(FINISH)
+            .bind(storable(key.token_id))
+            .bind(storable(key.key))
+            .bind(i32::from(status))
+            .bind(body)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Gives up a claim whose answer must not be kept, so that the request can be sent again. A
+    /// claim that was answered or has made something stays.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_idempotent(&self, key: IdempotencyKey<'_>) -> Result<(), StoreError> {
+        let delete = "DELETE FROM idempotency_keys
+            WHERE token_id = $1 AND key = $2 AND status IS NULL AND subject IS NULL";
+        sqlx::query(delete)
+            .bind(storable(key.token_id))
+            .bind(storable(key.key))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Removes keys that have outlived [`IDEMPOTENCY_KEPT`], at most 10,000 a call; answers how
+    /// many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn purge_idempotent(&self, now: i64) -> Result<u64, StoreError> {
+        let done = sqlx::query(PURGE)
+            .bind(Micros(before(now, IDEMPOTENCY_KEPT)))
+            .bind(PURGE_ROWS)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Ties a claim to what its holder is about to make, in the same transaction.
+pub(crate) async fn bind_subject(
+    connection: &mut PgConnection,
+    key: IdempotencyKey<'_>,
+    subject: Uuid,
+) -> Result<(), StoreError> {
+    let update = "UPDATE idempotency_keys SET subject = $3
+        WHERE token_id = $1 AND key = $2 AND status IS NULL AND subject IS NULL";
+    let done = sqlx::query(update)
+        .bind(storable(key.token_id))
+        .bind(storable(key.key))
+        .bind(subject)
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::Conflict("idempotency key"))
+    }
+}
+
+fn before(now: i64, span: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
+}

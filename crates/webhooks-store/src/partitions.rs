@@ -1,0 +1,207 @@
+//! One partition a day for events, deliveries and attempts: old history goes by dropping tables,
+//! which costs nothing, and not by deleting rows.
+//!
+//! Partitions are made ahead of time. A row that has none lands in the default partition and moves
+//! when its day gets one. Both functions may run anywhere, at any time, together: an advisory lock
+//! makes them take turns, and each day is a transaction of its own.
+
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, Transaction};
+
+use crate::{Store, error::StoreError, pg::Day};
+
+/// A partitioned table and how its partitions are stored.
+struct Parent {
+    table: &'static str,
+    /// See `migrations/0002_history.sql` for the reasons.
+    storage: &'static str,
+}
+
+const PARENTS: [Parent; 3] = [
+    Parent {
+        table: "events",
+        storage: "toast_tuple_target = 8160",
+    },
+    Parent {
+        table: "deliveries",
+        storage: "fillfactor = 45, toast_tuple_target = 8160, \
+            autovacuum_vacuum_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.05",
+    },
+    Parent {
+        table: "attempts",
+        storage: "toast_tuple_target = 8160",
+    },
+];
+
+/// Any number, the same for all who make or drop partitions ("whpart").
+const ADVISORY_LOCK: i64 = 0x7768_7061_7274;
+
+impl Store {
+    /// Makes the partitions of `today` and the `ahead_days` after it; answers how many days were
+    /// new. Rows of those days that are in the default partition move.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when a lock is not had within 2 s: call again later.
+    pub async fn ensure_partitions(&self, today: Day, ahead_days: u16) -> Result<u32, StoreError> {
+        let mut made = 0;
+        for ahead in 0..=i32::from(ahead_days) {
+            let day = today.plus(ahead);
+            if self.has_partitions(day).await? {
+                continue;
+            }
+            let mut tx = self.take_turn().await?;
+            let mut new = false;
+            for parent in &PARENTS {
+                new |= make(&mut tx, parent, day).await?;
+            }
+            tx.commit().await?;
+            made += u32::from(new);
+        }
+        Ok(made)
+    }
+
+    /// Drops everything of the days before `day`, counters of those days included; answers how many
+    /// days went. The totals of webhooks ([`crate::StatsRow`]) stay.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when a lock is not had within 2 s: what was dropped is dropped;
+    /// call again later.
+    pub async fn drop_partitions_older_than(&self, day: Day) -> Result<u32, StoreError> {
+        let old: Vec<Day> = {
+            let mut connection = self.pool.acquire().await?;
+            existing(&mut connection)
+                .await?
+                .into_iter()
+                .filter(|made| *made < day)
+                .collect()
+        };
+        let mut dropped = 0;
+        for old_day in old {
+            let mut tx = self.take_turn().await?;
+            for parent in &PARENTS {
+                let name = partition(parent, old_day);
+                execute(&mut tx, format!("DROP TABLE IF EXISTS {name}")).await?;
+            }
+            let counts = "DELETE FROM delivery_counts WHERE day = $1";
+            sqlx::query(counts).bind(old_day).execute(&mut *tx).await?;
+            tx.commit().await?;
+            dropped += 1;
+        }
+        self.clear_strays(day).await?;
+        Ok(dropped)
+    }
+
+    /// Removes what is older than `day` and never had a partition.
+    async fn clear_strays(&self, day: Day) -> Result<(), StoreError> {
+        let mut tx = self.take_turn().await?;
+        for parent in &PARENTS {
+            let table = parent.table;
+            let delete = format!("DELETE FROM {table}_default WHERE day < $1");
+            sqlx::query(AssertSqlSafe(delete))
+                .bind(day)
+                .execute(&mut *tx)
+                .await?;
+        }
+        let counts = "DELETE FROM delivery_counts WHERE day < $1";
+        sqlx::query(counts).bind(day).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn has_partitions(&self, day: Day) -> Result<bool, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        for parent in &PARENTS {
+            if !is_there(&mut connection, &partition(parent, day)).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A transaction in which nobody else makes or drops partitions. A table lock it cannot get
+    /// soon is given up: everybody who comes after it would have to wait behind it.
+    async fn take_turn(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        execute(&mut tx, "SET LOCAL statement_timeout = '60s'".to_owned()).await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(ADVISORY_LOCK)
+            .execute(&mut *tx)
+            .await?;
+        execute(&mut tx, "SET LOCAL lock_timeout = '2s'".to_owned()).await?;
+        Ok(tx)
+    }
+}
+
+fn partition(parent: &Parent, day: Day) -> String {
+    format!("{}_{}", parent.table, day.suffix())
+}
+
+/// Makes a table like the parent, moves the day's stray rows into it, and attaches it. Attaching
+/// lets the parent's readers and writers go on, where `CREATE TABLE … PARTITION OF` would stop
+/// them.
+async fn make(
+    connection: &mut PgConnection,
+    parent: &Parent,
+    day: Day,
+) -> Result<bool, StoreError> {
+    let name = partition(parent, day);
+    if is_there(connection, &name).await? {
+        return Ok(false);
+    }
+    let Parent { table, storage } = parent;
+    let (from, to) = (day, day.plus(1));
+    let statements = [
+        format!("CREATE TABLE {name} (LIKE {table} INCLUDING ALL) WITH ({storage})"),
+        format!("LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE"),
+        format!("INSERT INTO {name} SELECT * FROM {table}_default WHERE day = '{from}'"),
+        format!("DELETE FROM {table}_default WHERE day = '{from}'"),
+        format!(
+            "ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+        ),
+    ];
+    for statement in statements {
+        execute(connection, statement).await?;
+    }
+    Ok(true)
+}
+
+/// Asks the catalogue, and not `to_regclass`, whose cache may not know what another transaction
+/// made while this one waited for its turn.
+async fn is_there(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let select = "SELECT EXISTS (SELECT 1 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE c.relname = $1 AND pg_table_is_visible(c.oid))";
+    Ok(sqlx::query_scalar(select)
+        .bind(name)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// The days that have a partition of some table.
+async fn existing(connection: &mut PgConnection) -> Result<Vec<Day>, StoreError> {
+    let select = "SELECT parent.relname::text AS parent, child.relname::text AS child
+        FROM pg_inherits i
+        JOIN pg_class parent ON parent.oid = i.inhparent
+        JOIN pg_class child ON child.oid = i.inhrelid
+        WHERE i.inhparent = ANY($1::text[]::regclass[])";
+    let tables: Vec<_> = PARENTS.iter().map(|parent| parent.table).collect();
+    let rows = sqlx::query(select)
+        .bind(tables)
+        .fetch_all(connection)
+        .await?;
+    let mut days = std::collections::BTreeSet::new();
+    for row in rows {
+        let (parent, child): (&str, &str) = (row.try_get("parent")?, row.try_get("child")?);
+        let suffix = child
+            .strip_prefix(parent)
+            .and_then(|rest| rest.strip_prefix('_'));
+        days.extend(suffix.and_then(Day::of_suffix));
+    }
+    Ok(days.into_iter().collect())
+}
+
+/// Runs a statement whose only variable parts are names and days made here.
+async fn execute(connection: &mut PgConnection, statement: String) -> Result<(), StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(connection)
+        .await?;
+    Ok(())
+}

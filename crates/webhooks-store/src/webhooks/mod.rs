@@ -1,0 +1,246 @@
+//! Webhooks: what customers configure.
+
+mod read;
+mod statements;
+mod write;
+
+use serde_json::{Value, json};
+use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
+use webhooks_domain::webhook::{StatusReason, WebhookSource, WebhookStatus};
+
+use crate::{
+    error::StoreError,
+    pg::{self, Micros},
+};
+
+/// A signing key, encrypted by the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedSecret {
+    /// Which key of the keyring opens it.
+    pub key_id: String,
+    /// Version of the secret, from 1.
+    pub version: u32,
+    /// The nonce.
+    pub nonce: Vec<u8>,
+    /// Ciphertext and tag.
+    pub ciphertext: Vec<u8>,
+    /// When it stops signing, in microseconds; `None` = never.
+    pub expires_at: Option<i64>,
+}
+
+/// A webhook to be made. It starts active, at revision 1.
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub workspace_id: Uuid,
+    /// What people call it.
+    pub name: String,
+    /// Where requests go.
+    pub endpoint_url: String,
+    /// The links whose events it takes, in this order; empty = the whole workspace.
+    pub link_ids: Vec<Uuid>,
+    /// The step kinds it takes; empty = every kind.
+    pub triggers: Vec<String>,
+    /// Who made it.
+    pub source: WebhookSource,
+    /// The payload profile.
+    pub profile: String,
+    /// The member behind the call.
+    pub created_by: Uuid,
+    /// Its first signing key.
+    pub secret: SealedSecret,
+    /// Now, in microseconds.
+    pub now: i64,
+}
+
+/// What to change of a webhook; `None` = leave as it is.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookPatch {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Where requests go.
+    pub endpoint_url: Option<String>,
+    /// All its links, anew; empty = the whole workspace.
+    pub link_ids: Option<Vec<Uuid>>,
+    /// All its step kinds, anew; empty = every kind.
+    pub triggers: Option<Vec<String>>,
+    /// Status, and why (`None` exactly when active).
+    pub status: Option<(WebhookStatus, Option<StatusReason>)>,
+    /// Who made it.
+    pub source: Option<WebhookSource>,
+    /// The payload profile.
+    pub profile: Option<String>,
+    /// Refuse the change with [`StoreError::Conflict`] unless the row is at this revision.
+    pub expected_revision: Option<i64>,
+}
+
+/// A stored webhook with its links, secrets and counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub workspace_id: Uuid,
+    /// What people call it.
+    pub name: String,
+    /// Where requests go.
+    pub endpoint_url: String,
+    /// What delivery obeys.
+    pub status: WebhookStatus,
+    /// Why it is not active; `None` exactly when it is.
+    pub status_reason: Option<StatusReason>,
+    /// The links whose events it takes; empty = the whole workspace.
+    pub link_ids: Vec<Uuid>,
+    /// The step kinds it takes; empty = every kind.
+    pub triggers: Vec<String>,
+    /// Who made it.
+    pub source: WebhookSource,
+    /// The payload profile.
+    pub profile: String,
+    /// The member behind its creation.
+    pub created_by: Uuid,
+    /// Microseconds.
+    pub created_at: i64,
+    /// When its configuration last changed, in microseconds.
+    pub updated_at: i64,
+    /// Grows by one with each change of the configuration.
+    pub revision: i64,
+    /// Its signing keys, newest first, expired ones included.
+    pub secrets: Vec<SealedSecret>,
+    /// Deliveries that succeeded.
+    pub success_count: i64,
+    /// Deliveries that finally failed.
+    pub failure_count: i64,
+    /// When the newest attempt began, in microseconds.
+    pub last_sent_at: Option<i64>,
+    /// When the newest successful attempt began, in microseconds.
+    pub last_delivered_at: Option<i64>,
+}
+
+/// Which webhooks a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StatusFilter {
+    /// All.
+    #[default]
+    Any,
+    /// Active ones.
+    Active,
+    /// Paused ones, for whatever reason.
+    Paused,
+    /// Those that are off, by a person or automatically.
+    Disabled,
+}
+
+impl StatusFilter {
+    fn words(self) -> Vec<&'static str> {
+        let statuses: &[WebhookStatus] = match self {
+            Self::Any => WebhookStatus::ALL,
+            Self::Active => &[WebhookStatus::Active],
+            Self::Paused => &[WebhookStatus::Paused],
+            Self::Disabled => &[WebhookStatus::Disabled, WebhookStatus::AutoDisabled],
+        };
+        statuses.iter().map(|status| status.as_str()).collect()
+    }
+}
+
+/// The last row of a page; the next page begins after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebhookCursor {
+    /// When that webhook was made, in microseconds.
+    pub created_at: i64,
+    /// Its id.
+    pub id: Uuid,
+}
+
+/// A page of webhooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookPage {
+    /// The rows.
+    pub rows: Vec<WebhookRow>,
+    /// How many match in all, at the moment the rows were read.
+    pub total: i64,
+    /// Whether another page follows.
+    pub more: bool,
+}
+
+impl WebhookRow {
+    /// Where the page after this row begins.
+    #[must_use]
+    pub fn cursor(&self) -> WebhookCursor {
+        WebhookCursor {
+            created_at: self.created_at,
+            id: self.id,
+        }
+    }
+
+    fn of(row: &PgRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            workspace_id: row.try_get("workspace_id")?,
+            name: row.try_get("name")?,
+            endpoint_url: row.try_get("endpoint_url")?,
+            status: pg::word(row, "status")?,
+            status_reason: pg::optional_word(row, "status_reason")?,
+            link_ids: row.try_get("link_ids")?,
+            triggers: row.try_get("triggers")?,
+            source: pg::word(row, "source")?,
+            profile: row.try_get("profile")?,
+            created_by: row.try_get("created_by")?,
+            created_at: pg::micros(row, "created_at")?,
+            updated_at: pg::micros(row, "updated_at")?,
+            revision: row.try_get("revision")?,
+            secrets: secrets(row)?,
+            success_count: row.try_get("success_count")?,
+            failure_count: row.try_get("failure_count")?,
+            last_sent_at: pg::optional_micros(row, "last_sent_at")?,
+            last_delivered_at: pg::optional_micros(row, "last_delivered_at")?,
+        })
+    }
+
+    /// What the audit log keeps: everything a person configured, and no secret.
+    fn audited(&self) -> Value {
+        json!({
+            "name": self.name,
+            "endpointUrl": self.endpoint_url,
+            "status": self.status.as_str(),
+            "statusReason": self.status_reason.map(StatusReason::as_str),
+            "linkIds": self.link_ids,
+            "triggers": self.triggers,
+            "source": self.source.as_str(),
+            "profile": self.profile,
+            "revision": self.revision,
+        })
+    }
+}
+
+/// The secrets come as columns of equal length.
+fn secrets(row: &PgRow) -> Result<Vec<SealedSecret>, StoreError> {
+    let versions: Vec<i32> = row.try_get("secret_versions")?;
+    let key_ids: Vec<String> = row.try_get("secret_key_ids")?;
+    let nonces: Vec<Vec<u8>> = row.try_get("secret_nonces")?;
+    let ciphertexts: Vec<Vec<u8>> = row.try_get("secret_ciphertexts")?;
+    let expiries: Vec<Option<Micros>> = row.try_get("secret_expiries")?;
+    let columns = versions
+        .into_iter()
+        .zip(key_ids)
+        .zip(nonces)
+        .zip(ciphertexts)
+        .zip(expiries);
+    columns
+        .map(|((((version, key_id), nonce), ciphertext), expires_at)| {
+            let version = u32::try_from(version)
+                .map_err(|error| StoreError::corrupt("secret version", error))?;
+            let expires_at = expires_at.map(|at| at.0);
+            Ok(SealedSecret {
+                key_id,
+                version,
+                nonce,
+                ciphertext,
+                expires_at,
+            })
+        })
+        .collect()
+}

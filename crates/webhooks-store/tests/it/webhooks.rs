@@ -1,0 +1,363 @@
+use futures::future::join_all;
+use uuid::Uuid;
+use webhooks_domain::webhook::{StatusReason, WebhookStatus};
+use webhooks_store::{StatusFilter, StoreError, WebhookPatch, WebhookRow};
+
+use crate::support::{Database, NOON, actor, new_webhook};
+
+async fn make(database: &Database, workspace: Uuid) -> WebhookRow {
+    let new = new_webhook(workspace);
+    database
+        .store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_plan_limit_holds_under_parallel_creates() {
+    let database = Database::fresh().await;
+    let workspace = database.workspace().await;
+    let create = async |_| {
+        let new = new_webhook(workspace);
+        database
+            .store
+            .create_webhook(&new, Some(10), None, &actor())
+            .await
+    };
+    let results = join_all((0..50).map(create)).await;
+    let made = results.iter().filter(|result| result.is_ok()).count();
+    let refused = results.iter().filter(|result| {
+        matches!(
+            result,
+            Err(StoreError::PlanLimit {
+                limit: 10,
+                used: 10
+            })
+        )
+    });
+    assert_eq!((made, refused.count()), (10, 40));
+    assert_eq!(database.store.count_webhooks(workspace).await.unwrap(), 10);
+    for table in [
+        "SELECT count(*) FROM outbox",
+        "SELECT count(*) FROM webhook_secrets",
+    ] {
+        assert_eq!(database.count(table).await, 10, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_reads_back_as_it_was_made() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let mut new = new_webhook(workspace);
+    new.name = "a\0b".into();
+    let link = Uuid::from_u128;
+    new.link_ids = vec![link(3), link(1), link(3), link(2)];
+    new.triggers = Vec::new();
+    let made = store
+        .create_webhook(&new, Some(1), None, &actor())
+        .await
+        .unwrap();
+    assert_eq!(
+        store.get_webhook(workspace, new.id).await.unwrap(),
+        Some(made.clone())
+    );
+    assert_eq!(store.get_webhook(Uuid::nil(), new.id).await.unwrap(), None);
+    assert_eq!(made.name, "a␀b");
+    assert_eq!(made.link_ids, [link(3), link(1), link(2)]);
+    assert_eq!(
+        (made.status, made.status_reason),
+        (WebhookStatus::Active, None)
+    );
+    assert_eq!(made.secrets, [new.secret.clone()]);
+    assert_eq!(
+        (made.revision, made.created_at, made.updated_at),
+        (1, NOON, NOON)
+    );
+    assert_eq!(
+        (made.success_count, made.failure_count, made.last_sent_at),
+        (0, 0, None)
+    );
+    let taken = store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(taken, StoreError::Conflict("webhook id")),
+        "{taken}"
+    );
+    let nowhere = store
+        .create_webhook(&new_webhook(Uuid::nil()), None, None, &actor())
+        .await;
+    assert!(matches!(
+        nowhere.unwrap_err(),
+        StoreError::NotFound("workspace")
+    ));
+}
+
+#[tokio::test]
+async fn an_update_changes_what_it_names_and_counts_only_if_it_changes_something() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(&database, workspace).await;
+    let update = async |patch: WebhookPatch| {
+        store
+            .update_webhook(workspace, made.id, &patch, &actor(), NOON + 5)
+            .await
+    };
+    assert_eq!(
+        update(WebhookPatch::default()).await.unwrap(),
+        Some(made.clone())
+    );
+    let same = WebhookPatch {
+        name: Some(made.name.clone()),
+        ..WebhookPatch::default()
+    };
+    assert_eq!(update(same).await.unwrap(), Some(made.clone()));
+    let paused = Some((WebhookStatus::Paused, Some(StatusReason::User)));
+    let links = Some(vec![Uuid::from_u128(1), Uuid::from_u128(1)]);
+    let patch = WebhookPatch {
+        status: paused,
+        link_ids: links,
+        ..WebhookPatch::default()
+    };
+    let changed = update(patch).await.unwrap().unwrap();
+    let expected = WebhookRow {
+        status: WebhookStatus::Paused,
+        status_reason: Some(StatusReason::User),
+        link_ids: vec![Uuid::from_u128(1)],
+        revision: 2,
+        updated_at: NOON + 5,
+        ..made.clone()
+    };
+    assert_eq!(changed, expected);
+    let stale = WebhookPatch {
+        expected_revision: Some(1),
+        ..WebhookPatch::default()
+    };
+    assert!(matches!(
+        update(stale).await.unwrap_err(),
+        StoreError::Conflict("webhook revision")
+    ));
+    let senseless = Some((WebhookStatus::Active, Some(StatusReason::User)));
+    let senseless = WebhookPatch {
+        status: senseless,
+        ..WebhookPatch::default()
+    };
+    assert!(matches!(
+        update(senseless).await.unwrap_err(),
+        StoreError::Database(_)
+    ));
+    let nothing = WebhookPatch::default();
+    let other = store
+        .update_webhook(Uuid::nil(), made.id, &nothing, &actor(), NOON)
+        .await;
+    assert_eq!(other.unwrap(), None);
+    assert_eq!(
+        store.get_webhook(workspace, made.id).await.unwrap(),
+        Some(expected)
+    );
+}
+
+#[tokio::test]
+async fn parallel_updates_make_one_revision_each() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(&database, workspace).await;
+    let rename = async |n: u32| {
+        let patch = WebhookPatch {
+            name: Some(format!("name {n}")),
+            ..WebhookPatch::default()
+        };
+        store
+            .update_webhook(workspace, made.id, &patch, &actor(), NOON)
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    let mut revisions: Vec<_> = join_all((0..20).map(rename))
+        .await
+        .iter()
+        .map(|w| w.revision)
+        .collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (2..=21).collect::<Vec<i64>>());
+    let told: Vec<_> = store
+        .next_outbox(100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.revision)
+        .collect();
+    assert_eq!(
+        told,
+        (1..=21).collect::<Vec<i64>>(),
+        "the outbox has them in the order they were made"
+    );
+}
+
+#[tokio::test]
+async fn every_change_leaves_an_outbox_row_and_an_audit_entry_and_a_refused_one_leaves_nothing() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(&database, workspace).await;
+    let patch = WebhookPatch {
+        name: Some("new".into()),
+        ..WebhookPatch::default()
+    };
+    store
+        .update_webhook(workspace, made.id, &patch, &actor(), NOON + 1)
+        .await
+        .unwrap();
+    assert!(
+        !store
+            .delete_webhook(Uuid::nil(), made.id, &actor(), NOON + 2)
+            .await
+            .unwrap()
+    );
+    assert!(
+        store
+            .delete_webhook(workspace, made.id, &actor(), NOON + 2)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .delete_webhook(workspace, made.id, &actor(), NOON + 3)
+            .await
+            .unwrap()
+    );
+    store
+        .create_webhook(&new_webhook(workspace), Some(0), None, &actor())
+        .await
+        .unwrap_err();
+    let outbox = store.next_outbox(10).await.unwrap();
+    let told: Vec<_> = outbox
+        .iter()
+        .map(|row| (row.workspace_id, row.key.clone(), row.revision))
+        .collect();
+    let key = made.id.to_string();
+    assert_eq!(
+        told,
+        [1, 2, 3].map(|revision| (workspace, key.clone(), revision))
+    );
+    assert_eq!(store.next_outbox(1).await.unwrap(), outbox[..1]);
+    store
+        .done_outbox(&[outbox[0].id, outbox[1].id, 999])
+        .await
+        .unwrap();
+    assert_eq!(store.next_outbox(10).await.unwrap(), outbox[2..]);
+    let log = database.texts("SELECT concat_ws(' ', action, actor, before->>'name', after->>'name') FROM audit_log WHERE action LIKE 'webhook.%' ORDER BY id").await;
+    let by = "token:Ab3dEf6hIj9l";
+    assert_eq!(
+        log,
+        [
+            format!("webhook.create {by} orders"),
+            format!("webhook.update {by} orders new"),
+            format!("webhook.delete {by} new"),
+        ]
+    );
+    let secrets = database
+        .count(
+            "SELECT count(*) FROM audit_log WHERE concat(before, after) ~* 'nonce|cipher|secret'",
+        )
+        .await;
+    assert_eq!(secrets, 0);
+    let left = database
+        .count(
+            "SELECT (SELECT count(*) FROM webhook_secrets) + (SELECT count(*) FROM webhook_links)",
+        )
+        .await;
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn lists_page_exactly_by_creation_and_id() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let other = database.workspace().await;
+    make(&database, other).await;
+    let mut all = Vec::new();
+    for n in 0..7 {
+        let new = webhooks_store::NewWebhook {
+            now: NOON + n / 3,
+            ..new_webhook(workspace)
+        };
+        all.push(
+            store
+                .create_webhook(&new, None, None, &actor())
+                .await
+                .unwrap(),
+        );
+    }
+    all.sort_by_key(|row| (row.created_at, row.id));
+    for size in 1..=8 {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = store
+                .list_webhooks(workspace, StatusFilter::Any, size, after)
+                .await
+                .unwrap();
+            assert_eq!(page.total, 7);
+            assert!(!page.rows.is_empty(), "no token may lead to an empty page");
+            after = page.rows.last().map(WebhookRow::cursor);
+            seen.extend(page.rows);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(seen, all, "page size {size}");
+    }
+    for (n, (status, reason)) in [
+        (WebhookStatus::Paused, StatusReason::DeliveryFailures),
+        (WebhookStatus::Disabled, StatusReason::User),
+        (WebhookStatus::AutoDisabled, StatusReason::EndpointGone),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let patch = WebhookPatch {
+            status: Some((status, Some(reason))),
+            ..WebhookPatch::default()
+        };
+        store
+            .update_webhook(workspace, all[n].id, &patch, &actor(), NOON + 9)
+            .await
+            .unwrap();
+    }
+    for (filter, total) in [
+        (StatusFilter::Any, 7),
+        (StatusFilter::Active, 4),
+        (StatusFilter::Paused, 1),
+        (StatusFilter::Disabled, 2),
+    ] {
+        let page = store
+            .list_webhooks(workspace, filter, 100, None)
+            .await
+            .unwrap();
+        assert_eq!(
+            (page.total, page.rows.len()),
+            (total, usize::try_from(total).unwrap()),
+            "{filter:?}"
+        );
+    }
+    let mut ids: Vec<_> = store
+        .webhook_config_rows(None, 100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|w| w.id)
+        .collect();
+    assert_eq!(ids.len(), 8);
+    let rest = store.webhook_config_rows(Some(ids[4]), 2).await.unwrap();
+    assert_eq!(
+        rest.iter().map(|w| w.id).collect::<Vec<_>>(),
+        ids.drain(5..7).collect::<Vec<_>>()
+    );
+}

@@ -1,0 +1,109 @@
+//! `webhooks workspace …` and `webhooks token …`: who may use this installation.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use uuid::Uuid;
+use webhooks_bus::Bus;
+use webhooks_domain::token::{Token, TokenEnvironment};
+use webhooks_management::operator::{Operator, TokenWish};
+use webhooks_runtime::SystemClock;
+use webhooks_store::Store;
+
+use super::{connected_bus, now, store};
+use crate::{
+    cli::{TokenCreateOptions, TokenRevokeOptions, WorkspaceCreateOptions},
+    console::say,
+    secrets::Secrets,
+};
+
+/// The hands that do it.
+pub(crate) fn operator(store: &Store, bus: &Bus) -> Operator {
+    Operator::new(store.clone(), bus, Arc::new(SystemClock))
+}
+
+async fn from_environment() -> anyhow::Result<Operator> {
+    Ok(operator(&store()?, &connected_bus().await?))
+}
+
+/// `webhooks workspace create`: prints the id.
+///
+/// # Errors
+/// The id is taken by another workspace, or the database fails.
+pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow::Result<()> {
+    let id = options.id.unwrap_or_else(Uuid::now_v7);
+    let owner = options.owner.unwrap_or_else(Uuid::now_v7);
+    let made = from_environment().await?.create_workspace(id, &options.name, options.plan, owner).await?;
+    if made.name != options.name || made.plan != options.plan {
+        bail!("workspace {id} is there already: {:?} on the {} plan", made.name, made.plan);
+    }
+    say(made.id);
+    Ok(())
+}
+
+/// `webhooks token create`: prints the token.
+///
+/// # Errors
+/// There is no such workspace, or the database fails.
+pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result<()> {
+    let ends = |time: std::time::Duration| i64::try_from(time.as_micros()).ok().and_then(|span| now().checked_add(span));
+    let expires_at = match options.expires_in {
+        None => None,
+        Some(time) => Some(ends(time).context("--expires-in is too far in the future")?),
+    };
+    let wish = TokenWish {
+        workspace: options.workspace,
+        name: options.name.clone(),
+        scopes: options.scopes.clone(),
+        member: None,
+        environment: if options.test { TokenEnvironment::Test } else { TokenEnvironment::Live },
+        expires_at,
+    };
+    say(from_environment().await?.create_token(wish).await?.reveal());
+    Ok(())
+}
+
+/// `webhooks token revoke`.
+///
+/// # Errors
+/// The workspace has no such token that is valid, or the database fails.
+pub(crate) async fn revoke_token(options: &TokenRevokeOptions) -> anyhow::Result<()> {
+    if !from_environment().await?.revoke_token(options.workspace, &options.id).await? {
+        bail!("workspace {} has no valid token {}", options.workspace, options.id);
+    }
+    say(format_args!("token {} is revoked", options.id));
+    Ok(())
+}
+
+/// The token kept under this name, if it still opens the workspace; else a new one with full access,
+/// which is kept.
+///
+/// # Errors
+/// The database or the read model fails, or the secrets cannot be read or written.
+pub(crate) async fn kept_token(
+    store: &Store,
+    operator: &Operator,
+    secrets: &Secrets,
+    name: &str,
+    workspace: Uuid,
+) -> anyhow::Result<String> {
+    if let Some(token) = secrets.get(name)?.as_deref().and_then(Token::parse)
+        && let Some(row) = store.token_by_id(token.id()).await?
+        && row.workspace_id == workspace
+        && row.revoked_at.is_none()
+        && token.matches(&row.hash)
+    {
+        return Ok(token.reveal().to_owned());
+    }
+    let wish = TokenWish {
+        workspace,
+        name: name.to_owned(),
+        scopes: Vec::new(),
+        member: None,
+        environment: TokenEnvironment::Test,
+        expires_at: None,
+    };
+    let token = operator.create_token(wish).await?;
+    secrets.put(name, token.reveal())?;
+    Ok(token.reveal().to_owned())
+}

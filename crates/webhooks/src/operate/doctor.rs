@@ -1,0 +1,169 @@
+//! `webhooks doctor`: looks at everything the services rely on and says what is not as it must be.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::time::timeout;
+use webhooks_bus::{Bus, names, topology::MIN_SERVER};
+use webhooks_devstack::http_get;
+use webhooks_domain::event::parse_rfc3339_micros;
+
+use super::{bus, connected, now, store};
+use crate::{cli::DoctorOptions, console::say};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How far two clocks may be apart: webhooks fire for events accepted after their creation, with two
+/// seconds of grace between machines.
+const CLOCK_SKEW_MICROS: i64 = 2_000_000;
+
+/// How one check came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Finding {
+    Fine(String),
+    /// Works, but not as it should in production.
+    Warning(String),
+    Bad(String),
+    /// Could not be looked at.
+    Unknown(String),
+}
+
+/// The command. Exit code 1 when something is bad.
+///
+/// # Errors
+/// Settings that cannot be used.
+pub(crate) async fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
+    let bus = bus().await?;
+    let mut findings = nats(&bus).await;
+    match &options.nats_monitor {
+        Some(url) => findings.extend(monitor(url).await),
+        None => findings.push(Finding::Unknown("sync_interval and nats-server's clock: give --nats-monitor http://host:8222".to_owned())),
+    }
+    findings.extend(database().await);
+    let bad = findings.iter().any(|finding| matches!(finding, Finding::Bad(_)));
+    for finding in findings {
+        say(match finding {
+            Finding::Fine(text) => format!("ok       {text}"),
+            Finding::Warning(text) => format!("warning  {text}"),
+            Finding::Bad(text) => format!("BAD      {text}"),
+            Finding::Unknown(text) => format!("unknown  {text}"),
+        });
+    }
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn nats(bus: &Bus) -> Vec<Finding> {
+    if let Err(error) = connected(bus, LIMIT).await {
+        return vec![Finding::Bad(format!("{error:#}"))];
+    }
+    let version = bus.client().server_info().version;
+    let mut findings = vec![Finding::Fine(format!(
+        "nats-server {version} answers ({}.{} or newer is needed)",
+        MIN_SERVER.0, MIN_SERVER.1
+    ))];
+    findings.push(match timeout(LIMIT, bus.verify_topology()).await {
+        Ok(Ok(())) => Finding::Fine("every stream and bucket is as it must be".to_owned()),
+        Ok(Err(error)) => Finding::Bad(error.to_string()),
+        Err(_) => Finding::Bad(format!("JetStream did not answer within {LIMIT:?}")),
+    });
+    if bus.settings().replicas < 3 {
+        findings.push(Finding::Warning(format!(
+            "{} replica(s) of each stream: production wants 3 (WEBHOOKS_NATS_REPLICAS)",
+            bus.settings().replicas
+        )));
+    }
+    if let Ok(letters) = bus.message_count(names::DEAD).await {
+        findings.push(match letters {
+            0 => Finding::Fine("no dead letters".to_owned()),
+            some => Finding::Warning(format!("{some} dead letters: `webhooks dead list`")),
+        });
+    }
+    findings
+}
+
+async fn monitor(url: &str) -> Vec<Finding> {
+    let base = url.trim_end_matches('/');
+    let ask = async |path: &str| -> anyhow::Result<Value> {
+        let (status, body) = http_get(&format!("{base}{path}")).await?;
+        anyhow::ensure!(status == 200, "{base}{path} answered {status}");
+        serde_json::from_str(&body).with_context(|| format!("{base}{path} did not answer JSON"))
+    };
+    let sync = match ask("/jsz").await {
+        Ok(answer) => sync_interval(&answer),
+        Err(error) => Finding::Unknown(format!("sync_interval: {error:#}")),
+    };
+    let before = now();
+    let clock = match ask("/varz").await {
+        Ok(answer) => clock(answer.get("now").and_then(Value::as_str), before, now()),
+        Err(error) => Finding::Unknown(format!("nats-server's clock: {error:#}")),
+    };
+    vec![sync, clock]
+}
+
+/// Whether the server has an acknowledged message on its disk. Without `always`, a loss of power
+/// (not of the process) within the interval can lose acknowledged events on a single server.
+fn sync_interval(jsz: &Value) -> Finding {
+    let config = jsz.get("config");
+    let nanos = config.and_then(|config| config.get("sync_interval")).and_then(Value::as_u64);
+    let always = config.and_then(|config| config.get("sync_always")).and_then(Value::as_bool).unwrap_or(false);
+    match (always, nanos) {
+        (true, _) => Finding::Fine("sync_interval is always".to_owned()),
+        (false, Some(nanos)) => Finding::Warning(format!(
+            "sync_interval is {:?}: production wants always (and a quoted duration anywhere else)",
+            Duration::from_nanos(nanos)
+        )),
+        (false, None) => Finding::Unknown("sync_interval: the server does not say".to_owned()),
+    }
+}
+
+/// Compares a server's clock with ours; the truth lies between the question and the answer.
+fn clock(theirs: Option<&str>, before: i64, after: i64) -> Finding {
+    let Some(theirs) = theirs.and_then(parse_rfc3339_micros) else {
+        return Finding::Unknown("nats-server's clock: the server does not say".to_owned());
+    };
+    let apart = if theirs < before { before - theirs } else { (theirs - after).max(0) };
+    let text = format!("nats-server's clock and ours are {} ms apart", apart / 1_000);
+    if apart <= CLOCK_SKEW_MICROS { Finding::Fine(text) } else { Finding::Bad(text) }
+}
+
+async fn database() -> Vec<Finding> {
+    let store = match store() {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::Bad(format!("{error:#}"))],
+    };
+    if let Err(error) = store.ping().await {
+        return vec![Finding::Bad(format!("PostgreSQL: {:#}", anyhow::Error::from(error)))];
+    }
+    let schema = match store.check_schema().await {
+        Ok(()) => Finding::Fine("the schema is this version's".to_owned()),
+        Err(error) => Finding::Bad(format!("{:#}: run `webhooks migrate`", anyhow::Error::from(error))),
+    };
+    vec![Finding::Fine("PostgreSQL answers".to_owned()), schema]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Finding, clock, sync_interval};
+
+    #[test]
+    fn only_always_is_fine() {
+        assert!(matches!(sync_interval(&json!({"config": {"sync_interval": 1, "sync_always": true}})), Finding::Fine(_)));
+        let usual = sync_interval(&json!({"config": {"sync_interval": 120_000_000_000_u64}}));
+        assert!(matches!(&usual, Finding::Warning(text) if text.contains("120s")), "{usual:?}");
+        assert!(matches!(sync_interval(&json!({})), Finding::Unknown(_)));
+    }
+
+    #[test]
+    fn clocks_are_compared_with_the_time_the_question_took() {
+        let second = 1_000_000;
+        let at = |seconds: i64| webhooks_domain::event::format_micros(seconds * second);
+        assert!(matches!(clock(Some(&at(100)), 99 * second, 101 * second), Finding::Fine(_)));
+        assert!(matches!(clock(Some(&at(102)), 99 * second, 101 * second), Finding::Fine(_)));
+        assert!(matches!(clock(Some(&at(90)), 99 * second, 101 * second), Finding::Bad(_)));
+        assert!(matches!(clock(Some(&at(110)), 99 * second, 101 * second), Finding::Bad(_)));
+        assert!(matches!(clock(None, 0, 0), Finding::Unknown(_)));
+    }
+}
