@@ -161,9 +161,19 @@ impl Shared {
 
     async fn follow_for_ever(&self) {
         loop {
+            let opened = Instant::now();
+            let stuck = async {
+                loop {
+                    self.reopen.notified().await;
+                    // A watch that has just been opened gets its time to load.
+                    if opened.elapsed() >= STUCK_AFTER {
+                        break;
+                    }
+                }
+            };
             let ended = tokio::select! {
                 ended = self.follow() => ended,
-                () = self.reopen.notified() => Err(BusError::Unavailable("stuck".to_owned())),
+                () = stuck => Err(BusError::Unavailable("stuck".to_owned())),
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "following the read model anew");

@@ -99,6 +99,8 @@ struct View {
     /// Ours, with their epochs.
     owned: HashMap<u16, u64>,
     giving: HashSet<u16>,
+    /// What a release said that may not be written yet.
+    unreleased: HashMap<u16, PartitionLease>,
     leaving: bool,
 }
 
@@ -190,35 +192,35 @@ impl Leases {
         !view.synced || view.members.contains_key(member)
     }
 
-    /// Hands a partition over, with what is still in flight.
+    /// Hands a partition over that was gained with `epoch`, with what is still in flight. Nothing
+    /// happens when it is no longer ours, or ours anew.
     ///
     /// # Errors
-    /// When NATS does not take it: the partition is given up all the same, and passes on when this
-    /// member ends.
+    /// When NATS does not take it now: it is tried again for as long as this member lives.
     pub async fn release(
         &self,
         partition: u16,
+        epoch: u64,
         deliveries: Vec<u64>,
         retries: Vec<u64>,
     ) -> Result<(), BusError> {
         let shared = &self.shared;
-        let (epoch, seq) = {
-            let mut view = shared.view();
-            view.giving.remove(&partition);
-            let Some(epoch) = view.owned.remove(&partition) else {
-                return Ok(());
-            };
-            (
-                epoch,
-                view.partitions.get(&partition).map_or(0, |(_, seq)| *seq),
-            )
-        };
         let lease = PartitionLease {
             owner: String::new(),
             epoch,
             leaver: shared.settings.member.clone(),
             deliveries_in_flight: deliveries,
             retries_in_flight: retries,
+        };
+        let seq = {
+            let mut view = shared.view();
+            if view.owned.get(&partition) != Some(&epoch) {
+                return Ok(());
+            }
+            view.giving.remove(&partition);
+            view.owned.remove(&partition);
+            view.unreleased.insert(partition, lease.clone());
+            view.partitions.get(&partition).map_or(0, |(_, seq)| *seq)
         };
         shared
             .write(partition, lease, seq)
@@ -343,15 +345,18 @@ impl Shared {
             view.synced = target == 0;
         }
         let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
+        let mut heard: HashMap<String, Instant> = HashMap::new();
         while let Some(entry) = watch.next().await {
             let entry = entry.map_err(unavailable)?;
             let mut view = self.view();
             let put = entry.operation == Operation::Put;
             if let Some(member) = entry.key.strip_prefix("m.") {
                 if put {
+                    heard.insert(member.to_owned(), Instant::now());
                     view.members
                         .insert(member.to_owned(), entry.value.as_ref() != LEAVING);
                 } else {
+                    heard.remove(member);
                     view.members.remove(member);
                 }
             } else if let Some(partition) =
@@ -362,6 +367,16 @@ impl Shared {
                     Ok(lease) => self.note_partition(&mut view, partition, lease, entry.revision),
                     Err(error) => tracing::error!(partition, %error, "unreadable lease"),
                 }
+            }
+            // A member's end that fell into a long outage is never told: read everything anew. Our own
+            // renewals come each second, so this is looked at each second.
+            if heard
+                .values()
+                .any(|at| at.elapsed() > self.settings.ttl * 3)
+            {
+                return Err(BusError::Unavailable(
+                    "a member has gone unnoticed".to_owned(),
+                ));
             }
             // An expired message may have been the last one, so the end of the old entries counts too.
             view.synced |= entry.revision >= target || entry.seen_current;
@@ -403,6 +418,11 @@ impl Shared {
             for partition in plan.take {
                 self.take(partition).await;
             }
+            for (partition, lease, seq) in self.given_up() {
+                if let Err(error) = self.write(partition, lease, seq).await {
+                    tracing::debug!(partition, %error, "partition not released yet");
+                }
+            }
             // Woken by changes; the period heals what a lost wake-up would leave.
             let woken = tokio::time::timeout(self.settings.renew, self.changed.notified()).await;
             tracing::trace!(by_change = woken.is_ok(), "deciding on leases");
@@ -435,6 +455,34 @@ impl Shared {
         )
     }
 
+    /// Partitions that are written as ours and are not: unless that is put right, nobody would
+    /// ever take them.
+    fn given_up(&self) -> Vec<(u16, PartitionLease, u64)> {
+        let view = self.view();
+        let certain = view.synced && view.fence_until.is_some_and(|until| Instant::now() < until);
+        if !certain {
+            return Vec::new();
+        }
+        let me = &self.settings.member;
+        let written = view.partitions.iter().filter(|(partition, (lease, _))| {
+            lease.owner == *me && !view.owned.contains_key(partition)
+        });
+        written
+            .map(|(partition, (lease, seq))| {
+                let said = view
+                    .unreleased
+                    .get(partition)
+                    .filter(|said| said.epoch == lease.epoch);
+                let free = said.cloned().unwrap_or_else(|| PartitionLease {
+                    epoch: lease.epoch,
+                    leaver: me.clone(),
+                    ..PartitionLease::default()
+                });
+                (*partition, free, *seq)
+            })
+            .collect()
+    }
+
     async fn take(&self, partition: u16) {
         let (before, seq) = match self.view().partitions.get(&partition) {
             Some((lease, seq)) => (Some(lease.clone()), *seq),
@@ -451,6 +499,15 @@ impl Shared {
                 let handover = handover_of(before);
                 tracing::info!(partition, epoch, handover = ?handover, "partition taken");
                 let mut view = self.view();
+                if view
+                    .partitions
+                    .get(&partition)
+                    .is_some_and(|(_, known)| *known > revision)
+                {
+                    // Somebody else's by the time the answer came.
+                    return;
+                }
+                view.unreleased.remove(&partition);
                 view.partitions.insert(partition, (lease, revision));
                 view.owned.insert(partition, epoch);
                 self.tell(LeaseEvent::Gained {

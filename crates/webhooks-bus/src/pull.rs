@@ -7,7 +7,7 @@ use async_nats::{
     jetstream::consumer::{PullConsumer, pull},
 };
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
@@ -142,7 +142,11 @@ pub struct Pull {
     stream: String,
     consumer: String,
     settings: PullSettings,
+    /// Makes the consumer, if it is not there.
+    make: Option<pull::Config>,
     open: Option<pull::Stream>,
+    /// Kept when `next` is dropped, so that a busy caller does not begin again each time.
+    opening: Option<BoxFuture<'static, Result<pull::Stream, BusError>>>,
     retry_at: Option<Instant>,
 }
 
@@ -158,8 +162,21 @@ impl Bus {
             stream: stream.to_owned(),
             consumer: consumer.to_owned(),
             settings,
+            make: None,
             open: None,
+            opening: None,
             retry_at: None,
+        }
+    }
+
+    /// A pull loop on a durable consumer that is made when it is not there, and made again when it
+    /// has gone.
+    #[must_use]
+    pub fn pull_making(&self, stream: &str, config: pull::Config, settings: PullSettings) -> Pull {
+        let consumer = config.durable_name.clone().unwrap_or_default();
+        Pull {
+            make: Some(config),
+            ..self.pull(stream, &consumer, settings)
         }
     }
 }
@@ -173,7 +190,20 @@ impl Pull {
                 self.retry_at = None;
             }
             if self.open.is_none() {
-                match self.reopen().await {
+                let opening = self.opening.get_or_insert_with(|| {
+                    let (stream, consumer) = (self.stream.clone(), self.consumer.clone());
+                    open(
+                        self.bus.clone(),
+                        stream,
+                        consumer,
+                        self.make.clone(),
+                        self.settings,
+                    )
+                    .boxed()
+                });
+                let opened = opening.await;
+                self.opening = None;
+                match opened {
                     Ok(stream) => self.open = Some(stream),
                     Err(error) => {
                         tracing::debug!(stream = self.stream, consumer = self.consumer, %error, "pull not open yet");
@@ -209,23 +239,6 @@ impl Pull {
             }
         }
         batch
-    }
-
-    async fn reopen(&self) -> Result<pull::Stream, BusError> {
-        let consumer: PullConsumer = self
-            .bus
-            .jetstream()
-            .get_consumer_from_stream(&self.consumer, &self.stream)
-            .await
-            .map_err(unavailable)?;
-        consumer
-            .stream()
-            .max_messages_per_batch(self.settings.batch)
-            .heartbeat(self.settings.heartbeat)
-            .expires(self.settings.expires)
-            .messages()
-            .await
-            .map_err(unavailable)
     }
 
     /// Turns what the stream gave into a message; on trouble the stream is dropped and opened again.
@@ -275,4 +288,34 @@ impl Pull {
             reply,
         })
     }
+}
+
+async fn open(
+    bus: Bus,
+    stream: String,
+    consumer: String,
+    make: Option<pull::Config>,
+    settings: PullSettings,
+) -> Result<pull::Stream, BusError> {
+    let consumer: PullConsumer = match make {
+        // Idempotent: the same configuration finds the one that is there.
+        Some(config) => bus
+            .jetstream()
+            .create_consumer_on_stream(config, &stream)
+            .await
+            .map_err(unavailable)?,
+        None => bus
+            .jetstream()
+            .get_consumer_from_stream(&consumer, &stream)
+            .await
+            .map_err(unavailable)?,
+    };
+    consumer
+        .stream()
+        .max_messages_per_batch(settings.batch)
+        .heartbeat(settings.heartbeat)
+        .expires(settings.expires)
+        .messages()
+        .await
+        .map_err(unavailable)
 }

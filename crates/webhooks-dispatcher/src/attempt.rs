@@ -44,7 +44,7 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
             let result = AttemptResult::failed(Failure::Internal);
             Attempted {
                 job: copy,
-                execution: Uuid::from_bytes(rand::random()),
+                execution: new_execution(),
                 started_micros,
                 result,
                 next: Some(next),
@@ -55,7 +55,7 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
 
 /// Makes one attempt. Takes at most the attempt timeout.
 async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
-    let execution = Uuid::from_bytes(rand::random());
+    let execution = new_execution();
     let started_micros = shared.clock.now_micros();
     let span = tracing::info_span!(
         "POST",
@@ -95,6 +95,11 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         result,
         next,
     }
+}
+
+/// The id of one run of an attempt.
+fn new_execution() -> Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
 async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> AttemptResult {

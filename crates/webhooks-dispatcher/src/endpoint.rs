@@ -36,10 +36,15 @@ impl<T> Endpoint<T> {
         }
     }
 
-    /// Takes a delivery, or says when there will be room: each parked one gets a slot of its own,
+    /// Takes a delivery (at most `share` may wait), or says when there will be room: each parked one gets a slot of its own,
     /// spaced as the endpoint answers.
-    pub(crate) fn admit(&mut self, job: T, now_micros: i64) -> Result<(), (T, Duration)> {
-        if self.queue.len() < self.queue_limit {
+    pub(crate) fn admit(
+        &mut self,
+        job: T,
+        share: usize,
+        now_micros: i64,
+    ) -> Result<(), (T, Duration)> {
+        if self.queue.len() < self.queue_limit.min(share.max(1)) {
             self.queue.push_back(job);
             return Ok(());
         }
@@ -96,9 +101,9 @@ mod tests {
         for _ in 0..100 {
             endpoint.ended(Duration::from_secs(8));
         }
-        assert!(endpoint.admit(1, 0).is_ok() && endpoint.admit(2, 0).is_ok());
+        assert!(endpoint.admit(1, 99, 0).is_ok() && endpoint.admit(2, 99, 0).is_ok());
         let waits: Vec<_> = (3..8)
-            .map(|n| endpoint.admit(n, 0).unwrap_err().1)
+            .map(|n| endpoint.admit(n, 99, 0).unwrap_err().1)
             .collect();
         assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
         assert!(
@@ -114,7 +119,7 @@ mod tests {
             let (mut given, mut started, mut ended, mut parked) = (0u32, 0u32, 0u32, 0u32);
             for step in steps {
                 match step {
-                    0 | 1 => { given += 1; if endpoint.admit(given, 0).is_err() { parked += 1; } }
+                    0 | 1 => { given += 1; if endpoint.admit(given, 99, 0).is_err() { parked += 1; } }
                     2 => if endpoint.start().is_some() { started += 1; },
                     _ => if started > ended { ended += 1; endpoint.ended(Duration::from_millis(1)); },
                 }
@@ -129,7 +134,7 @@ mod tests {
             let mut endpoint = Endpoint::new(8, 1);
             for _ in 0..50 { endpoint.ended(Duration::from_millis(latency)); }
             for _ in 0..count {
-                if let Err(((), wait)) = endpoint.admit((), 0) { prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait)); }
+                if let Err(((), wait)) = endpoint.admit((), 99, 0) { prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait)); }
             }
         }
     }

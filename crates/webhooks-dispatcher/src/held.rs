@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use webhooks_bus::{BusError, Outgoing, StoredMessage, names, subjects};
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryReport, Status},
+    internal::v1::{DeadLetter, DeliveryJob, DeliveryReport, Status},
     v1,
 };
 
@@ -115,6 +115,10 @@ async fn look(shared: &Shared, partition: u16) -> Result<bool, BusError> {
             }
             left -= 1;
             seq = message.seq + 1;
+            if may_go(shared, webhook) == Some(false) {
+                // Cancelling is final: only by a view as new as what fan-out saw.
+                shared.mirror.catch_up().await?;
+            }
             let Some(release) = may_go(shared, webhook) else {
                 break;
             };
@@ -140,17 +144,17 @@ async fn go(
     message: StoredMessage,
     release: bool,
 ) -> Result<(), BusError> {
-    let job = DeliveryJob::decode(message.payload.clone())
-        .map_err(|error| BusError::Decode(error.to_string()))?;
-    let delivery = job
-        .delivery
-        .as_ref()
-        .and_then(|d| Uuid::from_slice(&d.delivery_id).ok());
-    let Some(delivery) = delivery else {
-        return Err(BusError::Decode(format!(
-            "held message {} names no delivery",
-            message.seq
-        )));
+    let decoded = DeliveryJob::decode(message.payload.clone()).map_err(|error| error.to_string());
+    let decoded = decoded.and_then(|job| {
+        let delivery = job
+            .delivery
+            .as_ref()
+            .and_then(|d| Uuid::from_slice(&d.delivery_id).ok());
+        Ok((delivery.ok_or("it names no delivery")?, job))
+    });
+    let (delivery, job) = match decoded {
+        Ok(decoded) => decoded,
+        Err(reason) => return bury(shared, message, reason).await,
     };
     if release {
         let id = format!(
@@ -175,6 +179,28 @@ async fn go(
         };
         shared.reporter.record(report).await;
     }
+    shared
+        .bus
+        .remove(names::HELD, message.seq)
+        .await
+        .map(|_| ())
+}
+
+/// Keeps a held message that nobody can read, so that it does not stop those behind it.
+async fn bury(shared: &Shared, message: StoredMessage, reason: String) -> Result<(), BusError> {
+    let letter = DeadLetter {
+        source: "dispatcher".to_owned(),
+        reason: "undecodable".to_owned(),
+        detail: reason,
+        stream: names::HELD.to_owned(),
+        subject: message.subject,
+        stream_seq: message.seq,
+        payload: message.payload,
+        headers: Vec::new(),
+        at: shared.clock.now_micros(),
+    };
+    let buried = shared.bus.bury(letter).await;
+    buried.map_err(|error| BusError::Unavailable(error.to_string()))?;
     shared
         .bus
         .remove(names::HELD, message.seq)

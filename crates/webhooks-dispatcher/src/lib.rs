@@ -20,6 +20,7 @@ mod attempt;
 mod endpoint;
 mod held;
 mod job;
+mod owner;
 mod partition;
 mod partition_io;
 mod registry;
@@ -28,20 +29,18 @@ mod reporter;
 mod settings;
 mod shared;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_bus::{Bus, ConfigMirror, LeaseEvent, Leases, LeasesSettings};
+use webhooks_bus::{Bus, ConfigMirror, Leases, LeasesSettings};
 use webhooks_egress::Egress;
 use webhooks_runtime::{Context, OnError};
 
 pub use settings::{Config, Limits};
 
 use crate::{
-    partition::{Order, Partition},
     registry::Registry,
     reporter::Reporter,
     shared::{PartitionSettings, Shared},
@@ -52,10 +51,6 @@ const MEMBER_TTL: Duration = Duration::from_secs(3);
 
 /// How often it renews.
 const MEMBER_RENEW: Duration = Duration::from_secs(1);
-
-/// Longest wait at the end for requests that are still on the wire: an attempt's deadline and a
-/// little for its record.
-const DRAIN: Duration = Duration::from_secs(33);
 
 /// Runs the dispatcher until [`Context::shutdown`], then drains it.
 ///
@@ -126,7 +121,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     ));
     watch_readiness(&ctx, &shared);
     ctx.started();
-    let drained = own_partitions(&ctx, &shared, events).await;
+    let drained = owner::own_partitions(&ctx, &shared, events).await;
     if !drained {
         tracing::warn!("requests were still on the wire at the end; their deliveries go out again");
     }
@@ -180,68 +175,4 @@ fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
         shutdown.run_until_cancelled(watch).await;
         anyhow::Ok(())
     });
-}
-
-/// Starts a task for each partition that comes, ends it when the partition goes; at shutdown hands
-/// all of them over and waits for what is on the wire. Whether everything was done in time.
-async fn own_partitions(
-    ctx: &Context,
-    shared: &Arc<Shared>,
-    mut events: mpsc::UnboundedReceiver<LeaseEvent>,
-) -> bool {
-    let mut owned: HashMap<u16, mpsc::UnboundedSender<Order>> = HashMap::new();
-    let mut tasks = tokio::task::JoinSet::new();
-    let mut deadline = None;
-    loop {
-        if deadline.is_some() && shared.leases.owned() == 0 && tasks.is_empty() {
-            return true;
-        }
-        let event = tokio::select! {
-            event = events.recv() => event,
-            Some(ended) = tasks.join_next() => {
-                if let Err(error) = ended {
-                    // A partition whose task died is given up, so that it starts anew somewhere.
-                    tracing::error!(%error, "partition.panicked");
-                }
-                continue;
-            }
-            () = ctx.shutdown.cancelled(), if deadline.is_none() => {
-                deadline = Some(tokio::time::Instant::now() + DRAIN);
-                shared.leases.leave().await;
-                continue;
-            }
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => return false,
-        };
-        match event {
-            Some(LeaseEvent::Gained {
-                partition,
-                handover,
-                ..
-            }) => {
-                let (orders, receiver) = mpsc::unbounded_channel();
-                owned.insert(partition, orders);
-                tasks.spawn(Box::pin(
-                    Partition::new(shared.clone(), partition, handover, receiver).run(),
-                ));
-            }
-            Some(LeaseEvent::Give { partition }) => match owned.remove(&partition) {
-                Some(orders) if orders.send(Order::Give).is_ok() => {}
-                _ => {
-                    if let Err(error) = shared
-                        .leases
-                        .release(partition, Vec::new(), Vec::new())
-                        .await
-                    {
-                        tracing::warn!(partition, %error, "partition not released");
-                    }
-                }
-            },
-            Some(LeaseEvent::Lost { partition }) => {
-                if let Some(orders) = owned.remove(&partition) {
-                    orders.send(Order::Lost).ok();
-                }
-            }
-            None => return false,
-        }
-    }
 }

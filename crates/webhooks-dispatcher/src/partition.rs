@@ -77,8 +77,6 @@ struct Leaver {
     deferred: HashMap<MessageKey, Job>,
     until: Instant,
     look_at: Instant,
-    /// It is no more, or has had its time.
-    ended: bool,
 }
 
 struct Outstanding {
@@ -90,12 +88,13 @@ struct Outstanding {
 pub(crate) struct Partition {
     shared: Arc<Shared>,
     partition: u16,
+    epoch: u64,
     leaver: Option<Leaver>,
     orders: mpsc::UnboundedReceiver<Order>,
     mode: Mode,
     endpoints: HashMap<Uuid, Endpoint<Job>>,
     outstanding: HashMap<MessageKey, Outstanding>,
-    attempts: JoinSet<Attempted>,
+    attempts: JoinSet<(Attempted, OnTheWire)>,
     settling: FuturesUnordered<futures::future::BoxFuture<'static, Settled>>,
     waiting: DelayQueue<Job>,
     /// Finished deliveries with the attempt that finished, newest last.
@@ -103,19 +102,23 @@ pub(crate) struct Partition {
     /// Messages up to these sequences may have been sent by an owner that died.
     recheck_to: HashMap<Lane, u64>,
     /// Endpoints that have work but could not start it.
-    stalled: Vec<Uuid>,
+    stalled: HashSet<Uuid>,
+    /// Its messages in hand were named to the next owner, who leaves them to us.
+    named: bool,
 }
 
 impl Partition {
     pub(crate) fn new(
         shared: Arc<Shared>,
         partition: u16,
+        epoch: u64,
         handover: Handover,
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Self {
         Self {
             shared,
             partition,
+            epoch,
             leaver: leaver_of(handover),
             orders,
             mode: Mode::Owning,
@@ -126,7 +129,8 @@ impl Partition {
             waiting: DelayQueue::new(),
             finished: VecDeque::new(),
             recheck_to: HashMap::new(),
-            stalled: Vec::new(),
+            stalled: HashSet::new(),
+            named: false,
         }
     }
 
@@ -153,13 +157,17 @@ impl Partition {
                 biased;
                 Some(order) = self.orders.recv() => self.obey(order).await,
                 Some(ended) = self.attempts.join_next() => match ended {
-                    Ok(attempted) => self.conclude(attempted),
+                    Ok((attempted, wire)) => self.conclude(attempted, wire),
                     Err(error) => tracing::error!(%error, partition = self.partition, "attempt.lost"),
                 },
                 Some(settled) = self.settling.next() => self.settled(settled).await,
                 Some(expired) = self.waiting.next(), if !self.waiting.is_empty() => {
                     let job = expired.into_inner();
-                    self.admit(job);
+                    if job.recheck {
+                        self.settling.push(io::still_owed(self.shared.clone(), self.partition, job));
+                    } else {
+                        self.admit(job);
+                    }
                 }
                 _ = tick.tick() => {
                     self.tick().await;
@@ -167,8 +175,7 @@ impl Partition {
                         sweep.tick(&mut self.settling);
                     }
                 }
-                batch = next_batch(&mut due), if room => self.arrived(Lane::Due, batch).await,
-                batch = next_batch(&mut fresh), if room => self.arrived(Lane::Fresh, batch).await,
+                (lane, batch) = next_of(&mut due, &mut fresh), if room => self.arrived(lane, batch).await,
                 changed = changes.recv(), if self.mode == Mode::Owning => sweep.webhook_changed(changed.ok()),
             }
         }
@@ -266,15 +273,15 @@ impl Partition {
             self.leaver = None;
         } else {
             // Asked before the look, so that what is there after the leaver's end is really left.
-            leaver.ended = now >= leaver.until || !self.shared.leases.is_alive(&leaver.name);
+            let ended = now >= leaver.until || !self.shared.leases.is_alive(&leaver.name);
             let keys = leaver.named.iter().copied().collect();
-            self.settling
-                .push(io::look_for(self.shared.clone(), self.partition, keys));
+            let look = io::look_for(self.shared.clone(), self.partition, keys, ended);
+            self.settling.push(look);
         }
     }
 
     /// What a leaver named is done with; when it has ended, the rest goes on here.
-    fn leaver_finished(&mut self, gone: Vec<MessageKey>, complete: bool) {
+    fn leaver_finished(&mut self, gone: Vec<MessageKey>, last: bool) {
         let Some(leaver) = &mut self.leaver else {
             return;
         };
@@ -284,11 +291,16 @@ impl Partition {
                 self.outstanding.remove(&key);
             }
         }
-        if leaver.ended && complete {
-            let left = std::mem::take(&mut leaver.deferred).into_values().collect();
+        if last {
+            let left: Vec<Job> = std::mem::take(&mut leaver.deferred).into_values().collect();
             self.leaver = None;
-            self.settling
-                .push(io::recheck(self.shared.clone(), self.partition, left));
+            for jobs in left.chunks(BATCH) {
+                self.settling.push(io::recheck(
+                    self.shared.clone(),
+                    self.partition,
+                    jobs.to_vec(),
+                ));
+            }
         }
     }
 
@@ -317,7 +329,12 @@ impl Partition {
             .endpoints
             .entry(webhook)
             .or_insert_with(|| Endpoint::new(limits.per_endpoint, limits.endpoint_queue));
-        match endpoint.admit(job, self.shared.clock.now_micros()) {
+        // A quarter of what is free at most: many slow ones together leave room for the others.
+        let share = limits
+            .partition_window
+            .saturating_sub(self.outstanding.len())
+            / 4;
+        match endpoint.admit(job, share, self.shared.clock.now_micros()) {
             Ok(()) => self.pump(webhook),
             Err((job, wait)) => {
                 metrics::counter!("webhooks_parked_total").increment(1);
@@ -338,10 +355,12 @@ impl Partition {
             } else {
                 None
             };
-            let (Some(place), Some(job)) = (place, endpoint.start()) else {
-                self.stalled.push(webhook);
+            // The place first: a job that was taken from the queue must go out.
+            let Some(place) = place else {
+                self.stalled.insert(webhook);
                 return;
             };
+            let Some(job) = endpoint.start() else { return };
             let Some(target) = self
                 .shared
                 .registry
@@ -356,6 +375,10 @@ impl Partition {
             if !self.shared.enter_wire(job.delivery) {
                 // This process still has it on the wire, from before it lost the partition.
                 endpoint.ended(Duration::ZERO);
+                let job = Job {
+                    recheck: true,
+                    ..job
+                };
                 self.waiting.insert(job, Duration::from_secs(1));
                 continue;
             }
@@ -364,7 +387,7 @@ impl Partition {
     }
 
     /// An attempt has ended: free its place, then record, and schedule what comes next.
-    fn conclude(&mut self, attempted: Attempted) {
+    fn conclude(&mut self, attempted: Attempted, wire: OnTheWire) {
         let webhook = attempted.job.webhook;
         if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
             endpoint.ended(attempted.result.timings.total);
@@ -376,12 +399,12 @@ impl Partition {
             }
             _ => false,
         };
-        self.settling.push(io::record(
-            self.shared.clone(),
-            self.partition,
-            attempted,
-            in_memory,
-        ));
+        let recorded = io::record(self.shared.clone(), self.partition, attempted, in_memory);
+        self.settling.push(Box::pin(async move {
+            let settled = recorded.await;
+            drop(wire);
+            settled
+        }));
     }
 
     /// Something durable has happened to a delivery.
@@ -412,7 +435,7 @@ impl Partition {
                     }
                 }
             }
-            Settled::Gone { keys, complete } => self.leaver_finished(keys, complete),
+            Settled::Gone { keys, last } => self.leaver_finished(keys, last),
             Settled::Nothing => {}
         }
     }
@@ -466,7 +489,10 @@ impl Partition {
         while let Some(expired) = self.waiting.peek().map(|key| self.waiting.remove(&key)) {
             unstarted.push(expired.into_inner());
         }
+        // What the owner before us is still finishing is passed on under our name.
+        let mut passed_on = HashSet::new();
         if let Some(leaver) = self.leaver.take() {
+            passed_on = leaver.named;
             unstarted.extend(leaver.deferred.into_values());
         }
         for job in unstarted {
@@ -474,10 +500,11 @@ impl Partition {
         }
         if let Order::Give = order {
             // What waits for its record is done with in a moment; it is named all the same.
+            passed_on.extend(self.outstanding.keys());
             let named = |lane| {
-                self.outstanding
-                    .keys()
-                    .filter(move |key| key.0 == lane)
+                passed_on
+                    .iter()
+                    .filter(|key| key.0 == lane)
                     .map(|key| key.1)
                     .collect::<Vec<_>>()
             };
@@ -487,16 +514,22 @@ impl Partition {
                 in_flight = fresh.len() + due.len(),
                 "partition handed over"
             );
-            if let Err(error) = self.shared.leases.release(self.partition, fresh, due).await {
-                tracing::warn!(partition = self.partition, %error, "partition not released");
+            if let Err(error) = self
+                .shared
+                .leases
+                .release(self.partition, self.epoch, fresh, due)
+                .await
+            {
+                tracing::warn!(partition = self.partition, %error, "partition not released yet");
             }
+            self.named = true;
         }
     }
 
     /// Gives back a delivery that has not started. Its message comes to the next owner by itself;
     /// when an attempt was made since the message was written, the next attempt becomes a schedule.
     fn hand_back(&mut self, job: Job) {
-        if job.made_progress() {
+        if job.made_progress() || self.named {
             self.settling.push(io::park(
                 self.shared.clone(),
                 self.partition,
@@ -506,6 +539,14 @@ impl Partition {
         } else {
             self.outstanding.remove(&job.key);
         }
+    }
+}
+
+/// The next messages of either lane; neither starves the other.
+async fn next_of(due: &mut Option<Pull>, fresh: &mut Option<Pull>) -> (Lane, Vec<Pulled>) {
+    tokio::select! {
+        batch = next_batch(due) => (Lane::Due, batch),
+        batch = next_batch(fresh) => (Lane::Fresh, batch),
     }
 }
 
@@ -536,12 +577,11 @@ fn leaver_of(handover: Handover) -> Option<Leaver> {
         deferred: HashMap::new(),
         until: now + LEAVER_PATIENCE,
         look_at: now,
-        ended: false,
     })
 }
 
 fn start(
-    attempts: &mut JoinSet<Attempted>,
+    attempts: &mut JoinSet<(Attempted, OnTheWire)>,
     shared: Arc<Shared>,
     job: Job,
     target: Arc<Target>,
@@ -553,8 +593,9 @@ fn start(
             delivery: job.delivery,
         };
         let attempted = attempt::guarded(shared, job, target).await;
-        drop((wire, place));
-        attempted
+        // The place is free at once; the mark stays until the attempt is recorded.
+        drop(place);
+        (attempted, wire)
     });
 }
 

@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::BoxFuture};
 use uuid::Uuid;
 use webhooks_bus::{
-    Bus, BusError, Outgoing, Pull, PullSettings, Pulled, headers, names, subjects, topology,
+    Bus, BusError, Outgoing, PublishError, Pull, PullSettings, Pulled, headers, names, subjects,
+    topology,
 };
 use webhooks_domain::{endpoint::FailureClass, event::format_micros, retry::Next};
 use webhooks_proto::{internal::v1::RecordedDelivery, v1};
@@ -37,11 +38,8 @@ pub(crate) enum Settled {
     },
     /// Make the job's attempt after `delay`.
     Again { job: Box<Job>, delay: Duration },
-    /// These messages are no more; all were looked for if `complete`.
-    Gone {
-        keys: Vec<MessageKey>,
-        complete: bool,
-    },
+    /// These messages are no more; `last` = all were looked for after their holder had ended.
+    Gone { keys: Vec<MessageKey>, last: bool },
     /// These may go on.
     Admit(Vec<Job>),
     /// Nothing.
@@ -185,9 +183,17 @@ pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
                     finished: None,
                 }
             }
-            Err(error) => {
+            Err(error @ PublishError::Full(_)) => {
                 tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
                 park(shared, partition, job, crate::endpoint::MAX_PARK).await
+            }
+            // Perhaps it is held already: a repeat has the same id.
+            Err(error) => {
+                tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
+                Settled::Again {
+                    job: Box::new(job),
+                    delay: PUBLISH_PAUSE,
+                }
             }
         }
     }
@@ -278,6 +284,28 @@ pub(crate) fn recheck(shared: Arc<Shared>, partition: u16, jobs: Vec<Job>) -> Se
     .boxed()
 }
 
+/// Goes on with a delivery that this process had on the wire, unless it is finished by now.
+pub(crate) fn still_owed(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
+    async move {
+        match shared
+            .bus
+            .get(&stream_of(partition, job.key.0), job.key.1)
+            .await
+        {
+            Ok(None) => Settled::Done {
+                key: job.key,
+                finished: None,
+            },
+            Ok(Some(_)) => recheck(shared, partition, vec![job]).await,
+            Err(_) => Settled::Again {
+                job: Box::new(job),
+                delay: Duration::from_secs(1),
+            },
+        }
+    }
+    .boxed()
+}
+
 fn is_over(found: &RecordedDelivery) -> bool {
     matches!(
         found.state(),
@@ -351,18 +379,18 @@ pub(crate) async fn open_consumers(bus: &Bus, partition: u16) -> Result<Opened, 
         subjects::due_of(partition),
     )
     .await?;
-    let pull = |stream: &str| {
-        bus.pull(
-            stream,
-            &names::partition_consumer(partition),
-            PullSettings::default(),
-        )
+    let pull = |stream: String, filter: String| {
+        let config = topology::partition_consumer(partition, filter);
+        bus.pull_making(&stream, config, PullSettings::default())
     };
     Ok(Opened {
         recheck_fresh: fresh,
         recheck_due: due,
-        fresh: pull(&names::deliveries(partition)),
-        due: pull(&names::retries(partition)),
+        fresh: pull(
+            names::deliveries(partition),
+            subjects::deliveries_of(partition),
+        ),
+        due: pull(names::retries(partition), subjects::due_of(partition)),
     })
 }
 
@@ -386,24 +414,26 @@ async fn anew(bus: &Bus, stream: &str, partition: u16, filter: String) -> Result
 }
 
 /// Which of these messages are no longer in their stream: their holder has finished them.
-pub(crate) fn look_for(shared: Arc<Shared>, partition: u16, keys: Vec<MessageKey>) -> Settling {
+pub(crate) fn look_for(
+    shared: Arc<Shared>,
+    partition: u16,
+    keys: Vec<MessageKey>,
+    ended: bool,
+) -> Settling {
     async move {
-        let (mut gone, mut complete) = (Vec::new(), true);
+        let (mut gone, mut last) = (Vec::new(), ended);
         for key in keys {
             match shared.bus.get(&stream_of(partition, key.0), key.1).await {
                 Ok(None) => gone.push(key),
                 Ok(Some(_)) => {}
                 Err(error) => {
                     tracing::debug!(%error, partition, "messages not looked for");
-                    complete = false;
+                    last = false;
                     break;
                 }
             }
         }
-        Settled::Gone {
-            keys: gone,
-            complete,
-        }
+        Settled::Gone { keys: gone, last }
     }
     .boxed()
 }

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::{
@@ -168,41 +171,44 @@ impl Shared {
         request
     }
 
-    async fn deliver(&self, waiting: Vec<Waiting>) {
-        let count = waiting.len();
-        let (reports, done): (Vec<_>, Vec<_>) =
-            waiting.into_iter().map(|w| (w.report, w.done)).unzip();
-        let spooling = self.clock.now_micros() < self.spool_until.load(Ordering::Relaxed);
-        let called = if spooling {
-            Err(Status::unavailable("failed a moment ago"))
-        } else {
-            let request = self.request(ReportRequest {
-                reports: reports.clone(),
-            });
-            self.client.clone().report(request).await.map(|_| ())
-        };
-        match called {
-            Ok(()) => {
-                metrics::counter!("webhooks_reports_total", "way" => "grpc").increment(count as u64)
-            }
-            Err(status) => {
-                if !spooling {
-                    tracing::warn!(code = ?status.code(), reason = status.message(), reports = count, "reports.spooled");
-                    self.spool_until.store(
-                        self.clock.now_micros() + SPOOL_FOR_MICROS,
-                        Ordering::Relaxed,
-                    );
+    /// Hands a batch on; resolves its reports when they are durable. A batch that is refused is
+    /// halved until the one bad report is alone: the others must not share its fate.
+    fn deliver(&self, mut waiting: Vec<Waiting>) -> BoxFuture<'_, ()> {
+        async move {
+            let count = waiting.len();
+            let reports: Vec<_> = waiting.iter().map(|waiting| waiting.report.clone()).collect();
+            let spooling = self.clock.now_micros() < self.spool_until.load(Ordering::Relaxed);
+            let called = if spooling {
+                Err(Status::unavailable("failed a moment ago"))
+            } else {
+                let request = self.request(ReportRequest { reports });
+                self.client.clone().report(request).await.map(|_| ())
+            };
+            match called {
+                Ok(()) => {
+                    metrics::counter!("webhooks_reports_total", "way" => "grpc").increment(count as u64);
                 }
-                let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange);
-                join_all(reports.iter().map(|report| self.put_aside(report, refused))).await;
-                metrics::counter!("webhooks_reports_total", "way" => "spool")
-                    .increment(count as u64);
+                Err(status) => {
+                    let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted);
+                    if refused && count > 1 {
+                        let rest = waiting.split_off(count / 2);
+                        self.deliver(waiting).await;
+                        return self.deliver(rest).await;
+                    }
+                    if !spooling && !refused {
+                        tracing::warn!(code = ?status.code(), reason = status.message(), reports = count, "reports.spooled");
+                        self.spool_until.store(self.clock.now_micros() + SPOOL_FOR_MICROS, Ordering::Relaxed);
+                    }
+                    join_all(waiting.iter().map(|waiting| self.put_aside(&waiting.report, refused))).await;
+                    metrics::counter!("webhooks_reports_total", "way" => "spool").increment(count as u64);
+                }
+            }
+            for waiting in waiting {
+                // A caller that is gone has ended with its process's drain.
+                waiting.done.send(()).ok();
             }
         }
-        for done in done {
-            // A caller that is gone has ended with its process's drain.
-            done.send(()).ok();
-        }
+        .boxed()
     }
 
     /// Spools one report, or buries it when management would never take it. Until it is durable.

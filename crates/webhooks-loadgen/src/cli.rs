@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_domain::signing::SigningKey;
 use webhooks_loadgen::{
+    bench::{self, BenchOptions},
     faults::{self, FaultOptions},
     ledger::Ledger,
     peers::{BusPeer, HttpPeer, bare_bus, bare_http},
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     BareHttp(BareHttpArgs),
     /// Move messages through two JetStream hops, as fast as the bus alone can
     BareBus(BareBusArgs),
+    /// Print the benchmark table
+    Bench(BenchArgs),
     /// Kill processes at random under load, then compare the outside ledgers with Postgres
     Faults(FaultArgs),
 }
@@ -127,6 +130,22 @@ pub(crate) struct BareBusArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Where the programs are [default: beside this one]
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Less of everything, one run each
+    #[arg(long)]
+    quick: bool,
+    /// Only figures whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// A folder on the disk that is to be measured; the table stays in it
+    #[arg(long, default_value = "bench-results")]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FaultArgs {
     /// Where the programs are [default: beside this one]
     #[arg(long)]
@@ -154,6 +173,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let peer = BusPeer { url: args.url, fan_out: args.fan_out, batching: args.batching, duration: args.duration };
             say(format_args!("{:.0} deliveries/s", bare_bus(&peer).await?.per_second()));
         }
+        Command::Bench(args) => {
+            let options = BenchOptions { bin_dir: beside(args.bin_dir)?, quick: args.quick, only: args.only, folder: args.folder };
+            say(bench::run(&options, |line| eprintln!("{line}")).await?);
+        }
         Command::Faults(args) => return crash_test(args).await,
     }
     Ok(ExitCode::SUCCESS)
@@ -174,7 +197,7 @@ async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     let target = Target { door: args.door, url: args.url, token: args.token };
     let links = if args.links.is_empty() { vec![Uuid::new_v4()] } else { args.links };
     let subject = Subject { workspace: args.workspace, links, kinds: args.kinds };
-    let plan = Plan { rate: args.rate, count: args.count, workers: args.workers, batch: args.batch, retry: args.retry };
+    let plan = Plan { rate: args.rate, count: args.count, workers: args.workers, batch: args.batch, retry: args.retry, gate: None };
     let ledger = args.ledger.as_deref().map_or_else(|| Ok(Ledger::none()), Ledger::open)?;
     let stop = CancellationToken::new();
     let publishing = publish::run(&target, &subject, &plan, &ledger, &stop);

@@ -3,10 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use webhooks_bus::BusSettings;
-use webhooks_domain::{
-    endpoint::{AddressPolicy, Cidr},
-    sealing::Keyring,
-};
+use webhooks_domain::{endpoint::AddressPolicy, sealing::Keyring};
+use webhooks_egress::PolicySettings;
 use webhooks_runtime::{Env, Secret, Settings};
 use webhooks_store::StoreSettings;
 
@@ -56,7 +54,7 @@ impl Settings for Config {
             ),
             store: store_settings(env),
             bus: BusSettings::read(env),
-            addresses: address_policy(env),
+            addresses: PolicySettings::read(env).0,
             encryption_keys: env.secret(
                 "WEBHOOKS_ENCRYPTION_KEYS",
                 "keys that signing secrets are sealed with, `id:base64[,id:base64…]`, 32 bytes each; the first seals, all open",
@@ -129,66 +127,5 @@ pub fn store_settings(env: &mut Env) -> StoreSettings {
             "connections to PostgreSQL",
         ),
         ..StoreSettings::new(url.expose())
-    }
-}
-
-/// Which endpoints may be named; the same switches as at the dispatcher, which checks again.
-fn address_policy(env: &mut Env) -> AddressPolicy {
-    AddressPolicy {
-        allow_http: env.bool(
-            "WEBHOOKS_EGRESS_ALLOW_HTTP",
-            false,
-            "accept http:// endpoints; for development and private installations only",
-        ),
-        allow_cidrs: env.parsed_list::<Cidr>(
-            "WEBHOOKS_EGRESS_ALLOW_CIDRS",
-            "",
-            "address ranges that may be called although they are not public, comma separated",
-        ),
-        allow_hosts: env.list(
-            "WEBHOOKS_EGRESS_ALLOW_HOSTS",
-            "",
-            "host names that skip the name rules (never the address rule), comma separated",
-        ),
-        own_hosts: env.list(
-            "WEBHOOKS_OWN_HOSTS",
-            "",
-            "our own host names, never called, comma separated",
-        ),
-        own_ips: env.parsed_list(
-            "WEBHOOKS_OWN_IPS",
-            "",
-            "our own public addresses, never called, comma separated",
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_problems_come_at_once() {
-        let mut env = Env::from_vars([
-            ("WEBHOOKS_ENCRYPTION_KEYS", "nonsense"),
-            ("WEBHOOKS_INTERNAL_TOKEN", "short"),
-            ("WEBHOOKS_HISTORY_RETENTION_DAYS", "0"),
-        ]);
-        let _ = Config::read(&mut env);
-        let error = env.finish().unwrap_err();
-        let named: Vec<_> = error
-            .problems
-            .iter()
-            .filter_map(|problem| problem.split(':').next())
-            .collect();
-        assert_eq!(
-            named,
-            [
-                "WEBHOOKS_DATABASE_URL",
-                "WEBHOOKS_HISTORY_RETENTION_DAYS",
-                "WEBHOOKS_ENCRYPTION_KEYS",
-                "WEBHOOKS_INTERNAL_TOKEN"
-            ]
-        );
     }
 }

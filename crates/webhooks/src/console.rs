@@ -16,6 +16,14 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 
 /// Shows warnings of the libraries on standard error. Only the first call of a process counts.
 pub(crate) fn log_warnings() {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
-    drop(tracing_subscriber::registry().with(EnvFilter::new(FILTER)).with(lines).try_init());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time();
+    drop(
+        tracing_subscriber::registry()
+            .with(EnvFilter::new(FILTER))
+            .with(lines)
+            .try_init(),
+    );
 }

@@ -38,18 +38,33 @@ pub(crate) fn run() -> ExitCode {
             Ok(Ingest::build(config.ingest, &ctx).await?.run(ctx).await?)
         });
         let fanout = together(&ctx, "fanout", |ctx| async move {
-            Ok(FanoutService::build(config.fanout, &ctx).await?.run(ctx).await?)
+            Ok(FanoutService::build(config.fanout, &ctx)
+                .await?
+                .run(ctx)
+                .await?)
         });
-        let dispatcher = together(&ctx, "dispatcher", |ctx| webhooks_dispatcher::run(config.dispatcher, ctx));
-        let management = together(&ctx, "management", |ctx| webhooks_management::serve(config.management, ctx));
-        let (ingest, fanout, dispatcher, management) =
-            tokio::join!(Box::pin(ingest), Box::pin(fanout), Box::pin(dispatcher), Box::pin(management));
+        let dispatcher = together(&ctx, "dispatcher", |ctx| {
+            webhooks_dispatcher::run(config.dispatcher, ctx)
+        });
+        let management = together(&ctx, "management", |ctx| {
+            webhooks_management::serve(config.management, ctx)
+        });
+        let (ingest, fanout, dispatcher, management) = tokio::join!(
+            Box::pin(ingest),
+            Box::pin(fanout),
+            Box::pin(dispatcher),
+            Box::pin(management)
+        );
         ingest.and(fanout).and(dispatcher).and(management)
     })
 }
 
 /// Runs one of them; when it ends, however, so do the others.
-async fn together<F>(ctx: &Context, name: &str, serve: impl FnOnce(Context) -> F) -> anyhow::Result<()>
+async fn together<F>(
+    ctx: &Context,
+    name: &str,
+    serve: impl FnOnce(Context) -> F,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {

@@ -43,7 +43,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: &str, token: Option<&str>) -> Self {
-        Self { base: base.trim_end_matches('/').to_owned(), token: token.map(str::to_owned) }
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            token: token.map(str::to_owned),
+        }
     }
 
     /// `GET` of a path.
@@ -58,7 +61,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
         let url = format!("{}{path}", self.base);
         let exchange = self.exchange(method, &url, body);
         match tokio::time::timeout(LIMIT, exchange).await {
@@ -67,8 +75,15 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: &str, url: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
-        let rest = url.strip_prefix("http://").context("not an http:// address")?;
+    async fn exchange(
+        &self,
+        method: &str,
+        url: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let rest = url
+            .strip_prefix("http://")
+            .context("not an http:// address")?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let mut stream = TcpStream::connect(authority).await?;
         // HTTP/1.0: the answer ends with the connection and is never chunked.
@@ -78,13 +93,19 @@ impl Client {
         }
         let body = body.map(Value::to_string);
         if let Some(body) = &body {
-            request.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
+            request.push_str(&format!(
+                "content-type: application/json\r\ncontent-length: {}\r\n",
+                body.len()
+            ));
         }
         request.push_str("\r\n");
         request.push_str(body.as_deref().unwrap_or_default());
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        let read = stream.take(ANSWER_MAX_BYTES + 1).read_to_end(&mut answer).await?;
+        let read = stream
+            .take(ANSWER_MAX_BYTES + 1)
+            .read_to_end(&mut answer)
+            .await?;
         if u64::try_from(read)? > ANSWER_MAX_BYTES {
             bail!("the answer is longer than {ANSWER_MAX_BYTES} bytes");
         }
@@ -94,9 +115,18 @@ impl Client {
 
 fn parse(answer: &[u8]) -> anyhow::Result<Answer> {
     let answer = String::from_utf8_lossy(answer);
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no end of headers")?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
-    Ok(Answer { status, body: body.to_owned() })
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no end of headers")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("the answer has no status")?;
+    Ok(Answer {
+        status,
+        body: body.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -107,8 +137,15 @@ mod tests {
 
     #[test]
     fn answers_are_taken_apart() {
-        let answer = parse(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"a\":1}").unwrap();
-        assert_eq!(answer, Answer { status: 200, body: "{\"a\":1}".to_owned() });
+        let answer =
+            parse(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"a\":1}").unwrap();
+        assert_eq!(
+            answer,
+            Answer {
+                status: 200,
+                body: "{\"a\":1}".to_owned()
+            }
+        );
         assert_eq!(answer.json().unwrap(), json!({"a": 1}));
         assert!(parse(b"HTTP/1.0 200 OK\r\n").is_err());
         assert!(parse(b"hello\r\n\r\n").is_err());
@@ -116,7 +153,13 @@ mod tests {
 
     #[test]
     fn another_status_quotes_what_was_said() {
-        let answer = Answer { status: 400, body: "{\"message\":\"no\"}\n".to_owned() };
-        assert_eq!(answer.json().unwrap_err().to_string(), "answered 400: {\"message\":\"no\"}");
+        let answer = Answer {
+            status: 400,
+            body: "{\"message\":\"no\"}\n".to_owned(),
+        };
+        assert_eq!(
+            answer.json().unwrap_err().to_string(),
+            "answered 400: {\"message\":\"no\"}"
+        );
     }
 }

@@ -29,7 +29,11 @@ fn main() -> ExitCode {
     if matches!(command, Command::Dev) {
         return dev::run();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("webhooks: cannot start threads: {error}");
@@ -45,7 +49,11 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("webhooks: {error:#}");
             let settings = error.downcast_ref::<SettingsError>().is_some();
-            if settings { ExitCode::from(EXIT_SETTINGS) } else { ExitCode::FAILURE }
+            if settings {
+                ExitCode::from(EXIT_SETTINGS)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -61,9 +69,15 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dead(DeadCommand::List(options)) => operate::dead::list(&options).await?,
         Command::Dead(DeadCommand::Show(options)) => operate::dead::show(&options).await?,
         Command::Dead(DeadCommand::Redrive(options)) => operate::redrive::run(&options).await?,
-        Command::Workspace(WorkspaceCommand::Create(options)) => operate::accounts::create_workspace(&options).await?,
-        Command::Token(TokenCommand::Create(options)) => operate::accounts::create_token(&options).await?,
-        Command::Token(TokenCommand::Revoke(options)) => operate::accounts::revoke_token(&options).await?,
+        Command::Workspace(WorkspaceCommand::Create(options)) => {
+            operate::accounts::create_workspace(&options).await?
+        }
+        Command::Token(TokenCommand::Create(options)) => {
+            operate::accounts::create_token(&options).await?
+        }
+        Command::Token(TokenCommand::Revoke(options)) => {
+            operate::accounts::revoke_token(&options).await?
+        }
         Command::Secrets(options) => secrets::run(&options)?,
         Command::Probe(options) => operate::probe::run(&options).await?,
     }

@@ -33,7 +33,10 @@ impl Secrets {
     /// It cannot be made.
     pub(crate) fn open(folder: impl Into<PathBuf>) -> anyhow::Result<Self> {
         let folder = folder.into();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
         made.with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self { folder })
     }
@@ -45,7 +48,9 @@ impl Secrets {
     pub(crate) fn get(&self, name: &str) -> anyhow::Result<Option<String>> {
         let file = self.folder.join(name);
         match fs::read_to_string(&file) {
-            Ok(text) if text.trim().is_empty() => bail!("{} is empty: remove it to have a new one", file.display()),
+            Ok(text) if text.trim().is_empty() => {
+                bail!("{} is empty: remove it to have a new one", file.display())
+            }
             Ok(text) => Ok(Some(text.trim().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
@@ -65,7 +70,11 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Secrets::get`] and [`Secrets::put`].
-    pub(crate) fn get_or_make(&self, name: &str, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+    pub(crate) fn get_or_make(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> String,
+    ) -> anyhow::Result<String> {
         if let Some(there) = self.get(name)? {
             return Ok(there);
         }
@@ -82,7 +91,9 @@ impl Secrets {
         let keys = || format!("k1:{}", STANDARD.encode(rand::random::<[u8; 32]>()));
         Ok(Shared {
             encryption_keys: self.get_or_make(ENCRYPTION_KEYS, keys)?,
-            internal_token: self.get_or_make(INTERNAL_TOKEN, || STANDARD.encode(rand::random::<[u8; 32]>()))?,
+            internal_token: self.get_or_make(INTERNAL_TOKEN, || {
+                STANDARD.encode(rand::random::<[u8; 32]>())
+            })?,
         })
     }
 }
@@ -97,7 +108,12 @@ pub(crate) struct Shared {
 impl Shared {
     /// The caller's own values win.
     pub(crate) fn or_as_the_caller_says(self) -> Self {
-        let said = |name: &str, kept: String| std::env::var(name).ok().filter(|value| !value.trim().is_empty()).unwrap_or(kept);
+        let said = |name: &str, kept: String| {
+            std::env::var(name)
+                .ok()
+                .filter(|value| !value.trim().is_empty())
+                .unwrap_or(kept)
+        };
         Self {
             encryption_keys: said("WEBHOOKS_ENCRYPTION_KEYS", self.encryption_keys),
             internal_token: said("WEBHOOKS_INTERNAL_TOKEN", self.internal_token),
@@ -111,13 +127,21 @@ impl Shared {
 /// The folder cannot be written.
 pub(crate) fn run(options: &SecretsOptions) -> anyhow::Result<()> {
     Secrets::open(&options.folder)?.shared()?;
-    say(format_args!("{ENCRYPTION_KEYS} and {INTERNAL_TOKEN} are in {}", options.folder.display()));
+    say(format_args!(
+        "{ENCRYPTION_KEYS} and {INTERNAL_TOKEN} are in {}",
+        options.folder.display()
+    ));
     Ok(())
 }
 
 fn write_private(file: &Path, text: &str) -> io::Result<()> {
     let partial = file.with_extension(format!("{}.partial", std::process::id()));
-    let mut opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    let mut opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
     opened.write_all(text.as_bytes())?;
     opened.sync_all()?;
     fs::rename(&partial, file)
@@ -137,11 +161,27 @@ mod tests {
         let secrets = Secrets::open(folder.path().join("a/b")).unwrap();
         let first = secrets.shared().unwrap();
         Keyring::parse(&first.encryption_keys).unwrap();
-        let again = Secrets::open(folder.path().join("a/b")).unwrap().shared().unwrap();
-        assert_eq!((again.encryption_keys, again.internal_token), (first.encryption_keys, first.internal_token));
-        let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+        let again = Secrets::open(folder.path().join("a/b"))
+            .unwrap()
+            .shared()
+            .unwrap();
+        assert_eq!(
+            (again.encryption_keys, again.internal_token),
+            (first.encryption_keys, first.internal_token)
+        );
+        let mode = |path: &str| {
+            fs::metadata(folder.path().join(path))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
         assert_eq!((mode("a/b"), mode("a/b/encryption_keys")), (0o700, 0o600));
-        assert_eq!(fs::read_dir(folder.path().join("a/b")).unwrap().count(), 2, "no partial file stays");
+        assert_eq!(
+            fs::read_dir(folder.path().join("a/b")).unwrap().count(),
+            2,
+            "no partial file stays"
+        );
     }
 
     #[test]

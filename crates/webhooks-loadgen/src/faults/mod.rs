@@ -87,6 +87,8 @@ pub struct FaultOutcome {
     pub tallies: Vec<(Door, Tally)>,
     /// From the last restart until nothing was under way.
     pub quiet_after: Option<Duration>,
+    /// Messages in work queues that were acknowledged and stand there nevertheless.
+    pub leftovers: u64,
     /// Where to look, if it was kept.
     pub folder: Option<PathBuf>,
 }
@@ -112,6 +114,9 @@ impl fmt::Display for FaultOutcome {
         writeln!(f, "killed: {}", list(&self.kills))?;
         if !self.deaths.is_empty() {
             writeln!(f, "ended by themselves and started again: {}", list(&self.deaths))?;
+        }
+        if self.leftovers > 0 {
+            writeln!(f, "acknowledged messages that a killed nats-server brought back: {}", self.leftovers)?;
         }
         match self.quiet_after {
             Some(time) => writeln!(f, "quiet {:.1} s after the last restart", time.as_secs_f64())?,
@@ -170,11 +175,11 @@ async fn run_in(options: &FaultOptions, folder: &Path, note: &mut impl FnMut(Str
     stop.cancel();
     let (tallies, published) = finish(publishers).await?;
     let healed = Instant::now();
-    let quiet_after = match quiet(&stack, QUIET_LIMIT).await {
-        Ok(()) => Some(healed.elapsed()),
+    let (quiet_after, leftovers) = match quiet(&stack, QUIET_LIMIT).await {
+        Ok(leftovers) => (Some(healed.elapsed()), leftovers),
         Err(error) => {
             note(format!("{error:#}"));
-            None
+            (None, 0)
         }
     };
     receiver.stop().await?;
@@ -197,6 +202,7 @@ async fn run_in(options: &FaultOptions, folder: &Path, note: &mut impl FnMut(Str
         deaths: kills.unordered,
         tallies,
         quiet_after,
+        leftovers,
         folder: None,
     })
 }

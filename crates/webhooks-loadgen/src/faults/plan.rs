@@ -7,7 +7,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use crate::stack::Part;
 
 /// Shortest and longest time between two kills.
-pub(super) const BETWEEN: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(4_500);
+pub(super) const BETWEEN: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(2_700);
 
 /// Longest time that something stays dead.
 pub(super) const DOWN_MAX: Duration = Duration::from_millis(3_000);

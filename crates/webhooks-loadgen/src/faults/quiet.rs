@@ -1,6 +1,12 @@
 //! Waiting until nothing is under way any more.
+//!
+//! What counts is what a consumer still owes (pending or unacknowledged), what is scheduled, and what
+//! Postgres holds as open. A work queue's message count is *not* it: when nats-server is killed, its
+//! file of messages can come back older than a consumer's state, and then a message stands in the
+//! stream that its consumer has long acknowledged. Nobody is ever given it again unless the consumer
+//! is made anew (then it is found recorded and removed). Such leftovers are counted and told.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -9,58 +15,62 @@ use webhooks_devstack::wait_until;
 
 use crate::stack::Stack;
 
-/// What is still under way, by where it stands. Nothing = quiet.
-#[derive(Clone, Default, PartialEq, Eq)]
-struct UnderWay(Vec<(String, u64)>);
-
-impl fmt::Debug for UnderWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.0.iter().map(|(place, count)| format!("{count} in {place}")).collect();
-        f.write_str(&parts.join(", "))
-    }
-}
-
-/// Waits until every stream of obligations is empty, every consumer has acknowledged all it was
-/// given, and no delivery is open in Postgres.
+/// Waits until no consumer owes anything, nothing is scheduled, and no delivery is open in Postgres.
+/// Gives how many messages stand in work queues although they were acknowledged.
 ///
 /// # Errors
 /// It is not so within `limit`; the message names what is left.
-pub async fn quiet(stack: &Stack, limit: Duration) -> anyhow::Result<()> {
+pub async fn quiet(stack: &Stack, limit: Duration) -> anyhow::Result<u64> {
     let bus = stack.bus().await?;
     wait_until("everything to be quiet", limit, async || match under_way(stack, &bus).await {
-        Ok(left) if left == UnderWay::default() => Ok(()),
+        Ok(left) if left.is_empty() => Ok(()),
         Ok(left) => Err(format!("{left:?}")),
         Err(error) => Err(format!("{error:#}")),
     })
-    .await
+    .await?;
+    let mut leftovers = 0;
+    for stream in work_queues(&bus) {
+        leftovers += bus.message_count(&stream).await?;
+    }
+    Ok(leftovers)
 }
 
-async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<UnderWay> {
-    let mut left = UnderWay::default();
-    let shards = bus.settings().shards();
-    let shard_streams = (0..shards).flat_map(|shard| {
-        let first = shard * names::PARTITIONS_PER_STREAM;
-        [names::deliveries(first), names::retries(first)]
+/// What is under way, by where it stands.
+async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<BTreeMap<String, u64>> {
+    let shared = [
+        (names::INTAKE, names::INTAKE_CONSUMER),
+        (names::EVENTS, names::EVENTS_CONSUMER),
+        (names::VERDICTS, names::VERDICTS_CONSUMER),
+        (names::REPORTS, names::REPORTS_CONSUMER),
+    ];
+    let shared = shared.map(|(stream, consumer)| (stream.to_owned(), consumer.to_owned()));
+    let partitions = (0..bus.settings().partitions).flat_map(|partition| {
+        [names::deliveries(partition), names::retries(partition)].map(|stream| (stream, names::partition_consumer(partition)))
     });
-    let streams = [names::INTAKE, names::REPORTS].map(str::to_owned).into_iter().chain(shard_streams);
-    for stream in streams {
-        let info = bus.jetstream().get_stream(&stream).await.with_context(|| format!("stream {stream}"))?;
-        left.note(&stream, info.cached_info().state.messages);
-    }
-    for (stream, consumer) in [(names::EVENTS, names::EVENTS_CONSUMER), (names::VERDICTS, names::VERDICTS_CONSUMER)] {
-        let found: PullConsumer = bus.jetstream().get_consumer_from_stream(consumer, stream).await?;
+    let mut left = BTreeMap::new();
+    for (stream, consumer) in shared.into_iter().chain(partitions) {
+        let found: PullConsumer = bus
+            .jetstream()
+            .get_consumer_from_stream(&consumer, &stream)
+            .await
+            .with_context(|| format!("consumer {consumer} of {stream}"))?;
         let info = found.cached_info();
-        left.note(stream, info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX));
+        let owed = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
+        *left.entry(stream).or_default() += owed;
+    }
+    for shard in 0..bus.settings().shards() {
+        let stream = names::retries(shard * names::PARTITIONS_PER_STREAM);
+        let scheduled: u64 = bus.subject_counts(&stream, "wh.sched.>").await?.values().sum();
+        left.insert(format!("{stream} (scheduled)"), scheduled);
     }
     let open = stack.sql("SELECT count(*) FROM deliveries WHERE completed_at IS NULL").await?;
-    left.note("Postgres", open.trim().parse().context("a count")?);
+    left.insert("Postgres".to_owned(), open.trim().parse().context("a count")?);
+    left.retain(|_, count| *count > 0);
     Ok(left)
 }
 
-impl UnderWay {
-    fn note(&mut self, place: &str, count: u64) {
-        if count > 0 {
-            self.0.push((place.to_owned(), count));
-        }
-    }
+fn work_queues(bus: &Bus) -> Vec<String> {
+    let shards = (0..bus.settings().shards()).map(|shard| shard * names::PARTITIONS_PER_STREAM);
+    let of_shards = shards.flat_map(|first| [names::deliveries(first), names::retries(first)]);
+    [names::INTAKE, names::REPORTS].map(str::to_owned).into_iter().chain(of_shards).collect()
 }

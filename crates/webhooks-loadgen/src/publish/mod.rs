@@ -36,6 +36,9 @@ pub const MAX_BATCH: usize = 1_000;
 /// Most workers of one publisher.
 pub const MAX_WORKERS: usize = 256;
 
+/// How often a closed gate is asked again.
+const GATE_PAUSE: Duration = Duration::from_millis(1);
+
 /// Between two tries of the same events.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -108,11 +111,31 @@ pub struct Plan {
     pub batch: usize,
     /// Try again with the same id while the outcome is unknown.
     pub retry: bool,
+    /// Holds the publisher back.
+    pub gate: Option<Gate>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { rate: None, count: None, workers: 4, batch: 1, retry: false }
+        Self { rate: None, count: None, workers: 4, batch: 1, retry: false, gate: None }
+    }
+}
+
+/// Says whether event number `n` (from 0) may go out now; asked again a millisecond later. It keeps a
+/// publisher at full speed a bounded distance ahead of what it feeds.
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Fn(u64) -> bool + Send + Sync>);
+
+impl Gate {
+    /// A gate that opens as `opens` says.
+    pub fn new(opens: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(opens))
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
     }
 }
 
@@ -260,6 +283,11 @@ impl Job {
                 let due = self.started + due_after(first, rate);
                 if self.stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
                     break;
+                }
+            }
+            if let Some(Gate(opens)) = &self.plan.gate {
+                while !opens(first) && !self.stop.is_cancelled() {
+                    tokio::time::sleep(GATE_PAUSE).await;
                 }
             }
             let events: Vec<Event> = (first..last).map(|number| self.event(number)).collect();

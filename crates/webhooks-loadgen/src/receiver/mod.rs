@@ -84,7 +84,7 @@ struct Shared {
     secrets: Secrets,
     dice: std::sync::Mutex<rand::rngs::StdRng>,
     started: Instant,
-    count: AtomicU64,
+    count: Arc<AtomicU64>,
 }
 
 impl Receiver {
@@ -103,7 +103,7 @@ impl Receiver {
             secrets: Secrets::new(options.secrets),
             dice: std::sync::Mutex::new(rand::rngs::StdRng::seed_from_u64(options.seed)),
             started: Instant::now(),
-            count: AtomicU64::new(0),
+            count: Arc::default(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(serve::accept(listener, Arc::clone(&shared), tasks.clone(), stop.clone()));
@@ -120,6 +120,12 @@ impl Receiver {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.shared.count.load(Ordering::Relaxed)
+    }
+
+    /// The counter behind [`count`](Self::count), to be read where the receiver cannot be.
+    #[must_use]
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.count)
     }
 
     /// The newest requests that are kept, newest first.

@@ -47,7 +47,7 @@ async fn a_nats_publisher_notes_every_event_with_what_the_stream_said() {
     let target = Target { door: Door::Nats, url: nats.url(), token: None };
     let links = vec![Uuid::new_v4(), Uuid::new_v4()];
     let subject = Subject { workspace: Uuid::new_v4(), links: links.clone(), kinds: vec!["KIND_EXIT".to_owned()] };
-    let plan = Plan { count: Some(100), batch: 7, workers: 2, rate: Some(5_000.0), retry: true };
+    let plan = Plan { count: Some(100), batch: 7, workers: 2, rate: Some(5_000.0), retry: true, gate: None };
     let tally = publish::run(&target, &subject, &plan, &ledger, &CancellationToken::new()).await.unwrap();
     assert_eq!((tally.ok, tally.total()), (100, 100));
     ledger.flush().unwrap();

@@ -17,7 +17,7 @@ struct Sender {
 
 impl Sender {
     fn to(receiver: &Receiver) -> Self {
-        Self { client: HttpClient::new(&receiver.url("")).unwrap() }
+        Self { client: HttpClient::new(&receiver.url("")).expect("a plain origin") }
     }
 
     async fn send(&mut self, method: Method, path: &str, body: &str) -> anyhow::Result<Answer> {
@@ -25,16 +25,16 @@ impl Sender {
     }
 
     async fn post(&mut self, path: &str, body: &str) -> Answer {
-        self.send(Method::POST, path, body).await.unwrap()
+        self.send(Method::POST, path, body).await.expect("an answer")
     }
 
     async fn get(&mut self, path: &str) -> Value {
-        serde_json::from_slice(&self.send(Method::GET, path, "").await.unwrap().body).unwrap()
+        serde_json::from_slice(&self.send(Method::GET, path, "").await.expect("an answer").body).expect("JSON")
     }
 }
 
 async fn receiver() -> Receiver {
-    Receiver::start(ReceiverOptions::default()).await.unwrap()
+    Receiver::start(ReceiverOptions::default()).await.expect("a free port")
 }
 
 #[tokio::test]

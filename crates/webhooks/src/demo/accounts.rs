@@ -33,7 +33,9 @@ pub(crate) struct Accounts {
 
 impl std::fmt::Debug for Accounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accounts").field("workspace", &self.workspace).finish_non_exhaustive()
+        f.debug_struct("Accounts")
+            .field("workspace", &self.workspace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,22 +44,33 @@ impl Accounts {
     ///
     /// # Errors
     /// The database or NATS fails, or somebody else uses these workspaces on other plans.
-    pub(crate) async fn ensure(store: &Store, bus: &Bus, secrets: &Secrets) -> anyhow::Result<Self> {
+    pub(crate) async fn ensure(
+        store: &Store,
+        bus: &Bus,
+        secrets: &Secrets,
+    ) -> anyhow::Result<Self> {
         let operator = operator(store, bus);
         for (id, name, plan, owner) in [
             (WORKSPACE, "Demo", Plan::Enterprise, OWNER),
             (OTHER_WORKSPACE, "Another", Plan::Free, OTHER_OWNER),
         ] {
-            let made = operator.create_workspace(id, name, plan, owner).await.context("the demo workspaces could not be made")?;
+            let made = operator
+                .create_workspace(id, name, plan, owner)
+                .await
+                .context("the demo workspaces could not be made")?;
             if made.plan != plan {
-                bail!("workspace {id} is on the {} plan, the demo needs {plan}", made.plan);
+                bail!(
+                    "workspace {id} is on the {} plan, the demo needs {plan}",
+                    made.plan
+                );
             }
         }
         Ok(Self {
             workspace: WORKSPACE,
             token: kept_token(store, &operator, secrets, "token", WORKSPACE).await?,
             other_workspace: OTHER_WORKSPACE,
-            other_token: kept_token(store, &operator, secrets, "other_token", OTHER_WORKSPACE).await?,
+            other_token: kept_token(store, &operator, secrets, "other_token", OTHER_WORKSPACE)
+                .await?,
         })
     }
 }

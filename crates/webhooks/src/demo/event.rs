@@ -22,14 +22,20 @@ impl Event {
     /// The sample, completed at this moment.
     pub(crate) fn new(now_micros: i64) -> Self {
         let timestamp = format_micros(now_micros);
-        Self { id: Uuid::new_v4().to_string(), body: SAMPLE.trim_end().replace(SAMPLE_TIMESTAMP, &timestamp), timestamp }
+        Self {
+            id: Uuid::new_v4().to_string(),
+            body: SAMPLE.trim_end().replace(SAMPLE_TIMESTAMP, &timestamp),
+            timestamp,
+        }
     }
 
     /// Whether a request, as the receiver shows it, carries this event. The time tells: it is the
     /// only thing in the body that no other publish of the sample has.
     pub(crate) fn is_in(&self, request: &Value) -> bool {
         let mark = format!("\"timestamp\":\"{}\"", self.timestamp);
-        request["body"].as_str().is_some_and(|body| body.contains(&mark))
+        request["body"]
+            .as_str()
+            .is_some_and(|body| body.contains(&mark))
     }
 }
 
@@ -43,10 +49,14 @@ mod tests {
 
     #[test]
     fn the_sample_is_the_products_without_the_webhook() {
-        let products = include_str!("../../../webhooks-domain/tests/data/step_completed.sample.json");
+        let products =
+            include_str!("../../../webhooks-domain/tests/data/step_completed.sample.json");
         let mut products: serde_json::Value = serde_json::from_str(products).unwrap();
         products.as_object_mut().unwrap().remove("webhook");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap(), products);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap(),
+            products
+        );
         assert_eq!(SAMPLE.matches(SAMPLE_TIMESTAMP).count(), 1);
     }
 
@@ -55,7 +65,9 @@ mod tests {
         let event = Event::new(1_760_112_748_161_007);
         let parsed = parse_event(event.body.as_bytes(), &EventLimits::DEFAULT).unwrap();
         assert_eq!(parsed.workspace_id, WORKSPACE);
-        assert!(event.is_in(&json!({"body": format!("{{\"timestamp\":\"{}\"}}", event.timestamp)})));
+        assert!(
+            event.is_in(&json!({"body": format!("{{\"timestamp\":\"{}\"}}", event.timestamp)}))
+        );
         assert!(!event.is_in(&json!({"body": "{}"})));
     }
 }

@@ -52,7 +52,11 @@ pub(crate) struct Stage<'a> {
 /// # Errors
 /// Something does not answer, or the delivery does not arrive.
 pub(crate) async fn run(options: &DemoOptions) -> anyhow::Result<()> {
-    let (store, bus, secrets) = (store()?, connected_bus().await?, Secrets::open(&options.secrets)?);
+    let (store, bus, secrets) = (
+        store()?,
+        connected_bus().await?,
+        Secrets::open(&options.secrets)?,
+    );
     let accounts = Accounts::ensure(&store, &bus, &secrets).await?;
     let stage = Stage {
         api: &options.api,
@@ -82,9 +86,20 @@ pub(crate) async fn perform(stage: &Stage<'_>) -> anyhow::Result<()> {
     };
     webhook.tell(&receiver).await?;
     let event = event::Event::new(now());
-    let message = Outgoing::new(subjects::intake(WORKSPACE), &event.id, event.body.clone().into());
-    stage.bus.publish(message, PUBLISH_LIMIT).await.context("the sample event could not be published")?;
-    say(format_args!("published the sample event {} over NATS; JetStream has it", event.id));
+    let message = Outgoing::new(
+        subjects::intake(WORKSPACE),
+        &event.id,
+        event.body.clone().into(),
+    );
+    stage
+        .bus
+        .publish(message, PUBLISH_LIMIT)
+        .await
+        .context("the sample event could not be published")?;
+    say(format_args!(
+        "published the sample event {} over NATS; JetStream has it",
+        event.id
+    ));
     match arrival(&api, &receiver, &webhook, &event).await? {
         Arrival::Received(request) => {
             say(show::request(&request));
@@ -105,15 +120,27 @@ enum Arrival {
     Failed(Value),
 }
 
-async fn arrival(api: &Client, receiver: &Client, webhook: &DemoWebhook, event: &event::Event) -> anyhow::Result<Arrival> {
+async fn arrival(
+    api: &Client,
+    receiver: &Client,
+    webhook: &DemoWebhook,
+    event: &event::Event,
+) -> anyhow::Result<Arrival> {
     let requests = format!("/requests?limit=100&webhookId={}", webhook.id);
     wait_until("the demo's request to arrive", ARRIVAL_LIMIT, async || {
         let asked = async {
             let got = receiver.get(&requests).await?.json()?;
-            if let Some(request) = got.as_array().into_iter().flatten().find(|request| event.is_in(request)) {
+            if let Some(request) = got
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|request| event.is_in(request))
+            {
                 return Ok(Some(Arrival::Received(request.clone())));
             }
-            let failed = delivery(api, webhook, event).await?.filter(|row| row["state"] == "FAILED");
+            let failed = delivery(api, webhook, event)
+                .await?
+                .filter(|row| row["state"] == "FAILED");
             anyhow::Ok(failed.map(Arrival::Failed))
         };
         match asked.await {
@@ -126,11 +153,19 @@ async fn arrival(api: &Client, receiver: &Client, webhook: &DemoWebhook, event: 
 }
 
 /// The delivery's row as the log lists it, and the same with its attempts.
-async fn logged(api: &Client, webhook: &DemoWebhook, event: &event::Event) -> anyhow::Result<(Value, Value)> {
-    let row = wait_until("the delivery's row in the log", LOG_LIMIT, async || match delivery(api, webhook, event).await {
-        Ok(Some(row)) if row["state"] == "DELIVERED" => Ok(row),
-        other => Err(format!("{other:?}")),
-    })
+async fn logged(
+    api: &Client,
+    webhook: &DemoWebhook,
+    event: &event::Event,
+) -> anyhow::Result<(Value, Value)> {
+    let row = wait_until(
+        "the delivery's row in the log",
+        LOG_LIMIT,
+        async || match delivery(api, webhook, event).await {
+            Ok(Some(row)) if row["state"] == "DELIVERED" => Ok(row),
+            other => Err(format!("{other:?}")),
+        },
+    )
     .await?;
     let id = row["id"].as_str().context("a delivery without an id")?;
     let answer = api.get(&format!("/v1/deliveries/{id}")).await?.json()?;
@@ -138,8 +173,21 @@ async fn logged(api: &Client, webhook: &DemoWebhook, event: &event::Event) -> an
     Ok((row, whole))
 }
 
-async fn delivery(api: &Client, webhook: &DemoWebhook, event: &event::Event) -> anyhow::Result<Option<Value>> {
-    let page = api.get(&format!("/v1/webhooks/{}/deliveries?pageSize=100", webhook.id)).await?.json()?;
+async fn delivery(
+    api: &Client,
+    webhook: &DemoWebhook,
+    event: &event::Event,
+) -> anyhow::Result<Option<Value>> {
+    let page = api
+        .get(&format!(
+            "/v1/webhooks/{}/deliveries?pageSize=100",
+            webhook.id
+        ))
+        .await?
+        .json()?;
     let rows = page["deliveries"].as_array().into_iter().flatten();
-    Ok(rows.into_iter().find(|row| row["eventId"] == event.id.as_str()).cloned())
+    Ok(rows
+        .into_iter()
+        .find(|row| row["eventId"] == event.id.as_str())
+        .cloned())
 }

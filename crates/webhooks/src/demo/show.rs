@@ -14,7 +14,11 @@ pub(crate) fn request(request: &Value) -> String {
         text.push_str(&format!("{name}: {}\n", value.as_str().unwrap_or_default()));
     }
     let body = request["body"].as_str().unwrap_or_default();
-    text.push_str(&format!("\n{}\n({} bytes on the wire, without the indentation)", indented(body), body.len()));
+    text.push_str(&format!(
+        "\n{}\n({} bytes on the wire, without the indentation)",
+        indented(body),
+        body.len()
+    ));
     text
 }
 
@@ -23,13 +27,30 @@ pub(crate) fn request(request: &Value) -> String {
 /// # Errors
 /// It does not hold.
 pub(crate) fn signature(request: &Value, key: &SigningKey) -> anyhow::Result<String> {
-    let header = |name: &str| request["headers"][name].as_str().with_context(|| format!("the request has no {name}"));
-    let timestamp = header("webhook-timestamp")?.parse().context("webhook-timestamp is no number")?;
-    let body = request["body"].as_str().context("the request has no body")?;
-    if !verify(key, header("webhook-id")?, timestamp, body.as_bytes(), header("webhook-signature")?) {
+    let header = |name: &str| {
+        request["headers"][name]
+            .as_str()
+            .with_context(|| format!("the request has no {name}"))
+    };
+    let timestamp = header("webhook-timestamp")?
+        .parse()
+        .context("webhook-timestamp is no number")?;
+    let body = request["body"]
+        .as_str()
+        .context("the request has no body")?;
+    if !verify(
+        key,
+        header("webhook-id")?,
+        timestamp,
+        body.as_bytes(),
+        header("webhook-signature")?,
+    ) {
         bail!("the signature of the demo's request does not hold");
     }
-    Ok("\nsignature verified (Standard Webhooks v1, HMAC-SHA256 over id.timestamp.body)".to_owned())
+    Ok(
+        "\nsignature verified (Standard Webhooks v1, HMAC-SHA256 over id.timestamp.body)"
+            .to_owned(),
+    )
 }
 
 /// The delivery's row in the log, and its attempts.
@@ -55,7 +76,10 @@ pub(crate) fn refused_at_creation(endpoint: &str, reason: &str) -> String {
 
 /// The dispatcher would not call the receiver, or could not.
 pub(crate) fn refused_at_delivery(endpoint: &str, delivery: &Value) -> String {
-    format!("the demo delivery to {endpoint} was refused or failed; the log says:\n{}", indented(&delivery.to_string()))
+    format!(
+        "the demo delivery to {endpoint} was refused or failed; the log says:\n{}",
+        indented(&delivery.to_string())
+    )
 }
 
 /// JSON on many lines. It works on the text, so order, numbers and spelling stay as they came.

@@ -41,21 +41,32 @@ pub(crate) async fn ensure(api: &Client, stage: &Stage<'_>) -> anyhow::Result<Fo
         let id = id_of(&webhook)?;
         match &kept {
             (Some(of), Some(secret)) if *of == id.to_string() => {
-                if webhook["endpointUrl"] != endpoint.as_str() || webhook["status"] != "WEBHOOK_STATUS_ACTIVE" {
-                    let change = json!({"endpointUrl": endpoint, "status": "WEBHOOK_STATUS_ACTIVE"});
-                    let answer = api.call("PATCH", &format!("/v1/webhooks/{id}"), Some(&change)).await?;
+                if webhook["endpointUrl"] != endpoint.as_str()
+                    || webhook["status"] != "WEBHOOK_STATUS_ACTIVE"
+                {
+                    let change =
+                        json!({"endpointUrl": endpoint, "status": "WEBHOOK_STATUS_ACTIVE"});
+                    let answer = api
+                        .call("PATCH", &format!("/v1/webhooks/{id}"), Some(&change))
+                        .await?;
                     if let Some(reason) = refusal(answer.status, &answer.body) {
                         return Ok(Found::Refused(reason));
                     }
-                    answer.json().context("the demo webhook could not be put right")?;
+                    answer
+                        .json()
+                        .context("the demo webhook could not be put right")?;
                 }
-                let key = SigningKey::parse(secret).context("the kept signing secret of the demo webhook")?;
+                let key = SigningKey::parse(secret)
+                    .context("the kept signing secret of the demo webhook")?;
                 return Ok(Found::Webhook(DemoWebhook { id, key }));
             }
             // Its secret is lost, so its signatures could not be shown to be right.
             _ => {
-                let gone = api.call("DELETE", &format!("/v1/webhooks/{id}"), None).await?;
-                gone.json().context("an older demo webhook could not be removed")?;
+                let gone = api
+                    .call("DELETE", &format!("/v1/webhooks/{id}"), None)
+                    .await?;
+                gone.json()
+                    .context("an older demo webhook could not be removed")?;
             }
         }
     }
@@ -64,8 +75,16 @@ pub(crate) async fn ensure(api: &Client, stage: &Stage<'_>) -> anyhow::Result<Fo
     if let Some(reason) = refusal(answer.status, &answer.body) {
         return Ok(Found::Refused(reason));
     }
-    let made = answer.json().context("the demo webhook could not be made")?["webhook"].clone();
-    let (id, secret) = (id_of(&made)?, made["secret"].as_str().context("the new webhook came without its secret")?);
+    let made = answer
+        .json()
+        .context("the demo webhook could not be made")?["webhook"]
+        .clone();
+    let (id, secret) = (
+        id_of(&made)?,
+        made["secret"]
+            .as_str()
+            .context("the new webhook came without its secret")?,
+    );
     stage.secrets.put(SECRET, secret)?;
     stage.secrets.put(SECRET_OF, &id.to_string())?;
     let key = SigningKey::parse(secret).context("the signing secret of the demo webhook")?;
@@ -79,7 +98,11 @@ impl DemoWebhook {
     /// The receiver does not take it.
     pub(crate) async fn tell(&self, receiver: &Client) -> anyhow::Result<()> {
         let secret = json!({"secret": self.key.reveal(), "webhookId": self.id});
-        receiver.call("POST", "/secrets", Some(&secret)).await?.json().context("the receiver refused the signing secret")?;
+        receiver
+            .call("POST", "/secrets", Some(&secret))
+            .await?
+            .json()
+            .context("the receiver refused the signing secret")?;
         Ok(())
     }
 }
@@ -89,9 +112,19 @@ async fn named(api: &Client) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
     let mut page = String::new();
     loop {
-        let answer = api.get(&format!("/v1/webhooks?pageSize=1000&pageToken={page}")).await?.json()?;
-        let webhooks = answer["webhooks"].as_array().context("the list of webhooks has no webhooks")?;
-        found.extend(webhooks.iter().filter(|webhook| webhook["name"] == NAME).cloned());
+        let answer = api
+            .get(&format!("/v1/webhooks?pageSize=1000&pageToken={page}"))
+            .await?
+            .json()?;
+        let webhooks = answer["webhooks"]
+            .as_array()
+            .context("the list of webhooks has no webhooks")?;
+        found.extend(
+            webhooks
+                .iter()
+                .filter(|webhook| webhook["name"] == NAME)
+                .cloned(),
+        );
         match answer["nextPageToken"].as_str() {
             Some(next) if !next.is_empty() => page = next.to_owned(),
             _ => return Ok(found),
@@ -100,7 +133,10 @@ async fn named(api: &Client) -> anyhow::Result<Vec<Value>> {
 }
 
 fn id_of(webhook: &Value) -> anyhow::Result<Uuid> {
-    match webhook["id"].as_str().and_then(|id| Uuid::try_parse(id).ok()) {
+    match webhook["id"]
+        .as_str()
+        .and_then(|id| Uuid::try_parse(id).ok())
+    {
         Some(id) => Ok(id),
         None => bail!("a webhook without an id: {webhook}"),
     }
@@ -111,7 +147,9 @@ fn refusal(status: u16, body: &str) -> Option<String> {
     let answer: Value = serde_json::from_str(body).ok()?;
     let refused = status == 400 && answer["codeType"] == "INVALID_ENDPOINT_URL";
     let details = answer["details"].as_array().into_iter().flatten();
-    let texts = std::iter::once(&answer).chain(details).filter_map(|part| part["message"].as_str());
+    let texts = std::iter::once(&answer)
+        .chain(details)
+        .filter_map(|part| part["message"].as_str());
     refused.then(|| texts.collect::<Vec<_>>().join(": "))
 }
 
@@ -123,7 +161,13 @@ mod tests {
     fn only_a_refused_address_is_a_refusal() {
         let body = r#"{"code":400,"codeType":"INVALID_ENDPOINT_URL","message":"not allowed","details":[{"message":"loopback"}]}"#;
         assert_eq!(refusal(400, body).as_deref(), Some("not allowed: loopback"));
-        assert_eq!(refusal(400, r#"{"code":400,"codeType":"INVALID_ARGUMENT","message":"name","details":[]}"#), None);
+        assert_eq!(
+            refusal(
+                400,
+                r#"{"code":400,"codeType":"INVALID_ARGUMENT","message":"name","details":[]}"#
+            ),
+            None
+        );
         assert_eq!(refusal(200, "{}"), None);
     }
 }

@@ -33,9 +33,16 @@ async fn from_environment() -> anyhow::Result<Operator> {
 pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow::Result<()> {
     let id = options.id.unwrap_or_else(Uuid::now_v7);
     let owner = options.owner.unwrap_or_else(Uuid::now_v7);
-    let made = from_environment().await?.create_workspace(id, &options.name, options.plan, owner).await?;
+    let made = from_environment()
+        .await?
+        .create_workspace(id, &options.name, options.plan, owner)
+        .await?;
     if made.name != options.name || made.plan != options.plan {
-        bail!("workspace {id} is there already: {:?} on the {} plan", made.name, made.plan);
+        bail!(
+            "workspace {id} is there already: {:?} on the {} plan",
+            made.name,
+            made.plan
+        );
     }
     say(made.id);
     Ok(())
@@ -46,7 +53,11 @@ pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow
 /// # Errors
 /// There is no such workspace, or the database fails.
 pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result<()> {
-    let ends = |time: std::time::Duration| i64::try_from(time.as_micros()).ok().and_then(|span| now().checked_add(span));
+    let ends = |time: std::time::Duration| {
+        i64::try_from(time.as_micros())
+            .ok()
+            .and_then(|span| now().checked_add(span))
+    };
     let expires_at = match options.expires_in {
         None => None,
         Some(time) => Some(ends(time).context("--expires-in is too far in the future")?),
@@ -56,7 +67,11 @@ pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result
         name: options.name.clone(),
         scopes: options.scopes.clone(),
         member: None,
-        environment: if options.test { TokenEnvironment::Test } else { TokenEnvironment::Live },
+        environment: if options.test {
+            TokenEnvironment::Test
+        } else {
+            TokenEnvironment::Live
+        },
         expires_at,
     };
     say(from_environment().await?.create_token(wish).await?.reveal());
@@ -68,8 +83,16 @@ pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result
 /// # Errors
 /// The workspace has no such token that is valid, or the database fails.
 pub(crate) async fn revoke_token(options: &TokenRevokeOptions) -> anyhow::Result<()> {
-    if !from_environment().await?.revoke_token(options.workspace, &options.id).await? {
-        bail!("workspace {} has no valid token {}", options.workspace, options.id);
+    if !from_environment()
+        .await?
+        .revoke_token(options.workspace, &options.id)
+        .await?
+    {
+        bail!(
+            "workspace {} has no valid token {}",
+            options.workspace,
+            options.id
+        );
     }
     say(format_args!("token {} is revoked", options.id));
     Ok(())

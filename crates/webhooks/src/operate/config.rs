@@ -6,10 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use webhooks_bus::BusSettings;
-use webhooks_runtime::{
-    CommonSettings, Env, Settings,
-    settings::Setting,
-};
+use webhooks_runtime::{CommonSettings, Env, Settings, settings::Setting};
 
 use crate::{cli::ConfigOptions, console::say};
 
@@ -38,11 +35,23 @@ type Section = (&'static str, &'static str, fn(&mut Env));
 
 const SECTIONS: [Section; 6] = [
     ("Every process", "", read::<CommonSettings>),
-    ("NATS", "Read by every service; the values must be the same everywhere.", read::<BusSettings>),
+    (
+        "NATS",
+        "Read by every service; the values must be the same everywhere.",
+        read::<BusSettings>,
+    ),
     ("Ingest", "", read::<webhooks_ingest::Config>),
     ("Fan-out", "", read::<webhooks_fanout::Config>),
-    ("Dispatcher", "Its `WEBHOOKS_EGRESS_…` settings are read by management too.", read::<webhooks_dispatcher::Config>),
-    ("Management", "Besides the dispatcher's keys, internal token and egress switches.", read::<webhooks_management::Config>),
+    (
+        "Dispatcher",
+        "Its `WEBHOOKS_EGRESS_…` settings are read by management too.",
+        read::<webhooks_dispatcher::Config>,
+    ),
+    (
+        "Management",
+        "Besides the dispatcher's keys, internal token and egress switches.",
+        read::<webhooks_management::Config>,
+    ),
 ];
 
 fn read<S: Settings>(env: &mut Env) {
@@ -61,7 +70,11 @@ pub(crate) fn reference() -> String {
     for (title, meaning, read) in SECTIONS {
         let mut env = Env::default();
         read(&mut env);
-        let new: Vec<&Setting> = env.settings().iter().filter(|setting| shown.insert(setting.name)).collect();
+        let new: Vec<&Setting> = env
+            .settings()
+            .iter()
+            .filter(|setting| shown.insert(setting.name))
+            .collect();
         text.push_str(&section(title, meaning, &new));
     }
     text
@@ -80,7 +93,13 @@ fn section(title: &str, meaning: &str, settings: &[&Setting]) -> String {
             _ if setting.required => "required".to_owned(),
             _ => "none".to_owned(),
         };
-        writeln!(text, "| `{}` | {default} | {} |", setting.name, cell(&setting.doc)).expect("a string takes any text");
+        writeln!(
+            text,
+            "| `{}` | {default} | {} |",
+            setting.name,
+            cell(&setting.doc)
+        )
+        .expect("a string takes any text");
     }
     text
 }
@@ -97,16 +116,29 @@ mod tests {
     fn the_reference_in_the_documents_is_fresh() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/settings.md");
         let there = std::fs::read_to_string(file).unwrap_or_default();
-        assert!(there == reference(), "docs/settings.md is out of date: run `make docs`");
+        assert!(
+            there == reference(),
+            "docs/settings.md is out of date: run `make docs`"
+        );
     }
 
     #[test]
     fn every_setting_stands_in_it_once() {
         let text = reference();
-        for name in ["WEBHOOKS_DRAIN_TIMEOUT", "WEBHOOKS_NATS_URL", "WEBHOOKS_INGEST_HTTP_ADDR", "WEBHOOKS_RETRY_BASE",
-            "WEBHOOKS_DATABASE_URL", "WEBHOOKS_ENCRYPTION_KEYS", "WEBHOOKS_EGRESS_ALLOW_CIDRS"]
-        {
-            assert_eq!(text.matches(&format!("\n| `{name}` |")).count(), 1, "{name}");
+        for name in [
+            "WEBHOOKS_DRAIN_TIMEOUT",
+            "WEBHOOKS_NATS_URL",
+            "WEBHOOKS_INGEST_HTTP_ADDR",
+            "WEBHOOKS_RETRY_BASE",
+            "WEBHOOKS_DATABASE_URL",
+            "WEBHOOKS_ENCRYPTION_KEYS",
+            "WEBHOOKS_EGRESS_ALLOW_CIDRS",
+        ] {
+            assert_eq!(
+                text.matches(&format!("\n| `{name}` |")).count(),
+                1,
+                "{name}"
+            );
         }
     }
 }

@@ -25,7 +25,10 @@ impl Numbered {
     fn of(message: &StoredMessage) -> anyhow::Result<Self> {
         let letter = DeadLetter::decode(message.payload.as_ref())
             .with_context(|| format!("dead letter {} cannot be decoded", message.seq))?;
-        Ok(Self { number: message.seq, letter })
+        Ok(Self {
+            number: message.seq,
+            letter,
+        })
     }
 }
 
@@ -70,7 +73,10 @@ pub(crate) async fn show(options: &DeadShowOptions) -> anyhow::Result<()> {
 /// # Errors
 /// NATS is not there, or there is no such letter.
 pub(crate) async fn get(bus: &Bus, number: u64) -> anyhow::Result<Numbered> {
-    let message = bus.get(names::DEAD, number).await?.with_context(|| format!("there is no dead letter {number}"))?;
+    let message = bus
+        .get(names::DEAD, number)
+        .await?
+        .with_context(|| format!("there is no dead letter {number}"))?;
     Numbered::of(&message)
 }
 
@@ -78,7 +84,11 @@ pub(crate) async fn get(bus: &Bus, number: u64) -> anyhow::Result<Numbered> {
 ///
 /// # Errors
 /// NATS is not there.
-pub(crate) async fn after(bus: &Bus, source: Option<&str>, from: u64) -> anyhow::Result<Option<Numbered>> {
+pub(crate) async fn after(
+    bus: &Bus,
+    source: Option<&str>,
+    from: u64,
+) -> anyhow::Result<Option<Numbered>> {
     let filter = subjects::dead(source.unwrap_or(">"));
     let message = bus.get_next(names::DEAD, &filter, from.max(1)).await?;
     message.as_ref().map(Numbered::of).transpose()
@@ -140,8 +150,15 @@ mod tests {
         };
         let found = Numbered { number: 3, letter };
         let short = line(&found);
-        assert!(short.starts_with("3  1970-01-01T00:00:00Z  ingest  NOT_JSON  "), "{short}");
+        assert!(
+            short.starts_with("3  1970-01-01T00:00:00Z  ingest  NOT_JSON  "),
+            "{short}"
+        );
         assert!(short.ends_with("(6 bytes)  line 1"), "{short}");
-        assert!(whole(&found).ends_with("payload: 6 bytes\n{oops\\xff"), "{}", whole(&found));
+        assert!(
+            whole(&found).ends_with("payload: 6 bytes\n{oops\\xff"),
+            "{}",
+            whole(&found)
+        );
     }
 }

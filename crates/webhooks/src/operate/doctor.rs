@@ -38,10 +38,15 @@ pub(crate) async fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     let mut findings = nats(&bus).await;
     match &options.nats_monitor {
         Some(url) => findings.extend(monitor(url).await),
-        None => findings.push(Finding::Unknown("sync_interval and nats-server's clock: give --nats-monitor http://host:8222".to_owned())),
+        None => findings.push(Finding::Unknown(
+            "sync_interval and nats-server's clock: give --nats-monitor http://host:8222"
+                .to_owned(),
+        )),
     }
     findings.extend(database().await);
-    let bad = findings.iter().any(|finding| matches!(finding, Finding::Bad(_)));
+    let bad = findings
+        .iter()
+        .any(|finding| matches!(finding, Finding::Bad(_)));
     for finding in findings {
         say(match finding {
             Finding::Fine(text) => format!("ok       {text}"),
@@ -50,7 +55,11 @@ pub(crate) async fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
             Finding::Unknown(text) => format!("unknown  {text}"),
         });
     }
-    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if bad {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 async fn nats(bus: &Bus) -> Vec<Finding> {
@@ -105,8 +114,13 @@ async fn monitor(url: &str) -> Vec<Finding> {
 /// (not of the process) within the interval can lose acknowledged events on a single server.
 fn sync_interval(jsz: &Value) -> Finding {
     let config = jsz.get("config");
-    let nanos = config.and_then(|config| config.get("sync_interval")).and_then(Value::as_u64);
-    let always = config.and_then(|config| config.get("sync_always")).and_then(Value::as_bool).unwrap_or(false);
+    let nanos = config
+        .and_then(|config| config.get("sync_interval"))
+        .and_then(Value::as_u64);
+    let always = config
+        .and_then(|config| config.get("sync_always"))
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     match (always, nanos) {
         (true, _) => Finding::Fine("sync_interval is always".to_owned()),
         (false, Some(nanos)) => Finding::Warning(format!(
@@ -122,9 +136,20 @@ fn clock(theirs: Option<&str>, before: i64, after: i64) -> Finding {
     let Some(theirs) = theirs.and_then(parse_rfc3339_micros) else {
         return Finding::Unknown("nats-server's clock: the server does not say".to_owned());
     };
-    let apart = if theirs < before { before - theirs } else { (theirs - after).max(0) };
-    let text = format!("nats-server's clock and ours are {} ms apart", apart / 1_000);
-    if apart <= CLOCK_SKEW_MICROS { Finding::Fine(text) } else { Finding::Bad(text) }
+    let apart = if theirs < before {
+        before - theirs
+    } else {
+        (theirs - after).max(0)
+    };
+    let text = format!(
+        "nats-server's clock and ours are {} ms apart",
+        apart / 1_000
+    );
+    if apart <= CLOCK_SKEW_MICROS {
+        Finding::Fine(text)
+    } else {
+        Finding::Bad(text)
+    }
 }
 
 async fn database() -> Vec<Finding> {
@@ -133,11 +158,17 @@ async fn database() -> Vec<Finding> {
         Err(error) => return vec![Finding::Bad(format!("{error:#}"))],
     };
     if let Err(error) = store.ping().await {
-        return vec![Finding::Bad(format!("PostgreSQL: {:#}", anyhow::Error::from(error)))];
+        return vec![Finding::Bad(format!(
+            "PostgreSQL: {:#}",
+            anyhow::Error::from(error)
+        ))];
     }
     let schema = match store.check_schema().await {
         Ok(()) => Finding::Fine("the schema is this version's".to_owned()),
-        Err(error) => Finding::Bad(format!("{:#}: run `webhooks migrate`", anyhow::Error::from(error))),
+        Err(error) => Finding::Bad(format!(
+            "{:#}: run `webhooks migrate`",
+            anyhow::Error::from(error)
+        )),
     };
     vec![Finding::Fine("PostgreSQL answers".to_owned()), schema]
 }
@@ -150,9 +181,15 @@ mod tests {
 
     #[test]
     fn only_always_is_fine() {
-        assert!(matches!(sync_interval(&json!({"config": {"sync_interval": 1, "sync_always": true}})), Finding::Fine(_)));
+        assert!(matches!(
+            sync_interval(&json!({"config": {"sync_interval": 1, "sync_always": true}})),
+            Finding::Fine(_)
+        ));
         let usual = sync_interval(&json!({"config": {"sync_interval": 120_000_000_000_u64}}));
-        assert!(matches!(&usual, Finding::Warning(text) if text.contains("120s")), "{usual:?}");
+        assert!(
+            matches!(&usual, Finding::Warning(text) if text.contains("120s")),
+            "{usual:?}"
+        );
         assert!(matches!(sync_interval(&json!({})), Finding::Unknown(_)));
     }
 
@@ -160,10 +197,22 @@ mod tests {
     fn clocks_are_compared_with_the_time_the_question_took() {
         let second = 1_000_000;
         let at = |seconds: i64| webhooks_domain::event::format_micros(seconds * second);
-        assert!(matches!(clock(Some(&at(100)), 99 * second, 101 * second), Finding::Fine(_)));
-        assert!(matches!(clock(Some(&at(102)), 99 * second, 101 * second), Finding::Fine(_)));
-        assert!(matches!(clock(Some(&at(90)), 99 * second, 101 * second), Finding::Bad(_)));
-        assert!(matches!(clock(Some(&at(110)), 99 * second, 101 * second), Finding::Bad(_)));
+        assert!(matches!(
+            clock(Some(&at(100)), 99 * second, 101 * second),
+            Finding::Fine(_)
+        ));
+        assert!(matches!(
+            clock(Some(&at(102)), 99 * second, 101 * second),
+            Finding::Fine(_)
+        ));
+        assert!(matches!(
+            clock(Some(&at(90)), 99 * second, 101 * second),
+            Finding::Bad(_)
+        ));
+        assert!(matches!(
+            clock(Some(&at(110)), 99 * second, 101 * second),
+            Finding::Bad(_)
+        ));
         assert!(matches!(clock(None, 0, 0), Finding::Unknown(_)));
     }
 }

@@ -27,7 +27,10 @@ pub(crate) async fn run(options: &MigrateOptions) -> anyhow::Result<()> {
     if !options.database_only {
         let bus = bus().await?;
         streams(&bus, options.wait).await?;
-        say(format_args!("the streams at {} are up to date", without_password(&bus.settings().url)));
+        say(format_args!(
+            "the streams at {} are up to date",
+            without_password(&bus.settings().url)
+        ));
     }
     Ok(())
 }
@@ -62,7 +65,9 @@ pub(crate) async fn streams(bus: &Bus, limit: Duration) -> anyhow::Result<()> {
         match applied {
             Ok(()) => return Ok(()),
             Err(_) if Instant::now() < deadline && !bus.is_connected() => sleep(PAUSE).await,
-            Err(webhooks_bus::BusError::Unavailable(_)) if Instant::now() < deadline => sleep(PAUSE).await,
+            Err(webhooks_bus::BusError::Unavailable(_)) if Instant::now() < deadline => {
+                sleep(PAUSE).await
+            }
             Err(error) => return Err(error).context("the streams could not be set up"),
         }
     }

@@ -25,7 +25,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The setting is missing or no PostgreSQL address.
 pub(crate) fn store() -> anyhow::Result<Store> {
     let mut env = Env::from_process();
-    let url = env.secret("WEBHOOKS_DATABASE_URL", "PostgreSQL, `postgres://user:password@host/database`");
+    let url = env.secret(
+        "WEBHOOKS_DATABASE_URL",
+        "PostgreSQL, `postgres://user:password@host/database`",
+    );
     env.finish()?;
     open_store(url.expose())
 }
@@ -35,7 +38,10 @@ pub(crate) fn store() -> anyhow::Result<Store> {
 /// # Errors
 /// It is no PostgreSQL address.
 pub(crate) fn open_store(url: &str) -> anyhow::Result<Store> {
-    let settings = StoreSettings { max_connections: 2, ..StoreSettings::new(url) };
+    let settings = StoreSettings {
+        max_connections: 2,
+        ..StoreSettings::new(url)
+    };
     Store::connect(&settings).context("the database address cannot be used")
 }
 
@@ -55,7 +61,9 @@ pub(crate) async fn bus() -> anyhow::Result<Bus> {
 /// # Errors
 /// A setting cannot be used.
 pub(crate) async fn open_bus(settings: BusSettings) -> anyhow::Result<Bus> {
-    Bus::connect(settings, "webhooks").await.context("NATS cannot be used")
+    Bus::connect(settings, "webhooks")
+        .await
+        .context("NATS cannot be used")
 }
 
 /// Waits until the bus is connected.
@@ -64,7 +72,14 @@ pub(crate) async fn open_bus(settings: BusSettings) -> anyhow::Result<Bus> {
 /// It is not within `limit`.
 pub(crate) async fn connected(bus: &Bus, limit: Duration) -> anyhow::Result<()> {
     let what = format!("NATS at {}", without_password(&bus.settings().url));
-    wait_until(&what, limit, async || if bus.is_connected() { Ok(()) } else { Err("not connected") }).await
+    wait_until(&what, limit, async || {
+        if bus.is_connected() {
+            Ok(())
+        } else {
+            Err("not connected")
+        }
+    })
+    .await
 }
 
 /// [`bus`], connected.
@@ -88,7 +103,10 @@ pub(crate) fn without_password(url: &str) -> String {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => one.to_owned(),
     };
-    url.split(',').map(|one| hide(one.trim())).collect::<Vec<_>>().join(",")
+    url.split(',')
+        .map(|one| hide(one.trim()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]
@@ -97,7 +115,10 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        assert_eq!(without_password("nats://u:p@a:1, nats://b:2"), "nats://a:1,nats://b:2");
+        assert_eq!(
+            without_password("nats://u:p@a:1, nats://b:2"),
+            "nats://a:1,nats://b:2"
+        );
         assert_eq!(without_password("postgres://u:p@ss@h/d"), "postgres://h/d");
     }
 }

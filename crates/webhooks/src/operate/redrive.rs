@@ -31,8 +31,12 @@ const CUT: &str = "and was cut)";
 pub(crate) async fn run(options: &RedriveOptions) -> anyhow::Result<()> {
     let fixed = match &options.payload {
         None => None,
-        Some(_) if options.numbers.len() != 1 => bail!("--payload fixes one letter: name one number"),
-        Some(file) => Some(std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?),
+        Some(_) if options.numbers.len() != 1 => {
+            bail!("--payload fixes one letter: name one number")
+        }
+        Some(file) => {
+            Some(std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?)
+        }
     };
     let bus = connected_bus().await?;
     if !options.all {
@@ -61,14 +65,24 @@ async fn redrive(bus: &Bus, found: Numbered, fixed: Option<Vec<u8>>) -> anyhow::
     let (message, stream) = message(found.letter, fixed, &Uuid::new_v4().to_string())
         .with_context(|| format!("dead letter {number} has no way back"))?;
     let subject = message.subject.clone();
-    bus.publish(message, PUBLISH_LIMIT).await.with_context(|| format!("dead letter {number} could not be published"))?;
-    bus.remove(names::DEAD, number).await.with_context(|| format!("dead letter {number} was published but not removed"))?;
-    say(format_args!("{number}: published to {stream} on {subject}, removed from DEAD"));
+    bus.publish(message, PUBLISH_LIMIT)
+        .await
+        .with_context(|| format!("dead letter {number} could not be published"))?;
+    bus.remove(names::DEAD, number)
+        .await
+        .with_context(|| format!("dead letter {number} was published but not removed"))?;
+    say(format_args!(
+        "{number}: published to {stream} on {subject}, removed from DEAD"
+    ));
     Ok(())
 }
 
 /// The message to publish, and the stream it is for.
-fn message(letter: DeadLetter, fixed: Option<Vec<u8>>, id: &str) -> anyhow::Result<(Outgoing, String)> {
+fn message(
+    letter: DeadLetter,
+    fixed: Option<Vec<u8>>,
+    id: &str,
+) -> anyhow::Result<(Outgoing, String)> {
     let ours = letter.subject.starts_with("wh.") && !letter.subject.starts_with("wh.dead.");
     if !ours && !letter.subject.starts_with(subjects::INTAKE_PREFIX) {
         bail!("{:?} is no subject of ours", letter.subject);
@@ -80,7 +94,9 @@ fn message(letter: DeadLetter, fixed: Option<Vec<u8>>, id: &str) -> anyhow::Resu
     let payload = fixed.map_or(letter.payload, Bytes::from);
     let mut message = Outgoing::new(letter.subject, id, payload);
     for header in letter.headers.iter().filter(|header| kept(&header.name)) {
-        message.headers.insert(header.name.as_str(), header.value.as_str());
+        message
+            .headers
+            .insert(header.name.as_str(), header.value.as_str());
     }
     Ok((message, letter.stream))
 }
@@ -92,7 +108,10 @@ mod tests {
     use super::{DeadLetter, headers, message};
 
     fn letter(subject: &str) -> DeadLetter {
-        let header = |name: &str, value: &str| Header { name: name.to_owned(), value: value.to_owned() };
+        let header = |name: &str, value: &str| Header {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
         DeadLetter {
             subject: subject.to_owned(),
             payload: b"old".to_vec().into(),
@@ -110,25 +129,53 @@ mod tests {
     fn a_letter_goes_back_with_a_new_id_and_without_the_old_conditions() {
         let subject = "workflow.events.v1.x.step.completed";
         let (sent, _) = message(letter(subject), Some(b"new".to_vec()), "fresh").unwrap();
-        let header = |name: &str| sent.headers.get(name).map(|value| value.as_str().to_owned());
-        assert_eq!((sent.subject.as_str(), sent.payload.as_ref()), (subject, b"new".as_slice()));
+        let header = |name: &str| {
+            sent.headers
+                .get(name)
+                .map(|value| value.as_str().to_owned())
+        };
+        assert_eq!(
+            (sent.subject.as_str(), sent.payload.as_ref()),
+            (subject, b"new".as_slice())
+        );
         assert_eq!(header(headers::MSG_ID).as_deref(), Some("fresh"));
         assert_eq!(header("Nats-Expected-Last-Subject-Sequence"), None);
-        assert_eq!((header("Wh-Event-Id"), header("traceparent")), (Some("e".into()), Some("00-1-2-01".into())));
-        assert_eq!(message(letter("wh.rpt.3"), None, "fresh").unwrap().0.payload.as_ref(), b"old");
+        assert_eq!(
+            (header("Wh-Event-Id"), header("traceparent")),
+            (Some("e".into()), Some("00-1-2-01".into()))
+        );
+        assert_eq!(
+            message(letter("wh.rpt.3"), None, "fresh")
+                .unwrap()
+                .0
+                .payload
+                .as_ref(),
+            b"old"
+        );
     }
 
     #[test]
     fn half_a_payload_is_never_published() {
-        let cut = || DeadLetter { detail: "large (the payload had 9 bytes and was cut)".to_owned(), ..letter("wh.rpt.3") };
+        let cut = || DeadLetter {
+            detail: "large (the payload had 9 bytes and was cut)".to_owned(),
+            ..letter("wh.rpt.3")
+        };
         assert!(message(cut(), None, "fresh").is_err());
         message(cut(), Some(b"whole".to_vec()), "fresh").unwrap();
     }
 
     #[test]
     fn other_subjects_are_refused() {
-        for subject in ["", "$JS.API.STREAM.DELETE.EVENTS", "wh.dead.ingest", "orders"] {
-            assert!(message(letter(subject), None, "fresh").is_err(), "{subject}");
+        for subject in [
+            "",
+            "$JS.API.STREAM.DELETE.EVENTS",
+            "wh.dead.ingest",
+            "orders",
+        ] {
+            assert!(
+                message(letter(subject), None, "fresh").is_err(),
+                "{subject}"
+            );
         }
     }
 }

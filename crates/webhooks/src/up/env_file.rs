@@ -51,23 +51,41 @@ pub(crate) fn lines(
         ("WEBHOOKS_WORKSPACE_ID", accounts.workspace.to_string()),
         ("WEBHOOKS_TOKEN", accounts.token.clone()),
         ("WEBHOOKS_OPERATOR_TOKEN", shared.internal_token.clone()),
-        ("WEBHOOKS_OTHER_WORKSPACE_ID", accounts.other_workspace.to_string()),
+        (
+            "WEBHOOKS_OTHER_WORKSPACE_ID",
+            accounts.other_workspace.to_string(),
+        ),
         ("WEBHOOKS_OTHER_TOKEN", accounts.other_token.clone()),
         ("WEBHOOKS_RECEIVER_URL", layout.receiver_url()),
         ("WEBHOOKS_INGEST_ADMIN_URL", http(&layout.ingest_admin)),
         ("WEBHOOKS_FANOUT_ADMIN_URL", http(&layout.fanout_admin)),
-        ("WEBHOOKS_MANAGEMENT_ADMIN_URL", http(&layout.management_admin)),
+        (
+            "WEBHOOKS_MANAGEMENT_ADMIN_URL",
+            http(&layout.management_admin),
+        ),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect::<Vec<_>>();
-    for (address, number) in layout.dispatcher_admins.iter().zip(1..=settings.dispatchers) {
-        lines.push((format!("WEBHOOKS_DISPATCHER_{number}_ADMIN_URL"), http(address)));
+    for (address, number) in layout
+        .dispatcher_admins
+        .iter()
+        .zip(1..=settings.dispatchers)
+    {
+        lines.push((
+            format!("WEBHOOKS_DISPATCHER_{number}_ADMIN_URL"),
+            http(address),
+        ));
         if number == 1 {
             lines.push(("WEBHOOKS_DISPATCHER_ADMIN_URL".to_owned(), http(address)));
         }
     }
-    lines.extend(servers.nats_monitor_url.clone().map(|url| ("WEBHOOKS_NATS_MONITOR_URL".to_owned(), url)));
+    lines.extend(
+        servers
+            .nats_monitor_url
+            .clone()
+            .map(|url| ("WEBHOOKS_NATS_MONITOR_URL".to_owned(), url)),
+    );
     lines
 }
 
@@ -100,14 +118,21 @@ mod tests {
     fn values_survive_a_shell() {
         for value in ["plain", "with blank", "it's", "$HOME `x` \"y\"", ""] {
             let script = format!("A={}; printf %s \"$A\"", quoted(value));
-            let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+            let output = std::process::Command::new("/bin/sh")
+                .args(["-c", &script])
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
         }
     }
 
     #[test]
     fn settings_are_passed_on_and_answers_are_not() {
-        assert!(is_ours_alone("WEBHOOKS_TOKEN") && is_ours_alone("WEBHOOKS_DISPATCHER_2_ADMIN_URL"));
-        assert!(!is_ours_alone("WEBHOOKS_RETRY_BASE") && !is_ours_alone("WEBHOOKS_EGRESS_ALLOW_CIDRS"));
+        assert!(
+            is_ours_alone("WEBHOOKS_TOKEN") && is_ours_alone("WEBHOOKS_DISPATCHER_2_ADMIN_URL")
+        );
+        assert!(
+            !is_ours_alone("WEBHOOKS_RETRY_BASE") && !is_ours_alone("WEBHOOKS_EGRESS_ALLOW_CIDRS")
+        );
     }
 }

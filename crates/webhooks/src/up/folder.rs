@@ -21,9 +21,11 @@ impl Folder {
     /// # Errors
     /// Another run uses it, or it cannot be written.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         let path = path.canonicalize()?;
-        let lock = File::create(path.join("lock")).with_context(|| format!("cannot write to {}", path.display()))?;
+        let lock = File::create(path.join("lock"))
+            .with_context(|| format!("cannot write to {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("another `webhooks up` uses {}", path.display()),

@@ -18,8 +18,8 @@ mod env_file;
 mod folder;
 mod layout;
 mod ports;
-mod services;
 mod servers;
+mod services;
 mod settings;
 mod signals;
 mod stale;
@@ -33,7 +33,9 @@ use webhooks_bus::BusSettings;
 use webhooks_devstack::Supervisor;
 use webhooks_runtime::{Env, Settings as _};
 
-use self::{folder::Folder, layout::Layout, servers::Servers, settings::Settings, signals::Interrupts};
+use self::{
+    folder::Folder, layout::Layout, servers::Servers, settings::Settings, signals::Interrupts,
+};
 use crate::{
     cli::UpOptions,
     console::say,
@@ -85,43 +87,75 @@ pub(crate) async fn run(options: UpOptions) -> anyhow::Result<ExitCode> {
     };
     stopped.context("not everything stopped as it should")?;
     say("stopped; the data stays, `make clean` removes it");
-    Ok(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if served.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Starts everything, shows the demo, and watches for ever.
-async fn serve(supervisor: &Supervisor, folder: &Folder, settings: &Settings) -> anyhow::Result<()> {
+async fn serve(
+    supervisor: &Supervisor,
+    folder: &Folder,
+    settings: &Settings,
+) -> anyhow::Result<()> {
     let secrets = Secrets::open(folder.path.join("secrets"))?;
     let layout = Layout::choose(folder, settings)?;
     let servers = Servers::start(supervisor, folder, &layout, settings).await?;
-    let (store, bus) = (open_store(&servers.database_url)?, open_bus(bus_settings(&servers.nats_url)?).await?);
+    let (store, bus) = (
+        open_store(&servers.database_url)?,
+        open_bus(bus_settings(&servers.nats_url)?).await?,
+    );
     say("migrating: database schema, streams");
-    let (database, streams) =
-        tokio::join!(migrate::database(&store, MIGRATE_LIMIT), migrate::streams(&bus, MIGRATE_LIMIT));
+    let (database, streams) = tokio::join!(
+        migrate::database(&store, MIGRATE_LIMIT),
+        migrate::streams(&bus, MIGRATE_LIMIT)
+    );
     database.and(streams)?;
     let accounts = Accounts::ensure(&store, &bus, &secrets).await?;
     store.close().await;
 
     settings.warn_if_open();
     let shared = secrets.shared()?.or_as_the_caller_says();
-    say(format_args!("starting ingest, fan-out, {} dispatcher(s), management, the demo receiver", settings.dispatchers));
+    say(format_args!(
+        "starting ingest, fan-out, {} dispatcher(s), management, the demo receiver",
+        settings.dispatchers
+    ));
     for spec in services::specs(&layout, settings, &servers, &shared)? {
         supervisor.start(spec)?;
     }
-    let waits = layout.processes().into_iter().map(|process| ready(supervisor, process));
+    let waits = layout
+        .processes()
+        .into_iter()
+        .map(|process| ready(supervisor, process));
     try_join_all(waits).await?;
-    let told = [&accounts.token, &accounts.other_token].map(|token| known_to_ingest(&layout, token));
+    let told =
+        [&accounts.token, &accounts.other_token].map(|token| known_to_ingest(&layout, token));
     try_join_all(told).await?;
     connected(&bus, MIGRATE_LIMIT).await?;
 
     let (api, receiver) = (layout.api_url(), layout.receiver_url());
-    let stage =
-        Stage { api: &api, receiver: &receiver, endpoint: &receiver, bus: &bus, accounts: &accounts, secrets: &secrets };
+    let stage = Stage {
+        api: &api,
+        receiver: &receiver,
+        endpoint: &receiver,
+        bus: &bus,
+        accounts: &accounts,
+        secrets: &secrets,
+    };
     if let Err(error) = demo::perform(&stage).await {
-        say(format_args!("the demo failed: {error:#}\nlogs: {}", folder.path.display()));
+        say(format_args!(
+            "the demo failed: {error:#}\nlogs: {}",
+            folder.path.display()
+        ));
     }
     bus.flush().await;
     drop(bus);
-    env_file::write(folder, &env_file::lines(&layout, settings, &servers, &accounts, &shared))?;
+    env_file::write(
+        folder,
+        &env_file::lines(&layout, settings, &servers, &accounts, &shared),
+    )?;
     say(format_args!(
         "\nready: API {api}, events {}, NATS {}\naddresses and tokens: {}, logs beside it; Ctrl-C stops everything",
         layout.ingest_url(),
@@ -136,12 +170,17 @@ fn bus_settings(nats_url: &str) -> anyhow::Result<BusSettings> {
     let mut env = Env::from_process();
     let settings = BusSettings::read(&mut env);
     env.finish()?;
-    Ok(BusSettings { url: nats_url.to_owned(), ..settings })
+    Ok(BusSettings {
+        url: nats_url.to_owned(),
+        ..settings
+    })
 }
 
 async fn ready(supervisor: &Supervisor, process: layout::Process) -> anyhow::Result<()> {
     let url = process.ready_url();
-    supervisor.wait_ready(&process.name, READY_LIMIT, || Ok(url.clone())).await?;
+    supervisor
+        .wait_ready(&process.name, READY_LIMIT, || Ok(url.clone()))
+        .await?;
     say(format_args!("  {} is ready", process.name));
     Ok(())
 }
@@ -163,8 +202,19 @@ async fn known_to_ingest(layout: &Layout, token: &str) -> anyhow::Result<()> {
 
 async fn stop(supervisor: &Supervisor) -> anyhow::Result<()> {
     let names = supervisor.names();
-    let dispatchers: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.starts_with("dispatcher-")).collect();
+    let dispatchers: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("dispatcher-"))
+        .collect();
     supervisor
-        .stop_all(&[&["ingest"], &["fanout"], &dispatchers, &["management"], &["receiver"], &["nats", "postgres"]])
+        .stop_all(&[
+            &["ingest"],
+            &["fanout"],
+            &dispatchers,
+            &["management"],
+            &["receiver"],
+            &["nats", "postgres"],
+        ])
         .await
 }

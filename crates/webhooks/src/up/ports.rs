@@ -22,8 +22,15 @@ impl Ports {
     /// Reads what an earlier run left in this file. Nonsense in it is nothing.
     pub(crate) fn load(file: &Path) -> Self {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        let parse = |line: &str| line.split_once('=').and_then(|(name, port)| Some((name.to_owned(), port.parse().ok()?)));
-        Self { file: file.to_owned(), remembered: text.lines().filter_map(parse).collect(), taken: BTreeMap::new() }
+        let parse = |line: &str| {
+            line.split_once('=')
+                .and_then(|(name, port)| Some((name.to_owned(), port.parse().ok()?)))
+        };
+        Self {
+            file: file.to_owned(),
+            remembered: text.lines().filter_map(parse).collect(),
+            taken: BTreeMap::new(),
+        }
     }
 
     /// The port of this name: the remembered one if it is free, else a new one.
@@ -33,7 +40,9 @@ impl Ports {
     pub(crate) fn take(&mut self, name: &str) -> anyhow::Result<u16> {
         let remembered = self.remembered.get(name).copied();
         let used: BTreeSet<u16> = self.taken.values().copied().collect();
-        let again = remembered.filter(|port| !used.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+        let again = remembered.filter(|port| {
+            !used.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+        });
         let port = match again {
             Some(port) => port,
             None => loop {
@@ -54,8 +63,12 @@ impl Ports {
     pub(crate) fn save(&self) -> anyhow::Result<()> {
         let mut all = self.remembered.clone();
         all.extend(self.taken.clone());
-        let text: String = all.iter().map(|(name, port)| format!("{name}={port}\n")).collect();
-        std::fs::write(&self.file, text).with_context(|| format!("cannot write {}", self.file.display()))
+        let text: String = all
+            .iter()
+            .map(|(name, port)| format!("{name}={port}\n"))
+            .collect();
+        std::fs::write(&self.file, text)
+            .with_context(|| format!("cannot write {}", self.file.display()))
     }
 }
 

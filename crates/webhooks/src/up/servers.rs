@@ -33,10 +33,16 @@ impl Servers {
         layout: &Layout,
         settings: &Settings,
     ) -> anyhow::Result<Self> {
-        let (nats, database_url) =
-            tokio::try_join!(nats(supervisor, folder, layout, settings), postgres(supervisor, folder, layout, settings))?;
+        let (nats, database_url) = tokio::try_join!(
+            nats(supervisor, folder, layout, settings),
+            postgres(supervisor, folder, layout, settings)
+        )?;
         let (nats_url, nats_monitor_url) = nats;
-        Ok(Self { nats_url, nats_monitor_url, database_url })
+        Ok(Self {
+            nats_url,
+            nats_monitor_url,
+            database_url,
+        })
     }
 }
 
@@ -61,7 +67,10 @@ async fn nats(
     say(format_args!("starting nats-server at {}", server.url()));
     empty(&log)?;
     supervisor.start(server.spec())?;
-    server.wait_healthy(START_LIMIT).await.with_context(|| supervisor.log_tail("nats"))?;
+    server
+        .wait_healthy(START_LIMIT)
+        .await
+        .with_context(|| supervisor.log_tail("nats"))?;
     Ok((server.url(), Some(server.monitor_url())))
 }
 
@@ -72,23 +81,36 @@ async fn postgres(
     settings: &Settings,
 ) -> anyhow::Result<String> {
     if let Some(url) = &settings.database_url {
-        say(format_args!("using PostgreSQL at {}", without_password(url)));
+        say(format_args!(
+            "using PostgreSQL at {}",
+            without_password(url)
+        ));
         return Ok(url.clone());
     }
     let log = folder.path.join("postgres.log");
-    let builder = Postgres::builder(folder.path.join("data/postgres")).port(layout.postgres).tools(Tools::locate()?);
+    let builder = Postgres::builder(folder.path.join("data/postgres"))
+        .port(layout.postgres)
+        .tools(Tools::locate()?);
     if !folder.path.join("data/postgres/data/PG_VERSION").exists() {
         say("making a database cluster");
     }
     let server = builder.log(&log).prepare().await?;
-    say(format_args!("starting PostgreSQL at 127.0.0.1:{}", server.port()));
+    say(format_args!(
+        "starting PostgreSQL at 127.0.0.1:{}",
+        server.port()
+    ));
     empty(&log)?;
     supervisor.start(server.spec())?;
-    server.wait_accepting(START_LIMIT).await.with_context(|| supervisor.log_tail("postgres"))?;
+    server
+        .wait_accepting(START_LIMIT)
+        .await
+        .with_context(|| supervisor.log_tail("postgres"))?;
     server.ensure_database(DATABASE).await
 }
 
 /// Logs are those of this run.
 fn empty(log: &Path) -> anyhow::Result<()> {
-    File::create(log).with_context(|| format!("cannot write {}", log.display())).map(drop)
+    File::create(log)
+        .with_context(|| format!("cannot write {}", log.display()))
+        .map(drop)
 }

@@ -37,12 +37,22 @@ impl Settings {
     /// # Errors
     /// All problems at once.
     pub(crate) fn read(mut env: Env) -> Result<Self, SettingsError> {
-        let allow_private = env.bool("ALLOW_PRIVATE_ENDPOINTS", true, "allow endpoints on loopback over plain http");
-        let openings = [(ALLOW_HTTP, "true"), (ALLOW_CIDRS, LOOPBACK), (ALLOW_HOSTS, "localhost")];
+        let allow_private = env.bool(
+            "ALLOW_PRIVATE_ENDPOINTS",
+            true,
+            "allow endpoints on loopback over plain http",
+        );
+        let openings = [
+            (ALLOW_HTTP, "true"),
+            (ALLOW_CIDRS, LOOPBACK),
+            (ALLOW_HOSTS, "localhost"),
+        ];
         // What the caller says itself is passed through and wins.
         let unsaid = |env: &mut Env, name| env.optional(name, "").is_none();
-        let allowances =
-            openings.into_iter().filter(|(name, _)| unsaid(&mut env, name) && allow_private).collect();
+        let allowances = openings
+            .into_iter()
+            .filter(|(name, _)| unsaid(&mut env, name) && allow_private)
+            .collect();
         let settings = Self {
             dispatchers: env.ranged("DISPATCHERS", 1, 1..=64, "dispatcher processes"),
             nats_url: env.optional("NATS_URL", "NATS to use instead of an own one"),
@@ -66,13 +76,22 @@ impl Settings {
 
 fn sync_interval(env: &mut Env) -> SyncInterval {
     let name = "NATS_SYNC_INTERVAL";
-    match env.optional(name, "when our own nats-server syncs to disk: `always` or a duration").as_deref() {
+    match env
+        .optional(
+            name,
+            "when our own nats-server syncs to disk: `always` or a duration",
+        )
+        .as_deref()
+    {
         None => SyncInterval::ServerDefault,
         Some("always") => SyncInterval::Always,
         Some(text) => match humantime::parse_duration(text) {
             Ok(period) if period >= Duration::from_millis(1) => SyncInterval::Every(period),
             _ => {
-                env.problem(name, format!("{text:?} is neither `always` nor a duration of at least 1ms"));
+                env.problem(
+                    name,
+                    format!("{text:?} is neither `always` nor a duration of at least 1ms"),
+                );
                 SyncInterval::ServerDefault
             }
         },
@@ -85,20 +104,31 @@ mod tests {
 
     fn allowed(variables: &[(&str, &str)]) -> Vec<&'static str> {
         let settings = Settings::read(Env::from_vars(variables.iter().copied())).unwrap();
-        settings.allowances.into_iter().map(|(name, _)| name).collect()
+        settings
+            .allowances
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     #[test]
     fn loopback_is_allowed_unless_the_caller_says_otherwise() {
         assert_eq!(allowed(&[]).len(), 3);
         assert!(allowed(&[("ALLOW_PRIVATE_ENDPOINTS", "0")]).is_empty());
-        assert!(!allowed(&[(ALLOW_CIDRS, "10.0.0.0/8")]).contains(&ALLOW_CIDRS), "the caller's list is passed through");
+        assert!(
+            !allowed(&[(ALLOW_CIDRS, "10.0.0.0/8")]).contains(&ALLOW_CIDRS),
+            "the caller's list is passed through"
+        );
         assert!(allowed(&[(ALLOW_CIDRS, "10.0.0.0/8")]).contains(&ALLOW_HTTP));
     }
 
     #[test]
     fn all_problems_come_at_once() {
-        let env = Env::from_vars([("DISPATCHERS", "0"), ("NATS_SYNC_INTERVAL", "often"), ("ALLOW_PRIVATE_ENDPOINTS", "maybe")]);
+        let env = Env::from_vars([
+            ("DISPATCHERS", "0"),
+            ("NATS_SYNC_INTERVAL", "often"),
+            ("ALLOW_PRIVATE_ENDPOINTS", "maybe"),
+        ]);
         assert_eq!(Settings::read(env).unwrap_err().problems.len(), 3);
         let env = Env::from_vars([("NATS_SYNC_INTERVAL", "always")]);
         assert_eq!(Settings::read(env).unwrap().sync, SyncInterval::Always);

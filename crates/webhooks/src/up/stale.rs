@@ -47,17 +47,25 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// The folder cannot be read, or a process of ours does not end.
 pub(crate) fn clean(folder: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let file = entry?.path();
         if file.extension() != Some(OsStr::new("pid")) {
             continue;
         }
         if let Some(pid) = read_pid(&file) {
             if let Some(program) = ours(pid, &file) {
-                say(format_args!("ending {} (pid {pid}) of an earlier run", program.display()));
+                say(format_args!(
+                    "ending {} (pid {pid}) of an earlier run",
+                    program.display()
+                ));
                 end(pid)?;
             } else if is_running(pid) {
-                say(format_args!("leaving process {pid} alone: it is not the one that {} names", file.display()));
+                say(format_args!(
+                    "leaving process {pid} alone: it is not the one that {} names",
+                    file.display()
+                ));
             }
         }
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
@@ -72,15 +80,24 @@ fn read_pid(file: &Path) -> Option<u32> {
 /// The program, if the process surely is the one that this pid file was written for.
 fn ours(pid: u32, file: &Path) -> Option<PathBuf> {
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let written = fs::metadata(file).and_then(|metadata| metadata.modified()).ok()?;
+    let written = fs::metadata(file)
+        .and_then(|metadata| metadata.modified())
+        .ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let started = started_at(&stat, &fs::read_to_string("/proc/stat").ok()?, TICKS_PER_SECOND)?;
+    let started = started_at(
+        &stat,
+        &fs::read_to_string("/proc/stat").ok()?,
+        TICKS_PER_SECOND,
+    )?;
     is_the_one(&program, started, seconds(written)?).then_some(program)
 }
 
 /// The rule, of a program's path and two times in seconds since the epoch.
 fn is_the_one(program: &Path, started: f64, written: f64) -> bool {
-    let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let name = program
+        .file_name()
+        .and_then(OsStr::to_str)
+        .unwrap_or_default();
     // A program that was built anew since then is shown like this.
     let name = name.strip_suffix(" (deleted)").unwrap_or(name);
     let age = written - started;
@@ -89,17 +106,33 @@ fn is_the_one(program: &Path, started: f64, written: f64) -> bool {
 
 /// When a process was started, from its own and the machine's `stat`.
 fn started_at(process: &str, machine: &str, ticks_per_second: f64) -> Option<f64> {
-    let ticks: f64 = process.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let boot: f64 = machine.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let ticks: f64 = process
+        .rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()?;
+    let boot: f64 = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
     Some(boot + ticks / ticks_per_second)
 }
 
 fn seconds(time: SystemTime) -> Option<f64> {
-    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs_f64())
 }
 
 fn end(pid: u32) -> anyhow::Result<()> {
-    let id = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
+    let id = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("not a process id")?;
     match kill_process(id, Signal::KILL).map_err(io::Error::from) {
         Err(error) if error.kind() != io::ErrorKind::NotFound && is_running(pid) => {
             return Err(error).with_context(|| format!("cannot end process {pid}"));
@@ -124,24 +157,65 @@ mod tests {
     fn number_start_time_and_program_must_all_match() {
         let ours = Path::new("/clone/target/debug/webhooks-ingest");
         assert!(is_the_one(ours, 1_000.0, 1_000.3));
-        assert!(is_the_one(Path::new("/clone/target/debug/webhooks-ingest (deleted)"), 1_000.0, 1_001.0));
-        assert!(!is_the_one(ours, 1_100.0, 1_000.0), "started after the file was written: the number was reused");
+        assert!(is_the_one(
+            Path::new("/clone/target/debug/webhooks-ingest (deleted)"),
+            1_000.0,
+            1_001.0
+        ));
+        assert!(
+            !is_the_one(ours, 1_100.0, 1_000.0),
+            "started after the file was written: the number was reused"
+        );
         assert!(!is_the_one(ours, 1_000.0, 1_100.0), "started long before");
-        assert!(!is_the_one(Path::new("/usr/bin/sleep"), 1_000.0, 1_000.3), "a stranger");
+        assert!(
+            !is_the_one(Path::new("/usr/bin/sleep"), 1_000.0, 1_000.3),
+            "a stranger"
+        );
     }
 
     #[test]
     fn start_times_are_read() {
         let process = "7 (a b) c) S 3 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 250 1 2";
-        assert_eq!(started_at(process, "cpu 1\nbtime 1000\nprocesses 3\n", 100.0), Some(1_002.5));
+        assert_eq!(
+            started_at(process, "cpu 1\nbtime 1000\nprocesses 3\n", 100.0),
+            Some(1_002.5)
+        );
         assert_eq!(started_at("nonsense", "btime 1\n", 100.0), None);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("nats-server");
+        let sleep = ["/bin/sleep", "/usr/bin/sleep"]
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .unwrap();
+        fs::copy(sleep, &program).unwrap();
+        let mut left = std::process::Command::new(&program)
+            .arg("60")
+            .spawn()
+            .unwrap();
+        fs::write(folder.path().join("nats.pid"), format!("{}\n", left.id())).unwrap();
+        clean(folder.path()).unwrap();
+        // Without `/proc` nobody can tell that it is ours.
+        assert_eq!(is_running(left.id()), !Path::new("/proc/self/exe").exists());
+        left.kill().unwrap();
+        left.wait().unwrap();
     }
 
     #[test]
     fn a_stranger_with_the_number_lives_on_and_the_file_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        fs::write(folder.path().join("ingest.pid"), format!("{}\n", stranger.id())).unwrap();
+        let mut stranger = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        fs::write(
+            folder.path().join("ingest.pid"),
+            format!("{}\n", stranger.id()),
+        )
+        .unwrap();
         fs::write(folder.path().join("nonsense.pid"), "x").unwrap();
         clean(folder.path()).unwrap();
         assert!(is_running(stranger.id()));

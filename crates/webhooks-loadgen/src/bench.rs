@@ -1,1 +1,0 @@
-//! The benchmark table (being written).
