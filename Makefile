@@ -19,7 +19,7 @@ FAULTS ?= 100
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools build run test test-unit test-it test-doc test-e2e test-faults bench \
+.PHONY: help tools build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults bench \
 	fmt fmt-check lint check migrate docs clean ci
 
 help: ## List the targets
@@ -38,7 +38,7 @@ run: tools
 	@exec $(BIN)/webhooks up
 run: ## Start everything, show one delivery, stay up until Ctrl-C
 
-test: fmt-check lint tools build test-unit test-doc test-it ## Everything that belongs to every change
+test: fmt-check lint tools build test-unit test-doc test-it test-faults-quick ## Everything that belongs to every change
 	@printf '\n== make test: all steps passed\n'
 
 build: ## Compile every program
@@ -53,11 +53,14 @@ test-unit: ## Unit and property tests
 test-doc: ## Examples in the documentation
 	$(STEP) "documentation tests" $(TEST) --doc --quiet
 
-test-it: tools build ## Integration, end-to-end and short crash tests, with real servers
-	$(STEP) "integration, end-to-end and crash tests" $(TEST) --test '*' --quiet
+test-it: tools build ## Integration and end-to-end tests, with real servers
+	$(STEP) "integration and end-to-end tests" $(TEST) --test '*' --quiet
 
 test-e2e: tools build ## The whole system as a black box, only
 	$(STEP) "end-to-end tests" $(CARGO) test --locked -p webhooks-e2e
+
+test-faults-quick: tools build
+	$(STEP) "crash test, quick form, seed $(SEED)" $(BIN)/webhooks-loadgen faults --quick --seed $(SEED)
 
 test-faults: tools build ## A long crash test: SEED=1 FAULTS=100
 	$(STEP) "crash test, $(FAULTS) faults, seed $(SEED)" $(BIN)/webhooks-loadgen faults --seed $(SEED) --faults $(FAULTS)

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, jetstream::kv::Operation};
+use async_nats::{
+    HeaderMap,
+    jetstream::kv::{Entry, Operation},
+};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use prost::Message as _;
@@ -174,15 +177,18 @@ impl Leases {
         self.shared.view().owned.len()
     }
 
-    /// Whether every partition has a living owner, as far as we see.
+    /// How many partitions have no living owner, as far as we see.
     #[must_use]
-    pub fn all_owned(&self) -> bool {
+    pub fn ownerless(&self) -> usize {
         let view = self.shared.view();
-        (0..self.shared.settings.partitions).all(|partition| {
+        let owned = |partition: &u16| {
             view.partitions
-                .get(&partition)
+                .get(partition)
                 .is_some_and(|(lease, _)| view.members.contains_key(&lease.owner))
-        })
+        };
+        (0..self.shared.settings.partitions)
+            .filter(|partition| !owned(partition))
+            .count()
     }
 
     /// Whether a member lives.
@@ -239,11 +245,9 @@ impl Leases {
 
     /// Removes this member, at the very end.
     pub async fn gone(&self) {
-        let mut headers = HeaderMap::new();
-        headers.insert("KV-Operation", "DEL");
         let message = Outgoing {
             subject: self.shared.member_subject(),
-            headers,
+            headers: end_of_member(),
             payload: Bytes::new(),
         };
         if let Err(error) = self
@@ -345,45 +349,57 @@ impl Shared {
             view.synced = target == 0;
         }
         let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
-        let mut heard: HashMap<String, Instant> = HashMap::new();
+        let mut roll = Roll::default();
         while let Some(entry) = watch.next().await {
-            let entry = entry.map_err(unavailable)?;
-            let mut view = self.view();
-            let put = entry.operation == Operation::Put;
-            if let Some(member) = entry.key.strip_prefix("m.") {
-                if put {
-                    heard.insert(member.to_owned(), Instant::now());
-                    view.members
-                        .insert(member.to_owned(), entry.value.as_ref() != LEAVING);
-                } else {
-                    heard.remove(member);
-                    view.members.remove(member);
-                }
-            } else if let Some(partition) =
-                entry.key.strip_prefix("p.").and_then(|p| p.parse().ok())
-                && put
-            {
-                match PartitionLease::decode(entry.value) {
-                    Ok(lease) => self.note_partition(&mut view, partition, lease, entry.revision),
-                    Err(error) => tracing::error!(partition, %error, "unreadable lease"),
-                }
-            }
-            // A member's end that fell into a long outage is never told: read everything anew. Our own
-            // renewals come each second, so this is looked at each second.
-            if heard
-                .values()
-                .any(|at| at.elapsed() > self.settings.ttl * 3)
-            {
-                return Err(BusError::Unavailable(
-                    "a member has gone unnoticed".to_owned(),
-                ));
-            }
-            // An expired message may have been the last one, so the end of the old entries counts too.
-            view.synced |= entry.revision >= target || entry.seen_current;
-            drop(view);
+            let ghosts = self.apply(entry.map_err(unavailable)?, target, &mut roll);
             self.changed.notify_one();
+            for (member, seq) in ghosts {
+                self.bury_ghost(&member, seq).await;
+            }
         }
         Ok(())
+    }
+
+    /// Takes one entry over; returns members that died long ago, with their keys' sequences.
+    fn apply(&self, entry: Entry, target: u64, roll: &mut Roll) -> Vec<(String, u64)> {
+        let mut view = self.view();
+        let put = entry.operation == Operation::Put;
+        let created = crate::micros(entry.created);
+        if let Some(member) = entry.key.strip_prefix("m.") {
+            let active = entry.value.as_ref() != LEAVING;
+            roll.note(member, put.then_some(active), created, entry.revision);
+        } else if let Some(partition) = entry.key.strip_prefix("p.").and_then(|p| p.parse().ok())
+            && put
+        {
+            match PartitionLease::decode(entry.value) {
+                Ok(lease) => self.note_partition(&mut view, partition, lease, entry.revision),
+                Err(error) => tracing::error!(partition, %error, "unreadable lease"),
+            }
+        }
+        let ghosts = roll.strike(created, self.settings.ttl);
+        view.members = roll.present();
+        // An expired message may have been the last one, so the end of the old entries counts too.
+        view.synced |= entry.revision >= target || entry.seen_current;
+        ghosts
+    }
+
+    /// Removes the key of a member that died long ago.
+    async fn bury_ghost(&self, member: &str, seq: u64) {
+        let mut headers = end_of_member();
+        headers.insert(
+            headers::EXPECTED_LAST_SUBJECT_SEQUENCE,
+            seq.to_string().as_str(),
+        );
+        let subject = format!("$KV.{}.m.{member}", names::LEASES);
+        let message = Outgoing {
+            subject,
+            headers,
+            payload: Bytes::new(),
+        };
+        match self.bus.publish_once(message, Duration::from_secs(1)).await {
+            Ok(_) => tracing::info!(member, "the key of a dead member was left and is removed"),
+            Err(error) => tracing::debug!(member, %error, "a dead member's key is not removed yet"),
+        }
     }
 
     fn note_partition(&self, view: &mut View, partition: u16, lease: PartitionLease, seq: u64) {
@@ -560,5 +576,97 @@ fn handover_of(before: Option<PartitionLease>) -> Handover {
             deliveries: lease.deliveries_in_flight,
             retries: lease.retries_in_flight,
         },
+    }
+}
+
+/// What ends a member's key; the mark itself goes after a minute.
+fn end_of_member() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    headers.insert(headers::TTL, "60s");
+    headers
+}
+
+/// Members by what the server says: who renewed when, by the server's own clock.
+///
+/// The expiry of a key is only a hint. After a restart of the server, keys were found that had
+/// outlived their time and expired no more; and the end of a member that falls into a long outage
+/// of ours is never told. So a member counts only while its last renewal is young against the
+/// newest entry seen, which our own renewals keep moving.
+#[derive(Default)]
+struct Roll {
+    seen: BTreeMap<String, Seen>,
+    newest_micros: i64,
+}
+
+struct Seen {
+    active: bool,
+    created_micros: i64,
+    seq: u64,
+}
+
+impl Roll {
+    /// A member has renewed (`Some(active)`) or ended (`None`).
+    fn note(&mut self, member: &str, renewed: Option<bool>, created_micros: i64, seq: u64) {
+        match renewed {
+            Some(active) => {
+                let seen = Seen {
+                    active,
+                    created_micros,
+                    seq,
+                };
+                self.seen.insert(member.to_owned(), seen);
+            }
+            None => {
+                self.seen.remove(member);
+            }
+        }
+    }
+
+    /// Strikes out who has not renewed for twice its time to live, as of an entry written at
+    /// `now_micros`; returns them with the sequences of their keys.
+    fn strike(&mut self, now_micros: i64, ttl: Duration) -> Vec<(String, u64)> {
+        self.newest_micros = self.newest_micros.max(now_micros);
+        let limit = self.newest_micros - 2 * i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX / 4);
+        let dead = |seen: &Seen| seen.created_micros < limit;
+        let ghosts = self.seen.iter().filter(|(_, seen)| dead(seen));
+        let ghosts: Vec<_> = ghosts
+            .map(|(member, seen)| (member.clone(), seen.seq))
+            .collect();
+        self.seen.retain(|_, seen| !dead(seen));
+        ghosts
+    }
+
+    fn present(&self) -> BTreeMap<String, bool> {
+        self.seen
+            .iter()
+            .map(|(member, seen)| (member.clone(), seen.active))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_renewed_by_the_servers_clock_is_struck_out() {
+        let ttl = Duration::from_secs(3);
+        let mut roll = Roll::default();
+        roll.note("ghost", Some(true), 0, 7);
+        assert!(roll.strike(0, ttl).is_empty());
+        roll.note("me", Some(true), 5_000_000, 8);
+        assert!(roll.strike(5_000_000, ttl).is_empty());
+        roll.note("leaver", Some(false), 6_500_000, 9);
+        assert_eq!(roll.strike(6_500_000, ttl), [("ghost".to_owned(), 7)]);
+        // An older entry does not turn the clock back.
+        assert!(roll.strike(0, ttl).is_empty());
+        let present = roll.present();
+        assert_eq!(
+            present.into_iter().collect::<Vec<_>>(),
+            [("leaver".to_owned(), false), ("me".to_owned(), true)]
+        );
+        roll.note("me", None, 6_600_000, 10);
+        assert_eq!(roll.present().len(), 1);
     }
 }

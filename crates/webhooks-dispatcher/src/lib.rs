@@ -119,6 +119,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
             limits: config.limits,
         },
     ));
+    ctx.readiness.fail("partitions", "joining");
     watch_readiness(&ctx, &shared);
     ctx.started();
     let drained = owner::own_partitions(&ctx, &shared, events).await;
@@ -162,6 +163,14 @@ fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
                     Ok(())
                 };
                 readiness.set("config", config);
+                let ownerless = shared.leases.ownerless();
+                let partitions = match ownerless {
+                    0 => Ok(()),
+                    some => Err(format!("{some} without an owner")),
+                };
+                readiness.set("partitions", partitions);
+                metrics::gauge!("webhooks_partitions_ownerless")
+                    .set(f64::from(u32::try_from(ownerless).unwrap_or(u32::MAX)));
                 let owned = shared.leases.owned();
                 metrics::gauge!("webhooks_partitions_owned")
                     .set(f64::from(u32::try_from(owned).unwrap_or(u32::MAX)));

@@ -94,3 +94,41 @@ fn two_dispatchers_share_the_partitions_evenly() {
         second.stop().await
     });
 }
+
+#[test]
+fn the_key_of_a_dead_member_that_never_expires_holds_no_partitions() {
+    check(async {
+        let world = World::start().await?;
+        // As the server leaves them after some restarts: no time to live, and old.
+        let old =
+            webhooks_bus::Outgoing::new("$KV.LEASES.m.ghost".to_owned(), "ghost", "active".into());
+        world.bus.publish(old, LIMIT).await?;
+        let dispatcher = world.dispatcher(&[]).await?;
+        let all = async || {
+            use prost::Message as _;
+            let mut mine = 0;
+            for partition in 0..16 {
+                let subject = format!("$KV.LEASES.p.{partition}");
+                let found = world
+                    .bus
+                    .get_last("KV_LEASES", &subject)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let lease = found.map(|found| {
+                    webhooks_proto::internal::v1::PartitionLease::decode(found.payload)
+                });
+                mine +=
+                    usize::from(lease.is_some_and(|lease| {
+                        lease.is_ok_and(|lease| lease.owner.starts_with("d-"))
+                    }));
+            }
+            if mine == 16 {
+                Ok(())
+            } else {
+                Err(format!("{mine} of 16"))
+            }
+        };
+        wait_until("every partition owned", LIMIT, all).await?;
+        dispatcher.stop().await
+    });
+}

@@ -65,7 +65,7 @@ pub(crate) async fn run(options: UpOptions) -> anyhow::Result<ExitCode> {
     let mut interrupts = Interrupts::catch()?;
     let settings = Settings::read(Env::from_process())?;
     let folder = Folder::open(&options.folder)?;
-    stale::clean(&folder.path)?;
+    stale::clean(&folder.path)?.into_iter().for_each(say);
     let supervisor = Supervisor::new(&folder.path)?;
     let served = tokio::select! {
         biased;

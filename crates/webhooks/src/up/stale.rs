@@ -17,8 +17,6 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use webhooks_devstack::is_running;
 
-use crate::console::say;
-
 /// The programs that a run starts. `setpriv` and `unshare` become one of the others within moments.
 const PROGRAMS: [&str; 7] = [
     "nats-server",
@@ -42,11 +40,12 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Ends what is left of an earlier run and removes its pid files.
+/// Ends what is left of an earlier run and removes its pid files. Says what it did, in lines.
 ///
 /// # Errors
 /// The folder cannot be read, or a process of ours does not end.
-pub(crate) fn clean(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn clean(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let mut told = Vec::new();
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
     {
@@ -56,13 +55,13 @@ pub(crate) fn clean(folder: &Path) -> anyhow::Result<()> {
         }
         if let Some(pid) = read_pid(&file) {
             if let Some(program) = ours(pid, &file) {
-                say(format_args!(
+                told.push(format!(
                     "ending {} (pid {pid}) of an earlier run",
                     program.display()
                 ));
                 end(pid)?;
             } else if is_running(pid) {
-                say(format_args!(
+                told.push(format!(
                     "leaving process {pid} alone: it is not the one that {} names",
                     file.display()
                 ));
@@ -70,7 +69,7 @@ pub(crate) fn clean(folder: &Path) -> anyhow::Result<()> {
         }
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
     }
-    Ok(())
+    Ok(told)
 }
 
 fn read_pid(file: &Path) -> Option<u32> {
@@ -197,7 +196,8 @@ mod tests {
             .spawn()
             .unwrap();
         fs::write(folder.path().join("nats.pid"), format!("{}\n", left.id())).unwrap();
-        clean(folder.path()).unwrap();
+        let told = clean(folder.path()).unwrap();
+        assert_eq!(told.len(), 1, "{told:?}");
         // Without `/proc` nobody can tell that it is ours.
         assert_eq!(is_running(left.id()), !Path::new("/proc/self/exe").exists());
         left.kill().unwrap();
@@ -217,7 +217,8 @@ mod tests {
         )
         .unwrap();
         fs::write(folder.path().join("nonsense.pid"), "x").unwrap();
-        clean(folder.path()).unwrap();
+        let told = clean(folder.path()).unwrap();
+        assert!(told[0].starts_with("leaving process "), "{told:?}");
         assert!(is_running(stranger.id()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         stranger.kill().unwrap();
