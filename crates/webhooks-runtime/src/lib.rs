@@ -52,3 +52,8 @@ pub use self::{
     shutdown::{EXIT_INTERRUPTED, Signals},
     tasks::{OnError, Tasks},
 };
+
+/// The allocator of every service. A fifth of a dispatcher's time under load was spent in the
+/// system's (profiled with `perf`, 2,200 deliveries a second on two cores).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -30,6 +30,12 @@ use crate::{
 /// Unacknowledged publishes of one hop.
 const WINDOW: usize = 1_024;
 
+/// How far the publisher may be ahead of the last consumers, in deliveries.
+const LEAD: u64 = 8_000;
+
+/// How often a publisher that is too far ahead looks again.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Partitions of the second hop.
 const PARTITIONS: u64 = 16;
 
@@ -103,8 +109,7 @@ async fn measure(bus: &Bus, peer: &BusPeer) -> anyhow::Result<Reached> {
     }
     tasks.spawn(stop.clone().run_until_cancelled_owned(fan_out(bus.clone(), peer.fan_out)));
     let started = Instant::now();
-    let published = publish(bus, started + peer.duration).await?;
-    let owed = published * peer.fan_out;
+    let owed = publish(bus, peer.fan_out, &done, started + peer.duration).await?;
     let all_done = webhooks_devstack::wait_until("the deliveries of the bus alone", WITHIN, async || {
         match done.load(Ordering::Relaxed) {
             count if count >= owed => Ok(count),
@@ -128,12 +133,17 @@ fn ended(result: Result<Option<anyhow::Result<()>>, tokio::task::JoinError>) -> 
     }
 }
 
-async fn publish(bus: &Bus, until: Instant) -> anyhow::Result<u64> {
+/// Publishes events; gives how many deliveries they owe.
+async fn publish(bus: &Bus, fan_out: u64, done: &AtomicU64, until: Instant) -> anyhow::Result<u64> {
     let template = EventTemplate::new();
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut publishes = JoinSet::new();
-    let mut count = 0;
+    let mut owed = 0;
     while Instant::now() < until {
+        if owed > done.load(Ordering::Relaxed) + LEAD {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
         let id = Uuid::new_v4();
         let bytes = template.render(&EventSpec {
             id,
@@ -144,7 +154,7 @@ async fn publish(bus: &Bus, until: Instant) -> anyhow::Result<u64> {
         });
         let message = Outgoing::new("peer.evt.0".to_owned(), &id.to_string(), bytes);
         spawn_publish(bus, &window, &mut publishes, message, None).await?;
-        count += 1;
+        owed += fan_out;
         while let Some(result) = publishes.try_join_next() {
             result??;
         }
@@ -152,7 +162,7 @@ async fn publish(bus: &Bus, until: Instant) -> anyhow::Result<u64> {
     while let Some(result) = publishes.join_next().await {
         result??;
     }
-    Ok(count)
+    Ok(owed)
 }
 
 async fn spawn_publish(
