@@ -170,11 +170,24 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Publish(args) => publish(args).await?,
         Command::BareHttp(args) => http_peer(args).await?,
         Command::BareBus(args) => {
-            let peer = BusPeer { url: args.url, fan_out: args.fan_out, batching: args.batching, duration: args.duration };
-            say(format_args!("{:.0} deliveries/s", bare_bus(&peer).await?.per_second()));
+            let peer = BusPeer {
+                url: args.url,
+                fan_out: args.fan_out,
+                batching: args.batching,
+                duration: args.duration,
+            };
+            say(format_args!(
+                "{:.0} deliveries/s",
+                bare_bus(&peer).await?.per_second()
+            ));
         }
         Command::Bench(args) => {
-            let options = BenchOptions { bin_dir: beside(args.bin_dir)?, quick: args.quick, only: args.only, folder: args.folder };
+            let options = BenchOptions {
+                bin_dir: beside(args.bin_dir)?,
+                quick: args.quick,
+                only: args.only,
+                folder: args.folder,
+            };
             say(bench::run(&options, |line| eprintln!("{line}")).await?);
         }
         Command::Faults(args) => return crash_test(args).await,
@@ -184,8 +197,18 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn receiver(args: ReceiverArgs) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?;
-    let secrets = args.secrets.iter().map(|secret| SigningKey::parse(secret)).collect::<Result<_, _>>()?;
-    let options = ReceiverOptions { address: args.listen, keep: args.keep, ledger: args.ledger, secrets, seed: args.seed };
+    let secrets = args
+        .secrets
+        .iter()
+        .map(|secret| SigningKey::parse(secret))
+        .collect::<Result<_, _>>()?;
+    let options = ReceiverOptions {
+        address: args.listen,
+        keep: args.keep,
+        ledger: args.ledger,
+        secrets,
+        seed: args.seed,
+    };
     let receiver = Receiver::start(options).await?;
     say(format_args!("listening at {}", receiver.url("")));
     signals.next().await;
@@ -194,11 +217,33 @@ async fn receiver(args: ReceiverArgs) -> anyhow::Result<()> {
 
 async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?;
-    let target = Target { door: args.door, url: args.url, token: args.token };
-    let links = if args.links.is_empty() { vec![Uuid::new_v4()] } else { args.links };
-    let subject = Subject { workspace: args.workspace, links, kinds: args.kinds };
-    let plan = Plan { rate: args.rate, count: args.count, workers: args.workers, batch: args.batch, retry: args.retry, gate: None };
-    let ledger = args.ledger.as_deref().map_or_else(|| Ok(Ledger::none()), Ledger::open)?;
+    let target = Target {
+        door: args.door,
+        url: args.url,
+        token: args.token,
+    };
+    let links = if args.links.is_empty() {
+        vec![Uuid::new_v4()]
+    } else {
+        args.links
+    };
+    let subject = Subject {
+        workspace: args.workspace,
+        links,
+        kinds: args.kinds,
+    };
+    let plan = Plan {
+        rate: args.rate,
+        count: args.count,
+        workers: args.workers,
+        batch: args.batch,
+        retry: args.retry,
+        gate: None,
+    };
+    let ledger = args
+        .ledger
+        .as_deref()
+        .map_or_else(|| Ok(Ledger::none()), Ledger::open)?;
     let stop = CancellationToken::new();
     let publishing = publish::run(&target, &subject, &plan, &ledger, &stop);
     tokio::pin!(publishing);
@@ -210,18 +255,38 @@ async fn publish(args: PublishArgs) -> anyhow::Result<()> {
         }
     };
     ledger.flush()?;
-    say(format_args!("{} ok, {} refused, {} unknown", tally.ok, tally.refused, tally.unknown));
+    say(format_args!(
+        "{} ok, {} refused, {} unknown",
+        tally.ok, tally.refused, tally.unknown
+    ));
     Ok(())
 }
 
 async fn http_peer(args: BareHttpArgs) -> anyhow::Result<()> {
     let own = match args.url {
         Some(_) => None,
-        None => Some(Receiver::start(ReceiverOptions { keep: 0, ..ReceiverOptions::default() }).await?),
+        None => Some(
+            Receiver::start(ReceiverOptions {
+                keep: 0,
+                ..ReceiverOptions::default()
+            })
+            .await?,
+        ),
     };
-    let url = args.url.or_else(|| own.as_ref().map(|receiver| receiver.url(""))).context("no receiver")?;
-    let peer = HttpPeer { url, path: "/ok".to_owned(), connections: args.connections, duration: args.duration };
-    say(format_args!("{:.0} requests/s", bare_http(&peer).await?.per_second()));
+    let url = args
+        .url
+        .or_else(|| own.as_ref().map(|receiver| receiver.url("")))
+        .context("no receiver")?;
+    let peer = HttpPeer {
+        url,
+        path: "/ok".to_owned(),
+        connections: args.connections,
+        duration: args.duration,
+    };
+    say(format_args!(
+        "{:.0} requests/s",
+        bare_http(&peer).await?.per_second()
+    ));
     Ok(())
 }
 
@@ -229,12 +294,20 @@ async fn crash_test(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let options = FaultOptions {
         bin_dir: beside(args.bin_dir)?,
         seed: args.seed.unwrap_or_else(rand::random),
-        faults: if args.quick { faults::QUICK_FAULTS } else { args.faults },
+        faults: if args.quick {
+            faults::QUICK_FAULTS
+        } else {
+            args.faults
+        },
         folder: args.folder,
     };
     let outcome = faults::run(&options, |line| eprintln!("{line}")).await?;
     say(&outcome);
-    Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if outcome.holds() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn beside(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
@@ -242,12 +315,17 @@ fn beside(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         Some(folder) => Ok(folder),
         None => {
             let own = std::env::current_exe().context("cannot tell where this program is")?;
-            own.parent().map(PathBuf::from).context("this program lies nowhere")
+            own.parent()
+                .map(PathBuf::from)
+                .context("this program lies nowhere")
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what a command is asked for goes to standard output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "what a command is asked for goes to standard output"
+)]
 fn say(line: impl std::fmt::Display) {
     println!("{line}");
 }

@@ -50,12 +50,18 @@ impl HttpClient {
     /// # Errors
     /// Not such a URL.
     pub fn new(base_url: &str) -> anyhow::Result<Self> {
-        let rest = base_url.strip_prefix("http://").with_context(|| format!("{base_url} is not an http:// URL"))?;
+        let rest = base_url
+            .strip_prefix("http://")
+            .with_context(|| format!("{base_url} is not an http:// URL"))?;
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains('/') {
             bail!("{base_url} is more than http://host:port");
         }
-        Ok(Self { authority: authority.to_owned(), limit: REQUEST_LIMIT, open: None })
+        Ok(Self {
+            authority: authority.to_owned(),
+            limit: REQUEST_LIMIT,
+            open: None,
+        })
     }
 
     /// Changes how long a request may take.
@@ -70,7 +76,13 @@ impl HttpClient {
     /// # Errors
     /// No connection, no valid answer, an answer beyond [`ANSWER_MAX_BYTES`], or none in time. Whether
     /// the other side has seen the request is then unknown.
-    pub async fn send(&mut self, method: Method, path: &str, headers: &HeaderMap, body: Bytes) -> anyhow::Result<Answer> {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
         match tokio::time::timeout(self.limit, self.exchange(method, path, headers, body)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -84,10 +96,21 @@ impl HttpClient {
         }
     }
 
-    async fn exchange(&mut self, method: Method, path: &str, headers: &HeaderMap, body: Bytes) -> anyhow::Result<Answer> {
-        let mut request = Request::builder().method(method).uri(path).body(Full::new(body))?;
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Full::new(body))?;
         *request.headers_mut() = headers.clone();
-        request.headers_mut().insert(header::HOST, self.authority.parse()?);
+        request
+            .headers_mut()
+            .insert(header::HOST, self.authority.parse()?);
         let open = match self.open.take() {
             Some(open) if !open.sender.is_closed() => open,
             _ => self.connect().await?,
@@ -95,8 +118,15 @@ impl HttpClient {
         let open = self.open.insert(open);
         open.sender.ready().await?;
         let (head, body) = open.sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(anyhow::Error::from_boxed)?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        let body = Limited::new(body, ANSWER_MAX_BYTES)
+            .collect()
+            .await
+            .map_err(anyhow::Error::from_boxed)?;
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.to_bytes(),
+        })
     }
 
     async fn connect(&self) -> anyhow::Result<Open> {
@@ -110,7 +140,10 @@ impl HttpClient {
             // The sender sees the same error.
             connection.await.ok();
         });
-        Ok(Open { sender, _driver: driver })
+        Ok(Open {
+            sender,
+            _driver: driver,
+        })
     }
 }
 
@@ -120,7 +153,12 @@ mod tests {
 
     #[test]
     fn only_a_plain_origin_is_taken() {
-        for bad in ["https://127.0.0.1:1", "http://", "http://127.0.0.1:1/path", "127.0.0.1:1"] {
+        for bad in [
+            "https://127.0.0.1:1",
+            "http://",
+            "http://127.0.0.1:1/path",
+            "127.0.0.1:1",
+        ] {
             assert!(HttpClient::new(bad).is_err(), "{bad}");
         }
         HttpClient::new("http://127.0.0.1:1/").unwrap();

@@ -127,7 +127,18 @@ impl FromStr for Published {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> anyhow::Result<Self> {
-        let [event, workspace, link, kind, door, outcome, started, ended, accepted, detail] = fields(line)?;
+        let [
+            event,
+            workspace,
+            link,
+            kind,
+            door,
+            outcome,
+            started,
+            ended,
+            accepted,
+            detail,
+        ] = fields(line)?;
         Ok(Self {
             event: event.parse()?,
             workspace: workspace.parse()?,
@@ -171,7 +182,18 @@ impl FromStr for Received {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> anyhow::Result<Self> {
-        let [at, monotonic, path, message_id, attempt, event, webhook, body_hash, status, verified] = fields(line)?;
+        let [
+            at,
+            monotonic,
+            path,
+            message_id,
+            attempt,
+            event,
+            webhook,
+            body_hash,
+            status,
+            verified,
+        ] = fields(line)?;
         Ok(Self {
             at: at.parse()?,
             monotonic: monotonic.parse()?,
@@ -195,11 +217,19 @@ impl FromStr for Received {
 fn fields<const N: usize>(line: &str) -> anyhow::Result<[&str; N]> {
     let fields: Vec<&str> = line.split('\t').collect();
     let count = fields.len();
-    <[&str; N]>::try_from(fields).ok().with_context(|| format!("{count} fields instead of {N}"))
+    <[&str; N]>::try_from(fields)
+        .ok()
+        .with_context(|| format!("{count} fields instead of {N}"))
 }
 
-fn optional<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(field: &str) -> anyhow::Result<Option<T>> {
-    if field == "-" { Ok(None) } else { Ok(Some(field.parse()?)) }
+fn optional<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    field: &str,
+) -> anyhow::Result<Option<T>> {
+    if field == "-" {
+        Ok(None)
+    } else {
+        Ok(Some(field.parse()?))
+    }
 }
 
 /// A field must not break its line.
@@ -212,10 +242,16 @@ fn clean(text: &str) -> String {
 /// # Errors
 /// The file cannot be read, or a line is not what it should be; the message names it.
 pub fn read<T: FromStr<Err = anyhow::Error>>(file: &Path) -> anyhow::Result<Vec<T>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    ensure!(text.is_empty() || text.ends_with('\n'), "{} ends in the middle of a line", file.display());
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    ensure!(
+        text.is_empty() || text.ends_with('\n'),
+        "{} ends in the middle of a line",
+        file.display()
+    );
     let parse = |(index, line): (usize, &str)| {
-        line.parse().with_context(|| format!("line {} of {}", index + 1, file.display()))
+        line.parse()
+            .with_context(|| format!("line {} of {}", index + 1, file.display()))
     };
     text.lines().enumerate().map(parse).collect()
 }
@@ -244,12 +280,19 @@ impl Ledger {
     /// The file cannot be opened.
     pub fn open(file: &Path) -> anyhow::Result<Self> {
         let opened = File::options().create(true).append(true).open(file);
-        let opened = opened.with_context(|| format!("cannot open the ledger {}", file.display()))?;
+        let opened =
+            opened.with_context(|| format!("cannot open the ledger {}", file.display()))?;
         let shared = Arc::new(Mutex::new(BufWriter::with_capacity(256 * 1024, opened)));
         let stop = CancellationToken::new();
-        #[expect(clippy::disallowed_methods, reason = "ends with the last owner of the ledger")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with the last owner of the ledger"
+        )]
         tokio::spawn(flush_regularly(Arc::clone(&shared), stop.clone()));
-        Ok(Self(Some(Arc::new(Inner { shared, _flusher: stop.drop_guard() }))))
+        Ok(Self(Some(Arc::new(Inner {
+            shared,
+            _flusher: stop.drop_guard(),
+        }))))
     }
 
     /// Adds lines. A full disk ends the process: a ledger with holes proves nothing.
@@ -257,7 +300,8 @@ impl Ledger {
         let Some(inner) = &self.0 else { return };
         let mut writer = inner.shared.lock().unwrap_or_else(PoisonError::into_inner);
         for line in lines {
-            writeln!(writer, "{line}").expect("a ledger that cannot be written makes the run worthless");
+            writeln!(writer, "{line}")
+                .expect("a ledger that cannot be written makes the run worthless");
         }
     }
 
@@ -274,12 +318,20 @@ impl Ledger {
     /// The file cannot be written.
     pub fn flush(&self) -> io::Result<()> {
         let Some(inner) = &self.0 else { return Ok(()) };
-        inner.shared.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        inner
+            .shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush()
     }
 }
 
 async fn flush_regularly(shared: Arc<Mutex<BufWriter<File>>>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(FLUSH_PERIOD)).await.is_some() {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(FLUSH_PERIOD))
+        .await
+        .is_some()
+    {
         shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -324,9 +376,18 @@ mod tests {
 
     #[test]
     fn lines_round_trip_and_stay_lines() {
-        let expected = Published { detail: "line one line two".to_owned(), ..published() };
-        assert_eq!(published().to_string().parse::<Published>().unwrap(), expected);
-        assert_eq!(received().to_string().parse::<Received>().unwrap(), received());
+        let expected = Published {
+            detail: "line one line two".to_owned(),
+            ..published()
+        };
+        assert_eq!(
+            published().to_string().parse::<Published>().unwrap(),
+            expected
+        );
+        assert_eq!(
+            received().to_string().parse::<Received>().unwrap(),
+            received()
+        );
         assert!("1\t2".parse::<Received>().is_err());
     }
 
@@ -339,6 +400,11 @@ mod tests {
         ledger.flush().unwrap();
         assert_eq!(read::<Received>(&file).unwrap(), [received(), received()]);
         std::fs::write(&file, "half a li").unwrap();
-        assert!(read::<Received>(&file).unwrap_err().to_string().contains("middle"));
+        assert!(
+            read::<Received>(&file)
+                .unwrap_err()
+                .to_string()
+                .contains("middle")
+        );
     }
 }

@@ -8,7 +8,10 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let command = cli::Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("webhooks-loadgen: cannot start threads: {error}");

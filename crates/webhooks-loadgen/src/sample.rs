@@ -67,7 +67,10 @@ impl EventTemplate {
             (KIND, Piece::Kind),
             (TIMESTAMP, Piece::Timestamp),
         ] {
-            pieces = pieces.into_iter().flat_map(|piece| cut(piece, value, &slot)).collect();
+            pieces = pieces
+                .into_iter()
+                .flat_map(|piece| cut(piece, value, &slot))
+                .collect();
         }
         Self { pieces }
     }
@@ -84,7 +87,9 @@ impl EventTemplate {
                 Piece::Workspace => push_uuid(&mut out, spec.workspace, &mut buffer),
                 Piece::Link => push_uuid(&mut out, spec.link, &mut buffer),
                 Piece::Kind => out.extend_from_slice(spec.kind.as_bytes()),
-                Piece::Timestamp => out.extend_from_slice(format_micros(spec.timestamp_micros).as_bytes()),
+                Piece::Timestamp => {
+                    out.extend_from_slice(format_micros(spec.timestamp_micros).as_bytes())
+                }
             }
         }
         out.into()
@@ -99,7 +104,10 @@ pub fn expected_body(event: &[u8]) -> Option<(String, String)> {
     // `{"id":"<36>",` is the publishers' member; what customers get begins with `event`.
     let text = format!("{{{}", text.get(r#"{"id":"","#.len() + 36..)?);
     let (head, tail) = text.split_once(r#","workflowStep":"#)?;
-    Some((format!("{head},\"webhook\":"), format!(",\"workflowStep\":{tail}")))
+    Some((
+        format!("{head},\"webhook\":"),
+        format!(",\"workflowStep\":{tail}"),
+    ))
 }
 
 fn push_uuid(out: &mut Vec<u8>, id: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenated::LENGTH]) {
@@ -107,7 +115,9 @@ fn push_uuid(out: &mut Vec<u8>, id: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenate
 }
 
 fn cut(piece: Piece, value: &str, slot: &Piece) -> Vec<Piece> {
-    let Piece::Text(text) = piece else { return vec![piece] };
+    let Piece::Text(text) = piece else {
+        return vec![piece];
+    };
     let mut pieces = Vec::new();
     for (index, part) in text.split(value).enumerate() {
         if index > 0 {
@@ -140,8 +150,12 @@ fn minify(json: &str) -> String {
 
 /// Takes the `webhook` member out of the minified sample, whose object holds no braces in strings.
 fn without_webhook(json: &str) -> String {
-    let (head, rest) = json.split_once(r#""webhook":{"#).expect("the sample has a webhook");
-    let (_, tail) = rest.split_once("},").expect("the sample's webhook is not its last member");
+    let (head, rest) = json
+        .split_once(r#""webhook":{"#)
+        .expect("the sample has a webhook");
+    let (_, tail) = rest
+        .split_once("},")
+        .expect("the sample's webhook is not its last member");
     format!("{head}{tail}")
 }
 
@@ -164,7 +178,10 @@ mod tests {
     fn an_event_is_what_ingest_takes_and_says_what_was_asked() {
         let bytes = EventTemplate::new().render(&spec());
         let parsed = parse_event(&bytes, &EventLimits::default()).unwrap();
-        assert_eq!(parsed.id.as_deref(), Some("00000000-0000-0000-0000-000000000001"));
+        assert_eq!(
+            parsed.id.as_deref(),
+            Some("00000000-0000-0000-0000-000000000001")
+        );
         assert_eq!(parsed.workspace_id, Uuid::from_u128(2));
         assert_eq!(parsed.link_id, Uuid::from_u128(3));
         assert_eq!(parsed.step_kind, "KIND_ENTRY");

@@ -3,11 +3,21 @@
 use webhooks_loadgen::faults::{FaultOptions, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_doubled_or_invented_while_processes_are_killed_under_load() -> anyhow::Result<()> {
-    let options = FaultOptions { bin_dir: super::bin_dir(), seed: 2, faults: 8, folder: None };
+async fn nothing_is_lost_doubled_or_invented_while_processes_are_killed_under_load()
+-> anyhow::Result<()> {
+    let options = FaultOptions {
+        bin_dir: super::bin_dir(),
+        seed: 2,
+        faults: 8,
+        folder: None,
+    };
     let outcome = run(&options, |line| println!("{line}")).await?;
     assert!(outcome.holds(), "{outcome}");
-    let looked_at = outcome.report.findings.iter().all(|finding| finding.checked > 0 || finding.invariant == "I8");
+    let looked_at = outcome
+        .report
+        .findings
+        .iter()
+        .all(|finding| finding.checked > 0 || finding.invariant == "I8");
     assert!(looked_at, "{outcome}");
     Ok(())
 }

@@ -20,8 +20,10 @@ use crate::{
 };
 
 /// The two figures.
-pub(super) const RESTARTED: &str = "SIGKILL of the only dispatcher with 3,000 queued, restarted at once";
-pub(super) const TAKEN_OVER: &str = "SIGKILL of one of two dispatchers with 3,000 queued, not restarted";
+pub(super) const RESTARTED: &str =
+    "SIGKILL of the only dispatcher with 3,000 queued, restarted at once";
+pub(super) const TAKEN_OVER: &str =
+    "SIGKILL of one of two dispatchers with 3,000 queued, not restarted";
 
 /// Endpoints that the queue is for.
 const ENDPOINTS: usize = 64;
@@ -47,7 +49,13 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
     if bench.wants(TAKEN_OVER) {
         rig.stack.add(Part::Dispatcher(2))?;
         rig.stack.wait_ready(Part::Dispatcher(2)).await?;
-        let row = kill(rig, &load, bench.scale.queued, &[Part::Dispatcher(1), Part::Dispatcher(2)]).await?;
+        let row = kill(
+            rig,
+            &load,
+            bench.scale.queued,
+            &[Part::Dispatcher(1), Part::Dispatcher(2)],
+        )
+        .await?;
         bench.add(row);
         rig.stack.stop(Part::Dispatcher(2)).await?;
     }
@@ -55,17 +63,37 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
 }
 
 /// Queues while no dispatcher runs, starts them, kills the first in the middle.
-async fn kill(rig: &mut Rig, load: &Load, queued: u64, dispatchers: &[Part]) -> anyhow::Result<Row> {
+async fn kill(
+    rig: &mut Rig,
+    load: &Load,
+    queued: u64,
+    dispatchers: &[Part],
+) -> anyhow::Result<Row> {
     let (recorded, _) = rig.recorded().await?;
     for part in dispatchers {
         rig.stack.stop(*part).await?;
     }
     rig.witness.clear();
     let before = rig.noted()?.len();
-    let subject = Subject { workspace: load.workspace.id, links: load.links.clone(), kinds: vec!["KIND_EXIT".to_owned()] };
-    let plan = Plan { count: Some(queued), batch: 50, ..Plan::default() };
+    let subject = Subject {
+        workspace: load.workspace.id,
+        links: load.links.clone(),
+        kinds: vec!["KIND_EXIT".to_owned()],
+    };
+    let plan = Plan {
+        count: Some(queued),
+        batch: 50,
+        ..Plan::default()
+    };
     let target = rig.stack.door(Door::Http, &load.workspace);
-    publish::run(&target, &subject, &plan, &Ledger::none(), &CancellationToken::new()).await?;
+    publish::run(
+        &target,
+        &subject,
+        &plan,
+        &Ledger::none(),
+        &CancellationToken::new(),
+    )
+    .await?;
     for part in dispatchers {
         rig.stack.revive(*part).await?;
     }
@@ -99,9 +127,11 @@ async fn kill(rig: &mut Rig, load: &Load, queued: u64, dispatchers: &[Part]) -> 
 }
 
 async fn came(rig: &Rig, count: u64) -> anyhow::Result<()> {
-    webhooks_devstack::wait_until("deliveries to arrive", LIMIT, async || match rig.witness.count() {
-        seen if seen >= count => Ok(()),
-        seen => Err(seen),
+    webhooks_devstack::wait_until("deliveries to arrive", LIMIT, async || {
+        match rig.witness.count() {
+            seen if seen >= count => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await
 }
@@ -116,13 +146,20 @@ struct Aftermath {
 
 impl Aftermath {
     fn of(received: &[Received], killed: i64, owed: u64) -> Self {
-        let distinct: HashSet<&str> = received.iter().map(|request| request.message_id.as_str()).collect();
+        let distinct: HashSet<&str> = received
+            .iter()
+            .map(|request| request.message_id.as_str())
+            .collect();
         let distinct = u64::try_from(distinct.len()).unwrap_or(u64::MAX);
         let mut by_path: HashMap<&str, Vec<i64>> = HashMap::new();
         for request in received {
             by_path.entry(&request.path).or_default().push(request.at);
         }
-        let longest = by_path.values().filter_map(|times| stall(times, killed)).max().unwrap_or(0);
+        let longest = by_path
+            .values()
+            .filter_map(|times| stall(times, killed))
+            .max()
+            .unwrap_or(0);
         Self {
             lost: owed.saturating_sub(distinct),
             duplicates: u64::try_from(received.len()).unwrap_or(u64::MAX) - distinct,
@@ -137,7 +174,11 @@ fn stall(times: &[i64], killed: i64) -> Option<i64> {
     let mut times = times.to_vec();
     times.sort_unstable();
     let after = times.iter().position(|at| *at > killed)?;
-    let from = std::iter::once(if after > 0 { times[after - 1].max(killed) } else { killed });
+    let from = std::iter::once(if after > 0 {
+        times[after - 1].max(killed)
+    } else {
+        killed
+    });
     let points: Vec<i64> = from.chain(times[after..].iter().copied()).collect();
     points.windows(2).map(|pair| pair[1] - pair[0]).max()
 }
@@ -168,7 +209,11 @@ mod tests {
             verified: None,
         };
         let received = [request("a", 1), request("b", 30), request("b", 40)];
-        let expected = Aftermath { lost: 1, duplicates: 1, stall: Duration::from_micros(20) };
+        let expected = Aftermath {
+            lost: 1,
+            duplicates: 1,
+            stall: Duration::from_micros(20),
+        };
         assert_eq!(Aftermath::of(&received, 10, 3), expected);
     }
 }

@@ -31,7 +31,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The figure's name.
 pub(super) fn figure(sync: Sync) -> String {
-    format!("accepted → received at {RATE} events/s, p50 / p99{}", sync.label())
+    format!(
+        "accepted → received at {RATE} events/s, p50 / p99{}",
+        sync.label()
+    )
 }
 
 /// Publishes one by one over HTTP and compares the two ledgers.
@@ -40,16 +43,31 @@ pub(super) async fn measure(rig: &mut Rig, seconds: u64) -> anyhow::Result<Row> 
     rig.witness.clear();
     let events = RATE * seconds + u64::try_from(WARM_UP)?;
     #[expect(clippy::cast_precision_loss, reason = "a small constant")]
-    let plan = Plan { rate: Some(RATE as f64), count: Some(events), workers: 8, ..Plan::default() };
-    let subject = Subject { workspace: load.workspace.id, links: load.links.clone(), kinds: vec!["KIND_EXIT".to_owned()] };
+    let plan = Plan {
+        rate: Some(RATE as f64),
+        count: Some(events),
+        workers: 8,
+        ..Plan::default()
+    };
+    let subject = Subject {
+        workspace: load.workspace.id,
+        links: load.links.clone(),
+        kinds: vec!["KIND_EXIT".to_owned()],
+    };
     let file = rig.stack.folder().join("published-latency");
     let ledger = Ledger::open(&file)?;
     let target = rig.stack.door(Door::Http, &load.workspace);
     let tally = publish::run(&target, &subject, &plan, &ledger, &CancellationToken::new()).await?;
-    ensure!(tally.ok == events, "{events} events were published and {} accepted", tally.ok);
-    webhooks_devstack::wait_until("the last event to arrive", LIMIT, async || match rig.witness.count() {
-        count if count >= events => Ok(()),
-        count => Err(count),
+    ensure!(
+        tally.ok == events,
+        "{events} events were published and {} accepted",
+        tally.ok
+    );
+    webhooks_devstack::wait_until("the last event to arrive", LIMIT, async || {
+        match rig.witness.count() {
+            count if count >= events => Ok(()),
+            count => Err(count),
+        }
     })
     .await?;
     ledger.flush()?;
@@ -61,10 +79,18 @@ pub(super) async fn measure(rig: &mut Rig, seconds: u64) -> anyhow::Result<Row> 
     };
     Ok(Row {
         figure: figure(rig.sync),
-        ours: format!("{} / {} ms", millis(percentile(&lags, 0.5)), millis(percentile(&lags, 0.99))),
+        ours: format!(
+            "{} / {} ms",
+            millis(percentile(&lags, 0.5)),
+            millis(percentile(&lags, 0.99))
+        ),
         limit: "–".to_owned(),
         aim: aim.to_owned(),
-        how: format!("1 run of {} events over HTTP, one a call; slowest {} ms", lags.len(), millis(percentile(&lags, 1.0))),
+        how: format!(
+            "1 run of {} events over HTTP, one a call; slowest {} ms",
+            lags.len(),
+            millis(percentile(&lags, 1.0))
+        ),
     })
 }
 
@@ -79,8 +105,12 @@ fn lags(published: &[Published], received: &[Received]) -> anyhow::Result<Vec<i6
     }
     let mut lags = Vec::with_capacity(published.len());
     for event in published.iter().skip(WARM_UP) {
-        let accepted = event.accepted.context("ingest does not say when it accepted an event")?;
-        let arrived = arrivals.get(&event.event).with_context(|| format!("event {} did not arrive", event.event))?;
+        let accepted = event
+            .accepted
+            .context("ingest does not say when it accepted an event")?;
+        let arrived = arrivals
+            .get(&event.event)
+            .with_context(|| format!("event {} did not arrive", event.event))?;
         lags.push(arrived - accepted);
     }
     lags.sort_unstable();

@@ -60,10 +60,22 @@ struct Scale {
 }
 
 impl Scale {
-    const FULL: Self =
-        Self { runs: 3, deliveries: 60_000, latency_seconds: 30, limit_seconds: 5, most_webhooks: 100_000, queued: 3_000 };
-    const QUICK: Self =
-        Self { runs: 1, deliveries: 12_000, latency_seconds: 5, limit_seconds: 2, most_webhooks: 5_000, queued: 3_000 };
+    const FULL: Self = Self {
+        runs: 3,
+        deliveries: 60_000,
+        latency_seconds: 30,
+        limit_seconds: 5,
+        most_webhooks: 100_000,
+        queued: 3_000,
+    };
+    const QUICK: Self = Self {
+        runs: 1,
+        deliveries: 12_000,
+        latency_seconds: 5,
+        limit_seconds: 2,
+        most_webhooks: 5_000,
+        queued: 3_000,
+    };
 }
 
 /// When nats-server writes to the disk, and what goes with it.
@@ -109,11 +121,19 @@ struct Bench<'a> {
 /// # Errors
 /// Something cannot be started, or deliveries are missing or fail: a figure of a system that does not
 /// work is none.
-pub async fn run(options: &BenchOptions, mut note: impl FnMut(String) + Send) -> anyhow::Result<String> {
-    std::fs::create_dir_all(&options.folder).with_context(|| format!("cannot create {}", options.folder.display()))?;
+pub async fn run(
+    options: &BenchOptions,
+    mut note: impl FnMut(String) + Send,
+) -> anyhow::Result<String> {
+    std::fs::create_dir_all(&options.folder)
+        .with_context(|| format!("cannot create {}", options.folder.display()))?;
     let mut bench = Bench {
         options,
-        scale: if options.quick { Scale::QUICK } else { Scale::FULL },
+        scale: if options.quick {
+            Scale::QUICK
+        } else {
+            Scale::FULL
+        },
         folder: tempfile::tempdir_in(&options.folder).context("cannot make a temporary folder")?,
         table: Table::default(),
         note: &mut note,
@@ -134,7 +154,10 @@ impl Bench<'_> {
 
     /// Whether a figure is asked for.
     fn wants(&self, figure: &str) -> bool {
-        self.options.only.as_deref().is_none_or(|only| figure.contains(only))
+        self.options
+            .only
+            .as_deref()
+            .is_none_or(|only| figure.contains(only))
     }
 
     fn add(&mut self, row: Row) {
@@ -145,7 +168,13 @@ impl Bench<'_> {
     async fn with(&mut self, sync: Sync) -> anyhow::Result<()> {
         let throughputs = [1, 10].map(|fan_out| throughput::figure(fan_out, sync));
         let latency = latency::figure(sync);
-        let alone = [throughput::CURVE, throughput::DISPATCHERS, kill::RESTARTED, kill::TAKEN_OVER, rig::MEMORY];
+        let alone = [
+            throughput::CURVE,
+            throughput::DISPATCHERS,
+            kill::RESTARTED,
+            kill::TAKEN_OVER,
+            rig::MEMORY,
+        ];
         let alone = sync == Sync::Default && alone.iter().any(|figure| self.wants(figure));
         if !alone && !self.wants(&latency) && !throughputs.iter().any(|figure| self.wants(figure)) {
             return Ok(());

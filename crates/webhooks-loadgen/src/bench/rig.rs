@@ -57,13 +57,32 @@ pub(super) struct Load {
 
 impl Rig {
     pub(super) async fn start(bin_dir: &Path, folder: &Path, sync: Sync) -> anyhow::Result<Self> {
-        let options = StackOptions { sync: sync.interval(), ..StackOptions::new(bin_dir, folder) };
-        let options = options.setting("WEBHOOKS_NATS_BATCHING", if sync.batching() { "1" } else { "0" });
+        let options = StackOptions {
+            sync: sync.interval(),
+            ..StackOptions::new(bin_dir, folder)
+        };
+        let options = options.setting(
+            "WEBHOOKS_NATS_BATCHING",
+            if sync.batching() { "1" } else { "0" },
+        );
         let stack = Stack::start(options).await?;
-        let plain = ReceiverOptions { keep: 0, ..ReceiverOptions::default() };
+        let plain = ReceiverOptions {
+            keep: 0,
+            ..ReceiverOptions::default()
+        };
         let receiver = Receiver::start(plain.clone()).await?;
-        let witness = Receiver::start(ReceiverOptions { ledger: Some(folder.join(WITNESS)), ..plain }).await?;
-        Ok(Self { stack, receiver, witness, sync, most: Arc::default() })
+        let witness = Receiver::start(ReceiverOptions {
+            ledger: Some(folder.join(WITNESS)),
+            ..plain
+        })
+        .await?;
+        Ok(Self {
+            stack,
+            receiver,
+            witness,
+            sync,
+            most: Arc::default(),
+        })
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
@@ -80,7 +99,13 @@ impl Rig {
 
     /// Makes a workspace with `links` links, `fan_out` webhooks on each, each with a path of its own
     /// at `receiver`.
-    pub(super) async fn load(&self, name: &str, receiver: &Receiver, links: usize, fan_out: usize) -> anyhow::Result<Load> {
+    pub(super) async fn load(
+        &self,
+        name: &str,
+        receiver: &Receiver,
+        links: usize,
+        fan_out: usize,
+    ) -> anyhow::Result<Load> {
         let workspace = self.stack.workspace(name).await?;
         let links: Vec<Uuid> = (0..links).map(|_| Uuid::new_v4()).collect();
         let wishes: Vec<NewWebhook> = links
@@ -107,7 +132,11 @@ impl Rig {
         while let Some(made) = makers.join_next().await {
             made??;
         }
-        Ok(Load { workspace, links, fan_out: u64::try_from(fan_out)? })
+        Ok(Load {
+            workspace,
+            links,
+            fan_out: u64::try_from(fan_out)?,
+        })
     }
 
     /// Deliveries that Postgres has recorded as delivered, and as failed.
@@ -120,14 +149,21 @@ impl Rig {
 
     /// Waits until Postgres has recorded so many deliveries; none may have failed.
     pub(super) async fn wait_recorded(&self, expected: u64) -> anyhow::Result<()> {
-        wait_until("the history to be complete", HISTORY_LIMIT, async || match self.recorded().await {
-            Ok((delivered, 0)) if delivered >= expected => Ok(()),
-            Ok(other) => Err(format!("{other:?} instead of {expected}")),
-            Err(error) => Err(format!("{error:#}")),
-        })
+        wait_until(
+            "the history to be complete",
+            HISTORY_LIMIT,
+            async || match self.recorded().await {
+                Ok((delivered, 0)) if delivered >= expected => Ok(()),
+                Ok(other) => Err(format!("{other:?} instead of {expected}")),
+                Err(error) => Err(format!("{error:#}")),
+            },
+        )
         .await?;
         let (delivered, _) = self.recorded().await?;
-        ensure!(delivered == expected, "{delivered} deliveries instead of {expected}");
+        ensure!(
+            delivered == expected,
+            "{delivered} deliveries instead of {expected}"
+        );
         Ok(())
     }
 
@@ -149,9 +185,16 @@ impl Rig {
     /// The memory figure.
     pub(super) fn memory(&self, at_rest: &Memory) -> Row {
         let most = self.most.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = at_rest.iter().filter(|(part, _)| !matches!(part, Part::Nats | Part::Postgres)).map(|(part, bytes)| {
-            format!("{part} {} / {}", mebibytes(*bytes), mebibytes(most.get(part).copied().unwrap_or(0)))
-        });
+        let ours = at_rest
+            .iter()
+            .filter(|(part, _)| !matches!(part, Part::Nats | Part::Postgres))
+            .map(|(part, bytes)| {
+                format!(
+                    "{part} {} / {}",
+                    mebibytes(*bytes),
+                    mebibytes(most.get(part).copied().unwrap_or(0))
+                )
+            });
         let ours: Vec<String> = ours.collect();
         Row {
             figure: MEMORY.to_owned(),
@@ -164,6 +207,10 @@ impl Rig {
 
     fn memory_now(&self) -> Memory {
         let usage = self.stack.usage();
-        self.stack.parts().into_iter().filter_map(|part| Some((part, usage.resident_bytes(part)?))).collect()
+        self.stack
+            .parts()
+            .into_iter()
+            .filter_map(|part| Some((part, usage.resident_bytes(part)?)))
+            .collect()
     }
 }

@@ -31,8 +31,18 @@ impl fmt::Display for Table {
             "{cores} cores run everything: four services, nats-server, PostgreSQL, the generator and the receiver. \
              Every attempt is recorded in Postgres.\n"
         )?;
-        writeln!(f, "| figure | here | limit in this run | aim | how |\n| --- | --- | --- | --- | --- |")?;
-        for Row { figure, ours, limit, aim, how } in &self.rows {
+        writeln!(
+            f,
+            "| figure | here | limit in this run | aim | how |\n| --- | --- | --- | --- | --- |"
+        )?;
+        for Row {
+            figure,
+            ours,
+            limit,
+            aim,
+            how,
+        } in &self.rows
+        {
             writeln!(f, "| {figure} | **{ours}** | {limit} | {aim} | {how} |")?;
         }
         Ok(())
@@ -45,7 +55,13 @@ mod tests {
 
     #[test]
     fn every_row_has_its_five_columns() {
-        let row = Row { figure: "a".into(), ours: "b".into(), limit: "c".into(), aim: "d".into(), how: "e".into() };
+        let row = Row {
+            figure: "a".into(),
+            ours: "b".into(),
+            limit: "c".into(),
+            aim: "d".into(),
+            how: "e".into(),
+        };
         let text = Table { rows: vec![row] }.to_string();
         assert!(text.ends_with("| a | **b** | c | d | e |\n"), "{text}");
     }

@@ -143,7 +143,13 @@ pub struct Finding {
 
 impl Finding {
     fn new(invariant: &'static str, what: &'static str) -> Self {
-        Self { invariant, what, checked: 0, violations: 0, examples: Vec::new() }
+        Self {
+            invariant,
+            what,
+            checked: 0,
+            violations: 0,
+            examples: Vec::new(),
+        }
     }
 
     /// Notes one thing that was looked at.
@@ -177,12 +183,27 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| invariant | checked | violations |\n| --- | ---: | ---: |")?;
+        writeln!(
+            f,
+            "| invariant | checked | violations |\n| --- | ---: | ---: |"
+        )?;
         for finding in &self.findings {
-            writeln!(f, "| {} {} | {} | {} |", finding.invariant, finding.what, finding.checked, finding.violations)?;
+            writeln!(
+                f,
+                "| {} {} | {} | {} |",
+                finding.invariant, finding.what, finding.checked, finding.violations
+            )?;
         }
-        writeln!(f, "\nrequests repeated because a dispatcher was killed: {}", self.cut_off)?;
-        for finding in self.findings.iter().filter(|finding| finding.violations > 0) {
+        writeln!(
+            f,
+            "\nrequests repeated because a dispatcher was killed: {}",
+            self.cut_off
+        )?;
+        for finding in self
+            .findings
+            .iter()
+            .filter(|finding| finding.violations > 0)
+        {
             for example in &finding.examples {
                 writeln!(f, "{}: {example}", finding.invariant)?;
             }

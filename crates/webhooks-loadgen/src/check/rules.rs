@@ -25,22 +25,44 @@ impl<'a> World<'a> {
     fn new(evidence: &'a Evidence) -> Self {
         let mut world = Self {
             evidence,
-            published: evidence.published.iter().map(|event| (event.event, event)).collect(),
+            published: evidence
+                .published
+                .iter()
+                .map(|event| (event.event, event))
+                .collect(),
             hooks: evidence.hooks.iter().map(|hook| (hook.id, hook)).collect(),
-            paths: evidence.hooks.iter().map(|hook| (hook.path.as_str(), hook)).collect(),
+            paths: evidence
+                .hooks
+                .iter()
+                .map(|hook| (hook.path.as_str(), hook))
+                .collect(),
             deliveries: HashMap::new(),
             attempts: HashMap::new(),
             requests: HashMap::new(),
         };
         for delivery in &evidence.deliveries {
-            world.deliveries.entry((delivery.event, delivery.webhook)).or_default().push(delivery);
+            world
+                .deliveries
+                .entry((delivery.event, delivery.webhook))
+                .or_default()
+                .push(delivery);
         }
         for attempt in &evidence.attempts {
-            world.attempts.entry(attempt.delivery).or_default().push(attempt);
+            world
+                .attempts
+                .entry(attempt.delivery)
+                .or_default()
+                .push(attempt);
         }
         for request in &evidence.received {
-            if let (Some(event), Some(hook)) = (request.event, world.paths.get(request.path.as_str())) {
-                world.requests.entry((event, hook.id)).or_default().push(request);
+            if let (Some(event), Some(hook)) =
+                (request.event, world.paths.get(request.path.as_str()))
+            {
+                world
+                    .requests
+                    .entry((event, hook.id))
+                    .or_default()
+                    .push(request);
             }
         }
         world
@@ -51,7 +73,9 @@ impl<'a> World<'a> {
     }
 
     fn requests_of(&self, delivery: &DeliveryRow) -> &[&'a Received] {
-        self.requests.get(&(delivery.event, delivery.webhook)).map_or(&[], Vec::as_slice)
+        self.requests
+            .get(&(delivery.event, delivery.webhook))
+            .map_or(&[], Vec::as_slice)
     }
 }
 
@@ -73,15 +97,32 @@ pub(super) fn judge(evidence: &Evidence) -> Report {
 
 fn no_loss(world: &World<'_>) -> Finding {
     let mut finding = Finding::new("I1", "no acknowledged event lost");
-    for event in world.evidence.published.iter().filter(|event| event.outcome == Outcome::Ok) {
-        for hook in world.evidence.hooks.iter().filter(|hook| hook.created < event.started && hook.wants(event)) {
-            let delivery = world.deliveries.get(&(event.event, hook.id)).and_then(|rows| rows.first());
+    for event in world
+        .evidence
+        .published
+        .iter()
+        .filter(|event| event.outcome == Outcome::Ok)
+    {
+        for hook in world
+            .evidence
+            .hooks
+            .iter()
+            .filter(|hook| hook.created < event.started && hook.wants(event))
+        {
+            let delivery = world
+                .deliveries
+                .get(&(event.event, hook.id))
+                .and_then(|rows| rows.first());
             let holds = delivery.is_some_and(|row| {
-                row.state == DeliveryState::Delivered || (!hook.healthy && row.state == DeliveryState::Failed)
+                row.state == DeliveryState::Delivered
+                    || (!hook.healthy && row.state == DeliveryState::Failed)
             });
             finding.look(holds, || {
                 let state = delivery.map_or("no delivery", |row| row.state.as_str());
-                format!("event {} ({}, published at {}) for {}: {state}", event.event, event.door, event.started, hook.path)
+                format!(
+                    "event {} ({}, published at {}) for {}: {state}",
+                    event.event, event.door, event.started, hook.path
+                )
             });
         }
     }
@@ -92,18 +133,32 @@ fn nothing_unexpected(world: &World<'_>) -> Finding {
     let mut finding = Finding::new("I2", "nothing unexpected");
     for request in &world.evidence.received {
         let problem = unexpected_request(world, request);
-        finding.look(problem.is_none(), || format!("a request to {} at {}: {}", request.path, request.at, problem.unwrap_or("")));
+        finding.look(problem.is_none(), || {
+            format!(
+                "a request to {} at {}: {}",
+                request.path,
+                request.at,
+                problem.unwrap_or("")
+            )
+        });
     }
     for rows in world.deliveries.values() {
         let row = rows[0];
-        let problem = match (world.published.get(&row.event), world.hooks.get(&row.webhook)) {
+        let problem = match (
+            world.published.get(&row.event),
+            world.hooks.get(&row.webhook),
+        ) {
             (None, _) => Some("of an event that nobody published"),
             (_, None) => Some("of a webhook that nobody made"),
-            (Some(event), Some(hook)) if !hook.wants(event) => Some("of an event that its webhook does not take"),
+            (Some(event), Some(hook)) if !hook.wants(event) => {
+                Some("of an event that its webhook does not take")
+            }
             _ if rows.len() > 1 => Some("that there is more than once"),
             _ => None,
         };
-        finding.look(problem.is_none(), || format!("delivery {} {}", row.id, problem.unwrap_or("")));
+        finding.look(problem.is_none(), || {
+            format!("delivery {} {}", row.id, problem.unwrap_or(""))
+        });
     }
     finding
 }
@@ -131,14 +186,19 @@ fn unexpected_request(world: &World<'_>, request: &Received) -> Option<&'static 
 fn termination(world: &World<'_>) -> Finding {
     let mut finding = Finding::new("I3", "every delivery has ended");
     for row in &world.evidence.deliveries {
-        finding.look(row.state.is_terminal(), || format!("delivery {} is {}", row.id, row.state));
+        finding.look(row.state.is_terminal(), || {
+            format!("delivery {} is {}", row.id, row.state)
+        });
     }
     finding
 }
 
 /// Also counts the requests that only a kill explains.
 fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
-    let mut finding = Finding::new("I4", "attempts bounded, none on the wire unlogged but for kills");
+    let mut finding = Finding::new(
+        "I4",
+        "attempts bounded, none on the wire unlogged but for kills",
+    );
     let mut cut_off = 0;
     for row in &world.evidence.deliveries {
         let (logged, seen) = (world.attempts_of(row), world.requests_of(row));
@@ -165,9 +225,16 @@ fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
 /// Kills of dispatchers that may have cut off one of these requests.
 fn kills_around(world: &World<'_>, seen: &[&Received]) -> usize {
     let times = seen.iter().map(|request| request.at);
-    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return 0 };
+    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
+        return 0;
+    };
     let around = first..=last.saturating_add(CUT_OFF_MICROS);
-    world.evidence.dispatcher_kills.iter().filter(|at| around.contains(at)).count()
+    world
+        .evidence
+        .dispatcher_kills
+        .iter()
+        .filter(|at| around.contains(at))
+        .count()
 }
 
 fn counters(world: &World<'_>) -> Finding {
@@ -178,18 +245,36 @@ fn counters(world: &World<'_>) -> Finding {
         let of_hook = by_hook.entry(row.webhook).or_default();
         of_hook.0 += u64::from(row.state == DeliveryState::Delivered);
         of_hook.1 += u64::from(row.state == DeliveryState::Failed);
-        of_hook.2 = of_hook.2.max(attempts.iter().map(|attempt| attempt.started).max());
-        let highest = attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
+        of_hook.2 = of_hook
+            .2
+            .max(attempts.iter().map(|attempt| attempt.started).max());
+        let highest = attempts
+            .iter()
+            .map(|attempt| attempt.number)
+            .max()
+            .unwrap_or(0);
         finding.look(row.attempts == highest, || {
-            format!("delivery {} says {} attempts, the log says {highest}", row.id, row.attempts)
+            format!(
+                "delivery {} says {} attempts, the log says {highest}",
+                row.id, row.attempts
+            )
         });
     }
     for hook in &world.evidence.hooks {
         let log = by_hook.get(&hook.id).copied().unwrap_or_default();
-        let row = world.evidence.counters.iter().find(|row| row.webhook == hook.id);
-        let shown = row.map(|row| (row.success, row.failure, row.last_sent)).unwrap_or_default();
+        let row = world
+            .evidence
+            .counters
+            .iter()
+            .find(|row| row.webhook == hook.id);
+        let shown = row
+            .map(|row| (row.success, row.failure, row.last_sent))
+            .unwrap_or_default();
         finding.look(shown == log, || {
-            format!("webhook {}: (success, failure, last sent) are {shown:?}, the log says {log:?}", hook.path)
+            format!(
+                "webhook {}: (success, failure, last sent) are {shown:?}, the log says {log:?}",
+                hook.path
+            )
         });
     }
     finding
@@ -197,20 +282,49 @@ fn counters(world: &World<'_>) -> Finding {
 
 fn honest_success(world: &World<'_>) -> Finding {
     let mut finding = Finding::new("I7", "what is delivered was answered 2xx");
-    for row in world.evidence.deliveries.iter().filter(|row| row.state == DeliveryState::Delivered) {
-        let answered = world.requests_of(row).iter().any(|request| (200..300).contains(&request.status));
-        finding.look(answered, || format!("delivery {} of event {} was never answered 2xx", row.id, row.event));
+    for row in world
+        .evidence
+        .deliveries
+        .iter()
+        .filter(|row| row.state == DeliveryState::Delivered)
+    {
+        let answered = world
+            .requests_of(row)
+            .iter()
+            .any(|request| (200..300).contains(&request.status));
+        finding.look(answered, || {
+            format!(
+                "delivery {} of event {} was never answered 2xx",
+                row.id, row.event
+            )
+        });
     }
     finding
 }
 
 fn honest_failure(world: &World<'_>) -> Finding {
-    let mut finding = Finding::new("I8", "what failed used every attempt or met a permanent refusal");
-    for row in world.evidence.deliveries.iter().filter(|row| row.state == DeliveryState::Failed) {
+    let mut finding = Finding::new(
+        "I8",
+        "what failed used every attempt or met a permanent refusal",
+    );
+    for row in world
+        .evidence
+        .deliveries
+        .iter()
+        .filter(|row| row.state == DeliveryState::Failed)
+    {
         let attempts = world.attempts_of(row);
-        let exhausted = attempts.iter().any(|attempt| attempt.number >= world.evidence.max_attempts);
+        let exhausted = attempts
+            .iter()
+            .any(|attempt| attempt.number >= world.evidence.max_attempts);
         let permanent = attempts.iter().any(|attempt| attempt.class == "PERMANENT");
-        finding.look(exhausted || permanent, || format!("delivery {} failed after {} attempts", row.id, attempts.len()));
+        finding.look(exhausted || permanent, || {
+            format!(
+                "delivery {} failed after {} attempts",
+                row.id,
+                attempts.len()
+            )
+        });
     }
     finding
 }
@@ -219,11 +333,23 @@ fn same_bytes(world: &World<'_>) -> Finding {
     let mut finding = Finding::new("I9", "same id, same bytes, valid signature");
     let mut bodies: HashMap<&str, u64> = HashMap::new();
     for request in &world.evidence.received {
-        let first = *bodies.entry(&request.message_id).or_insert(request.body_hash);
-        finding.look(first == request.body_hash && request.verified == Some(true), || {
-            let bytes = if first == request.body_hash { "" } else { "other bytes than before, " };
-            format!("{} at {}: {bytes}signature {:?}", request.message_id, request.path, request.verified)
-        });
+        let first = *bodies
+            .entry(&request.message_id)
+            .or_insert(request.body_hash);
+        finding.look(
+            first == request.body_hash && request.verified == Some(true),
+            || {
+                let bytes = if first == request.body_hash {
+                    ""
+                } else {
+                    "other bytes than before, "
+                };
+                format!(
+                    "{} at {}: {bytes}signature {:?}",
+                    request.message_id, request.path, request.verified
+                )
+            },
+        );
     }
     finding
 }

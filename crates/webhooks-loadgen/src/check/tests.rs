@@ -43,11 +43,22 @@ fn event(number: u128, link: Uuid, outcome: Outcome) -> Published {
 /// Adds a delivery whose attempts met these statuses.
 fn deliver(evidence: &mut Evidence, event: Uuid, hook: Uuid, statuses: &[u16]) {
     let id = Uuid::from_u128(event.as_u128() * 1_000 + hook.as_u128());
-    let path = evidence.hooks.iter().find(|other| other.id == hook).unwrap().path.clone();
+    let path = evidence
+        .hooks
+        .iter()
+        .find(|other| other.id == hook)
+        .unwrap()
+        .path
+        .clone();
     let delivered = statuses.last() == Some(&200);
     for (number, status) in (1..).zip(statuses) {
         let class = if *status == 200 { "" } else { "TEMPORARY" };
-        evidence.attempts.push(AttemptRow { delivery: id, number, started: 200 + i64::from(number), class: class.to_owned() });
+        evidence.attempts.push(AttemptRow {
+            delivery: id,
+            number,
+            started: 200 + i64::from(number),
+            class: class.to_owned(),
+        });
         evidence.received.push(Received {
             at: 200 + i64::from(number),
             monotonic: 1,
@@ -65,7 +76,11 @@ fn deliver(evidence: &mut Evidence, event: Uuid, hook: Uuid, statuses: &[u16]) {
         id,
         webhook: hook,
         event,
-        state: if delivered { DeliveryState::Delivered } else { DeliveryState::Failed },
+        state: if delivered {
+            DeliveryState::Delivered
+        } else {
+            DeliveryState::Failed
+        },
         attempts: u32::try_from(statuses.len()).unwrap(),
     });
 }
@@ -98,9 +113,24 @@ fn good() -> Evidence {
     deliver(&mut evidence, three, WIDE, &[200]);
     deliver(&mut evidence, three, FLAKY, &[200]);
     evidence.counters = vec![
-        CounterRow { webhook: WIDE, success: 3, failure: 0, last_sent: Some(201) },
-        CounterRow { webhook: BOUND, success: 1, failure: 0, last_sent: Some(201) },
-        CounterRow { webhook: FLAKY, success: 2, failure: 1, last_sent: Some(203) },
+        CounterRow {
+            webhook: WIDE,
+            success: 3,
+            failure: 0,
+            last_sent: Some(201),
+        },
+        CounterRow {
+            webhook: BOUND,
+            success: 1,
+            failure: 0,
+            last_sent: Some(201),
+        },
+        CounterRow {
+            webhook: FLAKY,
+            success: 2,
+            failure: 1,
+            last_sent: Some(203),
+        },
     ];
     evidence
 }
@@ -110,7 +140,12 @@ fn check_breaks(expected: &[&str], change: impl FnOnce(&mut Evidence)) -> Report
     let mut evidence = good();
     change(&mut evidence);
     let report = check(&evidence);
-    let broken: Vec<_> = report.findings.iter().filter(|finding| finding.violations > 0).map(|finding| finding.invariant).collect();
+    let broken: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.violations > 0)
+        .map(|finding| finding.invariant)
+        .collect();
     assert_eq!(broken, expected, "{report}");
     report
 }
@@ -120,35 +155,68 @@ fn a_good_run_holds_and_everything_was_looked_at() {
     let report = check_breaks(&[], |_| {});
     assert!(report.holds());
     assert_eq!(report.cut_off, 0);
-    let checked: Vec<_> = report.findings.iter().map(|finding| (finding.invariant, finding.checked)).collect();
+    let checked: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| (finding.invariant, finding.checked))
+        .collect();
     assert_eq!(
         checked,
-        [("I1", 5), ("I2", 17), ("I3", 7), ("I4", 7), ("I6", 11), ("I7", 6), ("I8", 1), ("I9", 10)]
+        [
+            ("I1", 5),
+            ("I2", 17),
+            ("I3", 7),
+            ("I4", 7),
+            ("I6", 11),
+            ("I7", 6),
+            ("I8", 1),
+            ("I9", 10)
+        ]
     );
-    assert!(report.to_string().contains("| I1 no acknowledged event lost | 5 | 0 |"), "{report}");
+    assert!(
+        report
+            .to_string()
+            .contains("| I1 no acknowledged event lost | 5 | 0 |"),
+        "{report}"
+    );
 }
 
 #[test]
 fn a_lost_delivery_is_found() {
     let report = check_breaks(&["I1", "I6"], |evidence| {
         let lost = evidence.deliveries.remove(1);
-        evidence.attempts.retain(|attempt| attempt.delivery != lost.id);
-        evidence.received.retain(|request| request.path != "/ok/bound");
+        evidence
+            .attempts
+            .retain(|attempt| attempt.delivery != lost.id);
+        evidence
+            .received
+            .retain(|request| request.path != "/ok/bound");
     });
-    assert!(report.to_string().contains("for /ok/bound: no delivery"), "{report}");
+    assert!(
+        report.to_string().contains("for /ok/bound: no delivery"),
+        "{report}"
+    );
 }
 
 #[test]
 fn a_delivery_that_was_cancelled_or_failed_at_a_healthy_endpoint_is_lost() {
-    check_breaks(&["I1", "I6"], |evidence| evidence.deliveries[0].state = DeliveryState::Cancelled);
-    check_breaks(&["I1", "I6", "I8"], |evidence| evidence.deliveries[0].state = DeliveryState::Failed);
+    check_breaks(&["I1", "I6"], |evidence| {
+        evidence.deliveries[0].state = DeliveryState::Cancelled
+    });
+    check_breaks(&["I1", "I6", "I8"], |evidence| {
+        evidence.deliveries[0].state = DeliveryState::Failed
+    });
 }
 
 #[test]
 fn an_event_of_unknown_outcome_may_be_missing() {
     check_breaks(&[], |evidence| {
-        evidence.deliveries.retain(|row| row.event != Uuid::from_u128(103));
-        evidence.received.retain(|request| request.event != Some(Uuid::from_u128(103)));
+        evidence
+            .deliveries
+            .retain(|row| row.event != Uuid::from_u128(103));
+        evidence
+            .received
+            .retain(|request| request.event != Some(Uuid::from_u128(103)));
         evidence.counters[0].success = 2;
         evidence.counters[2].success = 1;
     });
@@ -181,7 +249,11 @@ fn a_repeated_request_needs_a_kill() {
 #[test]
 fn a_doubled_delivery_is_found() {
     check_breaks(&["I2", "I4", "I6"], |evidence| {
-        let twin = DeliveryRow { id: Uuid::from_u128(9_999), attempts: 0, ..evidence.deliveries[0].clone() };
+        let twin = DeliveryRow {
+            id: Uuid::from_u128(9_999),
+            attempts: 0,
+            ..evidence.deliveries[0].clone()
+        };
         evidence.deliveries.push(twin);
     });
 }
@@ -195,17 +267,33 @@ fn unexpected_requests_are_found() {
             evidence.received.push(request);
         }
     };
-    check_breaks(&["I2"], first(|request| request.path = "/nobody".to_owned()));
-    check_breaks(&["I2"], first(|request| request.event = Some(Uuid::from_u128(999))));
+    check_breaks(
+        &["I2"],
+        first(|request| request.path = "/nobody".to_owned()),
+    );
+    check_breaks(
+        &["I2"],
+        first(|request| request.event = Some(Uuid::from_u128(999))),
+    );
     check_breaks(&["I2"], first(|request| request.event = None));
-    check_breaks(&["I2"], first(|request| request.path = "/ok/deaf".to_owned()));
-    check_breaks(&["I2", "I7"], |evidence| evidence.received[0].event = Some(Uuid::from_u128(105)));
+    check_breaks(
+        &["I2"],
+        first(|request| request.path = "/ok/deaf".to_owned()),
+    );
+    check_breaks(&["I2", "I7"], |evidence| {
+        evidence.received[0].event = Some(Uuid::from_u128(105))
+    });
 }
 
 #[test]
 fn a_delivery_of_another_webhooks_event_is_found() {
     check_breaks(&["I2", "I6", "I7"], |evidence| {
-        let row = DeliveryRow { id: Uuid::from_u128(9_999), webhook: DEAF, attempts: 0, ..evidence.deliveries[0].clone() };
+        let row = DeliveryRow {
+            id: Uuid::from_u128(9_999),
+            webhook: DEAF,
+            attempts: 0,
+            ..evidence.deliveries[0].clone()
+        };
         evidence.deliveries.push(row);
     });
 }
@@ -213,13 +301,17 @@ fn a_delivery_of_another_webhooks_event_is_found() {
 #[test]
 fn changed_bytes_and_bad_signatures_are_found() {
     check_breaks(&["I9"], |evidence| evidence.received[3].body_hash ^= 1);
-    check_breaks(&["I9"], |evidence| evidence.received[0].verified = Some(false));
+    check_breaks(&["I9"], |evidence| {
+        evidence.received[0].verified = Some(false)
+    });
     check_breaks(&["I9"], |evidence| evidence.received[0].verified = None);
 }
 
 #[test]
 fn an_open_delivery_is_found() {
-    check_breaks(&["I3", "I6"], |evidence| evidence.deliveries[6].state = DeliveryState::Retrying);
+    check_breaks(&["I3", "I6"], |evidence| {
+        evidence.deliveries[6].state = DeliveryState::Retrying
+    });
 }
 
 #[test]

@@ -34,13 +34,23 @@ pub(super) struct Cast {
 impl Cast {
     /// Makes them, through the API.
     pub(super) async fn make(stack: &Stack, receiver: &Receiver) -> anyhow::Result<Self> {
-        let (first, second) = (stack.workspace("First").await?, stack.workspace("Second").await?);
+        let (first, second) = (
+            stack.workspace("First").await?,
+            stack.workspace("Second").await?,
+        );
         let links: Vec<Uuid> = (0..LINKS).map(|_| Uuid::new_v4()).collect();
-        let mut cast = Self { first: first.clone(), second: second.clone(), links: links.clone(), hooks: Vec::new() };
-        let mut make = async |workspace: &Workspace, path: String, links: &[Uuid], kinds: Option<&[&str]>| {
-            cast.hooks.push(webhook(stack, receiver, workspace, path, links, kinds).await?);
-            anyhow::Ok(())
+        let mut cast = Self {
+            first: first.clone(),
+            second: second.clone(),
+            links: links.clone(),
+            hooks: Vec::new(),
         };
+        let mut make =
+            async |workspace: &Workspace, path: String, links: &[Uuid], kinds: Option<&[&str]>| {
+                cast.hooks
+                    .push(webhook(stack, receiver, workspace, path, links, kinds).await?);
+                anyhow::Ok(())
+            };
         make(&first, "/ok/wide-1".to_owned(), &[], Some(&[])).await?;
         make(&first, "/ok/wide-2".to_owned(), &[], Some(&[])).await?;
         // Made without triggers: the default.
@@ -49,17 +59,36 @@ impl Cast {
             make(&first, format!("/ok/link-{number}"), &[*link], Some(&[])).await?;
         }
         make(&first, "/flaky/300/a".to_owned(), &[], Some(&["KIND_EXIT"])).await?;
-        make(&first, "/ok/deaf".to_owned(), &[], Some(&["KIND_CONDITION"])).await?;
+        make(
+            &first,
+            "/ok/deaf".to_owned(),
+            &[],
+            Some(&["KIND_CONDITION"]),
+        )
+        .await?;
         make(&second, "/ok/second".to_owned(), &[], Some(&[])).await?;
         Ok(cast)
     }
 
     /// Starts a publisher at every door for the first workspace and one for the second, each with a
     /// ledger in the folder.
-    pub(super) fn publish(&self, stack: &Stack, folder: &Path, stop: &CancellationToken) -> anyhow::Result<Publishers> {
-        let mut publishers = Publishers { tasks: JoinSet::new(), ledgers: Vec::new() };
+    pub(super) fn publish(
+        &self,
+        stack: &Stack,
+        folder: &Path,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Publishers> {
+        let mut publishers = Publishers {
+            tasks: JoinSet::new(),
+            ledgers: Vec::new(),
+        };
         for door in Door::ALL {
-            publishers.start(stack.door(door, &self.first), self.subject(&self.first, &self.links), folder, stop)?;
+            publishers.start(
+                stack.door(door, &self.first),
+                self.subject(&self.first, &self.links),
+                folder,
+                stop,
+            )?;
         }
         let other = self.subject(&self.second, &[Uuid::new_v4()]);
         publishers.start(stack.door(Door::Grpc, &self.second), other, folder, stop)?;
@@ -69,7 +98,11 @@ impl Cast {
     fn subject(&self, workspace: &Workspace, links: &[Uuid]) -> Subject {
         // Two kinds and three links in turn: every combination comes.
         let kinds = ["KIND_EXIT", "KIND_ENTRY"].map(str::to_owned).to_vec();
-        Subject { workspace: workspace.id, links: links.to_vec(), kinds }
+        Subject {
+            workspace: workspace.id,
+            links: links.to_vec(),
+            kinds,
+        }
     }
 }
 
@@ -81,7 +114,12 @@ async fn webhook(
     links: &[Uuid],
     kinds: Option<&[&str]>,
 ) -> anyhow::Result<Hook> {
-    let words = |kinds: &[&str]| kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>();
+    let words = |kinds: &[&str]| {
+        kinds
+            .iter()
+            .map(|kind| (*kind).to_owned())
+            .collect::<Vec<_>>()
+    };
     let new = NewWebhook {
         name: path.clone(),
         endpoint_url: receiver.url(&path),
@@ -109,11 +147,26 @@ pub(super) struct Publishers {
 }
 
 impl Publishers {
-    fn start(&mut self, target: Target, subject: Subject, folder: &Path, stop: &CancellationToken) -> anyhow::Result<()> {
-        let file = folder.join(format!("published-{}-{}", self.ledgers.len(), target.door.as_str()));
+    fn start(
+        &mut self,
+        target: Target,
+        subject: Subject,
+        folder: &Path,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let file = folder.join(format!(
+            "published-{}-{}",
+            self.ledgers.len(),
+            target.door.as_str()
+        ));
         let ledger = Ledger::open(&file)?;
         self.ledgers.push(file);
-        let plan = Plan { rate: Some(RATE), workers: 8, retry: true, ..Plan::default() };
+        let plan = Plan {
+            rate: Some(RATE),
+            workers: 8,
+            retry: true,
+            ..Plan::default()
+        };
         let stop = stop.clone();
         self.tasks.spawn(async move {
             let tally = publish::run(&target, &subject, &plan, &ledger, &stop).await?;

@@ -27,11 +27,11 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::quiet::quiet;
 use self::{
     cast::{Cast, Publishers},
     plan::Fault,
 };
-pub use self::quiet::quiet;
 use crate::{
     check::{self, Evidence, Report},
     ledger, now_micros,
@@ -105,27 +105,55 @@ impl fmt::Display for FaultOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.report)?;
         for (door, tally) in &self.tallies {
-            let Tally { ok, refused, unknown } = tally;
-            writeln!(f, "published over {}: {ok} ok, {refused} refused, {unknown} unknown", door.as_str())?;
+            let Tally {
+                ok,
+                refused,
+                unknown,
+            } = tally;
+            writeln!(
+                f,
+                "published over {}: {ok} ok, {refused} refused, {unknown} unknown",
+                door.as_str()
+            )?;
         }
         let list = |parts: &BTreeMap<Part, u32>| {
-            parts.iter().map(|(part, count)| format!("{part} {count}")).collect::<Vec<_>>().join(", ")
+            parts
+                .iter()
+                .map(|(part, count)| format!("{part} {count}"))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         writeln!(f, "killed: {}", list(&self.kills))?;
         if !self.deaths.is_empty() {
-            writeln!(f, "ended by themselves and started again: {}", list(&self.deaths))?;
+            writeln!(
+                f,
+                "ended by themselves and started again: {}",
+                list(&self.deaths)
+            )?;
         }
         if self.leftovers > 0 {
-            writeln!(f, "acknowledged messages that a killed nats-server brought back: {}", self.leftovers)?;
+            writeln!(
+                f,
+                "acknowledged messages that a killed nats-server brought back: {}",
+                self.leftovers
+            )?;
         }
         match self.quiet_after {
-            Some(time) => writeln!(f, "quiet {:.1} s after the last restart", time.as_secs_f64())?,
+            Some(time) => writeln!(
+                f,
+                "quiet {:.1} s after the last restart",
+                time.as_secs_f64()
+            )?,
             None => writeln!(f, "not quiet within {QUIET_LIMIT:?}")?,
         }
         if let Some(folder) = &self.folder {
             writeln!(f, "logs and ledgers: {}", folder.display())?;
         }
-        let verdict = if self.holds() { "all invariants hold" } else { "VIOLATED" };
+        let verdict = if self.holds() {
+            "all invariants hold"
+        } else {
+            "VIOLATED"
+        };
         write!(f, "seed {}: {verdict}", self.seed)
     }
 }
@@ -134,30 +162,54 @@ impl fmt::Display for FaultOutcome {
 ///
 /// # Errors
 /// The stack cannot be started, or something stays broken that is no finding of the check.
-pub async fn run(options: &FaultOptions, mut note: impl FnMut(String)) -> anyhow::Result<FaultOutcome> {
+pub async fn run(
+    options: &FaultOptions,
+    mut note: impl FnMut(String),
+) -> anyhow::Result<FaultOutcome> {
     let folder = options.folder.clone().unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("webhooks-faults-{}-{}", options.seed, std::process::id()))
+        std::env::temp_dir().join(format!(
+            "webhooks-faults-{}-{}",
+            options.seed,
+            std::process::id()
+        ))
     });
-    note(format!("seed {}, {} kills, in {}", options.seed, options.faults, folder.display()));
+    note(format!(
+        "seed {}, {} kills, in {}",
+        options.seed,
+        options.faults,
+        folder.display()
+    ));
     let mut outcome = Box::pin(run_in(options, &folder, &mut note)).await?;
     if options.folder.is_none() && outcome.holds() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
     } else {
         outcome.folder = Some(folder);
     }
     Ok(outcome)
 }
 
-async fn run_in(options: &FaultOptions, folder: &Path, note: &mut impl FnMut(String)) -> anyhow::Result<FaultOutcome> {
-    let stack = StackOptions { dispatchers: 2, ..StackOptions::new(&options.bin_dir, folder) }
-        .setting("WEBHOOKS_RETRY_BASE", "1s")
-        .setting("WEBHOOKS_RETRY_IMMEDIATE", "200ms")
-        .setting("WEBHOOKS_RETRY_MAX_ATTEMPTS", &MAX_ATTEMPTS.to_string())
-        .setting("WEBHOOKS_ATTEMPT_TIMEOUT", "5s");
+async fn run_in(
+    options: &FaultOptions,
+    folder: &Path,
+    note: &mut impl FnMut(String),
+) -> anyhow::Result<FaultOutcome> {
+    let stack = StackOptions {
+        dispatchers: 2,
+        ..StackOptions::new(&options.bin_dir, folder)
+    }
+    .setting("WEBHOOKS_RETRY_BASE", "1s")
+    .setting("WEBHOOKS_RETRY_IMMEDIATE", "200ms")
+    .setting("WEBHOOKS_RETRY_MAX_ATTEMPTS", &MAX_ATTEMPTS.to_string())
+    .setting("WEBHOOKS_ATTEMPT_TIMEOUT", "5s");
     let mut stack = Stack::start(stack).await?;
     let received = folder.join("received");
-    let receiver =
-        ReceiverOptions { ledger: Some(received.clone()), keep: 0, seed: options.seed, ..ReceiverOptions::default() };
+    let receiver = ReceiverOptions {
+        ledger: Some(received.clone()),
+        keep: 0,
+        seed: options.seed,
+        ..ReceiverOptions::default()
+    };
     let receiver = Receiver::start(receiver).await?;
     let cast = Cast::make(&stack, &receiver).await?;
     let stop = CancellationToken::new();
@@ -207,7 +259,9 @@ async fn run_in(options: &FaultOptions, folder: &Path, note: &mut impl FnMut(Str
     })
 }
 
-async fn finish(publishers: Publishers) -> anyhow::Result<(Vec<(Door, Tally)>, Vec<ledger::Published>)> {
+async fn finish(
+    publishers: Publishers,
+) -> anyhow::Result<(Vec<(Door, Tally)>, Vec<ledger::Published>)> {
     let files = publishers.ledgers.clone();
     let tallies = publishers.finish().await?;
     let mut published = Vec::new();
@@ -230,17 +284,35 @@ struct Kills {
 impl Kills {
     /// Waits until the fault is due and looks after the processes meanwhile; then kills. When the
     /// victim is dead already, the next part that lives takes its place.
-    async fn strike(&mut self, stack: &mut Stack, fault: Fault, note: &mut impl FnMut(String)) -> anyhow::Result<()> {
+    async fn strike(
+        &mut self,
+        stack: &mut Stack,
+        fault: Fault,
+        note: &mut impl FnMut(String),
+    ) -> anyhow::Result<()> {
         let due = Instant::now() + fault.after;
         while Instant::now() < due {
             self.look_after(stack, note).await?;
             tokio::time::sleep(LOOK_PERIOD).await;
         }
         let parts = stack.parts();
-        let start = parts.iter().position(|part| *part == fault.part).unwrap_or(0);
-        let living = parts.iter().cycle().skip(start).take(parts.len()).find(|part| !self.dead.contains_key(part));
-        let Some(part) = living.copied() else { return Ok(()) };
-        note(format!("kill {part}, back after {:.1} s", fault.down.as_secs_f64()));
+        let start = parts
+            .iter()
+            .position(|part| *part == fault.part)
+            .unwrap_or(0);
+        let living = parts
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(parts.len())
+            .find(|part| !self.dead.contains_key(part));
+        let Some(part) = living.copied() else {
+            return Ok(());
+        };
+        note(format!(
+            "kill {part}, back after {:.1} s",
+            fault.down.as_secs_f64()
+        ));
         stack.kill(part).await?;
         self.note_death(part);
         *self.ordered.entry(part).or_default() += 1;
@@ -249,9 +321,18 @@ impl Kills {
     }
 
     /// Starts again whose time has come, and notices who died by itself.
-    async fn look_after(&mut self, stack: &mut Stack, note: &mut impl FnMut(String)) -> anyhow::Result<()> {
+    async fn look_after(
+        &mut self,
+        stack: &mut Stack,
+        note: &mut impl FnMut(String),
+    ) -> anyhow::Result<()> {
         let now = Instant::now();
-        let due: Vec<Part> = self.dead.iter().filter(|(_, at)| **at <= now).map(|(part, _)| *part).collect();
+        let due: Vec<Part> = self
+            .dead
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(part, _)| *part)
+            .collect();
         for part in due {
             stack.revive(part).await?;
             self.dead.remove(&part);
@@ -282,7 +363,10 @@ impl Kills {
             stack.revive(part).await?;
         }
         for part in stack.parts() {
-            stack.wait_ready(part).await.context("after the last kill")?;
+            stack
+                .wait_ready(part)
+                .await
+                .context("after the last kill")?;
         }
         Ok(())
     }

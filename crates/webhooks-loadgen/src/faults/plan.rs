@@ -7,7 +7,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use crate::stack::Part;
 
 /// Shortest and longest time between two kills.
-pub(super) const BETWEEN: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(2_700);
+pub(super) const BETWEEN: std::ops::Range<Duration> =
+    Duration::from_millis(300)..Duration::from_millis(2_700);
 
 /// Longest time that something stays dead.
 pub(super) const DOWN_MAX: Duration = Duration::from_millis(3_000);
@@ -42,7 +43,11 @@ pub(super) fn plan(seed: u64, count: u32) -> Vec<Fault> {
     let mut draw = |_| Fault {
         after: dice.random_range(BETWEEN),
         part: *TARGETS.choose(&mut dice).expect("there are targets"),
-        down: if dice.random_ratio(1, 4) { Duration::ZERO } else { dice.random_range(Duration::ZERO..DOWN_MAX) },
+        down: if dice.random_ratio(1, 4) {
+            Duration::ZERO
+        } else {
+            dice.random_range(Duration::ZERO..DOWN_MAX)
+        },
     };
     (0..count).map(&mut draw).collect()
 }

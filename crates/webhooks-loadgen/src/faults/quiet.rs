@@ -22,10 +22,12 @@ use crate::stack::Stack;
 /// It is not so within `limit`; the message names what is left.
 pub async fn quiet(stack: &Stack, limit: Duration) -> anyhow::Result<u64> {
     let bus = stack.bus().await?;
-    wait_until("everything to be quiet", limit, async || match under_way(stack, &bus).await {
-        Ok(left) if left.is_empty() => Ok(()),
-        Ok(left) => Err(format!("{left:?}")),
-        Err(error) => Err(format!("{error:#}")),
+    wait_until("everything to be quiet", limit, async || {
+        match under_way(stack, &bus).await {
+            Ok(left) if left.is_empty() => Ok(()),
+            Ok(left) => Err(format!("{left:?}")),
+            Err(error) => Err(format!("{error:#}")),
+        }
     })
     .await?;
     let mut leftovers = 0;
@@ -45,7 +47,8 @@ async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<BTreeMap<String, 
     ];
     let shared = shared.map(|(stream, consumer)| (stream.to_owned(), consumer.to_owned()));
     let partitions = (0..bus.settings().partitions).flat_map(|partition| {
-        [names::deliveries(partition), names::retries(partition)].map(|stream| (stream, names::partition_consumer(partition)))
+        [names::deliveries(partition), names::retries(partition)]
+            .map(|stream| (stream, names::partition_consumer(partition)))
     });
     let mut left = BTreeMap::new();
     for (stream, consumer) in shared.into_iter().chain(partitions) {
@@ -60,11 +63,20 @@ async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<BTreeMap<String, 
     }
     for shard in 0..bus.settings().shards() {
         let stream = names::retries(shard * names::PARTITIONS_PER_STREAM);
-        let scheduled: u64 = bus.subject_counts(&stream, "wh.sched.>").await?.values().sum();
+        let scheduled: u64 = bus
+            .subject_counts(&stream, "wh.sched.>")
+            .await?
+            .values()
+            .sum();
         left.insert(format!("{stream} (scheduled)"), scheduled);
     }
-    let open = stack.sql("SELECT count(*) FROM deliveries WHERE completed_at IS NULL").await?;
-    left.insert("Postgres".to_owned(), open.trim().parse().context("a count")?);
+    let open = stack
+        .sql("SELECT count(*) FROM deliveries WHERE completed_at IS NULL")
+        .await?;
+    left.insert(
+        "Postgres".to_owned(),
+        open.trim().parse().context("a count")?,
+    );
     left.retain(|_, count| *count > 0);
     Ok(left)
 }
@@ -72,5 +84,9 @@ async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<BTreeMap<String, 
 fn work_queues(bus: &Bus) -> Vec<String> {
     let shards = (0..bus.settings().shards()).map(|shard| shard * names::PARTITIONS_PER_STREAM);
     let of_shards = shards.flat_map(|first| [names::deliveries(first), names::retries(first)]);
-    [names::INTAKE, names::REPORTS].map(str::to_owned).into_iter().chain(of_shards).collect()
+    [names::INTAKE, names::REPORTS]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(of_shards)
+        .collect()
 }

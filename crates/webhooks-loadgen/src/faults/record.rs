@@ -28,7 +28,13 @@ pub(super) async fn deliveries(stack: &Stack) -> anyhow::Result<Vec<DeliveryRow>
 }
 
 pub(super) async fn attempts(stack: &Stack) -> anyhow::Result<Vec<AttemptRow>> {
-    let text = stack.sql(concat!("SELECT delivery_id, number, ", micros!("started_at"), ", class FROM attempts")).await?;
+    let text = stack
+        .sql(concat!(
+            "SELECT delivery_id, number, ",
+            micros!("started_at"),
+            ", class FROM attempts"
+        ))
+        .await?;
     rows(&text, |[delivery, number, started, class]| {
         Ok(AttemptRow {
             delivery: delivery.parse()?,
@@ -40,24 +46,41 @@ pub(super) async fn attempts(stack: &Stack) -> anyhow::Result<Vec<AttemptRow>> {
 }
 
 pub(super) async fn counters(stack: &Stack) -> anyhow::Result<Vec<CounterRow>> {
-    let columns = concat!("SELECT webhook_id, success_count, failure_count, ", micros!("last_sent_at"), " FROM webhook_stats");
-    rows(&stack.sql(columns).await?, |[webhook, success, failure, last_sent]| {
-        Ok(CounterRow {
-            webhook: webhook.parse()?,
-            success: success.parse()?,
-            failure: failure.parse()?,
-            last_sent: (!last_sent.is_empty()).then(|| last_sent.parse()).transpose()?,
-        })
-    })
+    let columns = concat!(
+        "SELECT webhook_id, success_count, failure_count, ",
+        micros!("last_sent_at"),
+        " FROM webhook_stats"
+    );
+    rows(
+        &stack.sql(columns).await?,
+        |[webhook, success, failure, last_sent]| {
+            Ok(CounterRow {
+                webhook: webhook.parse()?,
+                success: success.parse()?,
+                failure: failure.parse()?,
+                last_sent: (!last_sent.is_empty())
+                    .then(|| last_sent.parse())
+                    .transpose()?,
+            })
+        },
+    )
 }
 
-fn rows<const N: usize, T>(text: &str, read: impl Fn([&str; N]) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+fn rows<const N: usize, T>(
+    text: &str,
+    read: impl Fn([&str; N]) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<T>> {
     let one = |line: &str| {
         let fields: Vec<&str> = line.split('|').collect();
-        let fields = <[&str; N]>::try_from(fields).ok().with_context(|| format!("{line:?} has not {N} columns"))?;
+        let fields = <[&str; N]>::try_from(fields)
+            .ok()
+            .with_context(|| format!("{line:?} has not {N} columns"))?;
         read(fields).with_context(|| format!("the row {line:?}"))
     };
-    text.lines().filter(|line| !line.is_empty()).map(one).collect()
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(one)
+        .collect()
 }
 
 #[cfg(test)]
@@ -66,8 +89,15 @@ mod tests {
 
     #[test]
     fn rows_are_read_whole_or_not_at_all() {
-        let read = |text| rows(text, |[a, b]: [&str; 2]| Ok((a.parse::<i32>()?, b.to_owned())));
-        assert_eq!(read("1|x\n2|\n").unwrap(), [(1, "x".to_owned()), (2, String::new())]);
+        let read = |text| {
+            rows(text, |[a, b]: [&str; 2]| {
+                Ok((a.parse::<i32>()?, b.to_owned()))
+            })
+        };
+        assert_eq!(
+            read("1|x\n2|\n").unwrap(),
+            [(1, "x".to_owned()), (2, String::new())]
+        );
         assert!(read("").unwrap().is_empty());
         assert!(read("1").is_err());
         assert!(read("x|y").is_err());

@@ -62,12 +62,19 @@ pub struct BusPeer {
 /// # Errors
 /// NATS is away or refuses.
 pub async fn bare_bus(peer: &BusPeer) -> anyhow::Result<Reached> {
-    let settings = BusSettings { url: peer.url.clone(), batching: peer.batching, ..BusSettings::default() };
+    let settings = BusSettings {
+        url: peer.url.clone(),
+        batching: peer.batching,
+        ..BusSettings::default()
+    };
     let bus = Bus::connect(settings, "webhooks-loadgen-peer").await?;
     make_streams(&bus).await?;
     let result = measure(&bus, peer).await;
     for stream in [EVENTS, DELIVERIES] {
-        bus.jetstream().delete_stream(stream).await.with_context(|| format!("cannot remove {stream}"))?;
+        bus.jetstream()
+            .delete_stream(stream)
+            .await
+            .with_context(|| format!("cannot remove {stream}"))?;
     }
     result
 }
@@ -84,8 +91,12 @@ async fn make_streams(bus: &Bus) -> anyhow::Result<()> {
         ..Config::default()
     };
     let context = bus.jetstream();
-    context.create_stream(base(EVENTS, "peer.evt.>", RetentionPolicy::Limits)).await?;
-    context.create_stream(base(DELIVERIES, "peer.dlv.*.>", RetentionPolicy::WorkQueue)).await?;
+    context
+        .create_stream(base(EVENTS, "peer.evt.>", RetentionPolicy::Limits))
+        .await?;
+    context
+        .create_stream(base(DELIVERIES, "peer.dlv.*.>", RetentionPolicy::WorkQueue))
+        .await?;
     let consumer = |name: String, filter: String| pull::Config {
         durable_name: Some(name),
         filter_subject: filter,
@@ -93,10 +104,17 @@ async fn make_streams(bus: &Bus) -> anyhow::Result<()> {
         max_ack_pending: 10_000,
         ..pull::Config::default()
     };
-    context.create_consumer_on_stream(consumer("fanout".to_owned(), "peer.evt.>".to_owned()), EVENTS).await?;
+    context
+        .create_consumer_on_stream(
+            consumer("fanout".to_owned(), "peer.evt.>".to_owned()),
+            EVENTS,
+        )
+        .await?;
     for partition in 0..PARTITIONS {
         let config = consumer(format!("p{partition}"), format!("peer.dlv.{partition}.>"));
-        context.create_consumer_on_stream(config, DELIVERIES).await?;
+        context
+            .create_consumer_on_stream(config, DELIVERIES)
+            .await?;
     }
     Ok(())
 }
@@ -105,17 +123,26 @@ async fn measure(bus: &Bus, peer: &BusPeer) -> anyhow::Result<Reached> {
     let (done, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {
-        tasks.spawn(stop.clone().run_until_cancelled_owned(consume(bus.clone(), partition, Arc::clone(&done))));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(consume(
+            bus.clone(),
+            partition,
+            Arc::clone(&done),
+        )));
     }
-    tasks.spawn(stop.clone().run_until_cancelled_owned(fan_out(bus.clone(), peer.fan_out)));
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(fan_out(bus.clone(), peer.fan_out)),
+    );
     let started = Instant::now();
     let owed = publish(bus, peer.fan_out, &done, started + peer.duration).await?;
-    let all_done = webhooks_devstack::wait_until("the deliveries of the bus alone", WITHIN, async || {
-        match done.load(Ordering::Relaxed) {
+    let all_done = webhooks_devstack::wait_until(
+        "the deliveries of the bus alone",
+        WITHIN,
+        async || match done.load(Ordering::Relaxed) {
             count if count >= owed => Ok(count),
             count => Err(count),
-        }
-    });
+        },
+    );
     let count = tokio::select! {
         count = all_done => count?,
         Some(failed) = tasks.join_next() => return Err(ended(failed)),
@@ -208,10 +235,15 @@ async fn fan_out(bus: Bus, fan_out: u64) -> anyhow::Result<()> {
 }
 
 async fn consume(bus: Bus, partition: u64, done: Arc<AtomicU64>) -> anyhow::Result<()> {
-    let mut deliveries = bus.pull(DELIVERIES, &format!("p{partition}"), PullSettings::default());
+    let mut deliveries = bus.pull(
+        DELIVERIES,
+        &format!("p{partition}"),
+        PullSettings::default(),
+    );
     loop {
         let batch = deliveries.next_batch(256).await;
-        let acks = futures::stream::iter(batch).map(|pulled| async move { pulled.acker().ack_sure().await });
+        let acks = futures::stream::iter(batch)
+            .map(|pulled| async move { pulled.acker().ack_sure().await });
         let acks: Vec<_> = acks.buffer_unordered(256).collect().await;
         for ack in acks {
             ack?;

@@ -44,7 +44,10 @@ pub async fn bare_http(peer: &HttpPeer) -> anyhow::Result<Reached> {
     while let Some(part) = connections.join_next().await {
         count += part.context("a connection's task failed")??;
     }
-    Ok(Reached { count, elapsed: started.elapsed() })
+    Ok(Reached {
+        count,
+        elapsed: started.elapsed(),
+    })
 }
 
 async fn post_until(mut client: HttpClient, path: String, until: Instant) -> anyhow::Result<u64> {
@@ -58,14 +61,29 @@ async fn post_until(mut client: HttpClient, path: String, until: Instant) -> any
     });
     let mut count = 0;
     while Instant::now() < until {
-        let (id, timestamp) = (format!("msg_{}", Uuid::new_v4().simple()), now_micros() / 1_000_000);
+        let (id, timestamp) = (
+            format!("msg_{}", Uuid::new_v4().simple()),
+            now_micros() / 1_000_000,
+        );
         let mut headers = HeaderMap::with_capacity(5);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert("webhook-signature", sign(&keys, &id, timestamp, &body).parse()?);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        headers.insert(
+            "webhook-signature",
+            sign(&keys, &id, timestamp, &body).parse()?,
+        );
         headers.insert("webhook-timestamp", timestamp.into());
         headers.insert("webhook-id", id.parse()?);
-        let answer = client.send(Method::POST, &path, &headers, body.clone()).await?;
-        ensure!(answer.status == 200, "the receiver answered {}", answer.status);
+        let answer = client
+            .send(Method::POST, &path, &headers, body.clone())
+            .await?;
+        ensure!(
+            answer.status == 200,
+            "the receiver answered {}",
+            answer.status
+        );
         count += 1;
     }
     Ok(count)

@@ -22,7 +22,10 @@ pub struct Reached {
 impl Reached {
     /// How many a second.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of a benchmark are far below 2^53"
+    )]
     pub fn per_second(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }

@@ -9,7 +9,8 @@ use tonic::{
 };
 use webhooks_domain::event::parse_rfc3339_micros;
 use webhooks_proto::v1::{
-    EventResult, PublishEventRequest, PublishEventsRequest, event_service_client::EventServiceClient,
+    EventResult, PublishEventRequest, PublishEventsRequest,
+    event_service_client::EventServiceClient,
 };
 
 use super::{Event, Verdict, http::failed};
@@ -36,34 +37,53 @@ impl GrpcDoor {
         let client = EventServiceClient::new(channel)
             .max_encoding_message_size(MESSAGE_MAX_BYTES)
             .max_decoding_message_size(MESSAGE_MAX_BYTES);
-        Ok(Self { client, authorization: format!("Bearer {token}").parse()? })
+        Ok(Self {
+            client,
+            authorization: format!("Bearer {token}").parse()?,
+        })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.authorization.clone());
+        request
+            .metadata_mut()
+            .insert("authorization", self.authorization.clone());
         request
     }
 
     pub(super) async fn publish(&mut self, events: &[Event]) -> Vec<Verdict> {
-        let message = |event: &Event| PublishEventRequest { event: event.bytes.clone(), id: String::new() };
+        let message = |event: &Event| PublishEventRequest {
+            event: event.bytes.clone(),
+            id: String::new(),
+        };
         if let [one] = events {
             return match self.client.publish_event(self.request(message(one))).await {
                 Ok(answer) => {
                     let event = answer.into_inner().event;
-                    vec![Verdict::ok(event.and_then(|event| parse_rfc3339_micros(&event.accepted_at)))]
+                    vec![Verdict::ok(
+                        event.and_then(|event| parse_rfc3339_micros(&event.accepted_at)),
+                    )]
                 }
                 Err(status) => vec![of_status(&status)],
             };
         }
-        let all = PublishEventsRequest { events: events.iter().map(message).collect() };
+        let all = PublishEventsRequest {
+            events: events.iter().map(message).collect(),
+        };
         match self.client.publish_events(self.request(all)).await {
             Ok(answer) => {
                 let results = answer.into_inner().results;
                 if results.len() == events.len() {
                     results.iter().map(of_result).collect()
                 } else {
-                    vec![Verdict::unknown(format!("{} results for {} events", results.len(), events.len())); events.len()]
+                    vec![
+                        Verdict::unknown(format!(
+                            "{} results for {} events",
+                            results.len(),
+                            events.len()
+                        ));
+                        events.len()
+                    ]
                 }
             }
             Err(status) => vec![of_status(&status); events.len()],
@@ -100,17 +120,38 @@ mod tests {
 
     #[test]
     fn a_lost_connection_leaves_it_open() {
-        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Internal, Code::Cancelled] {
-            assert_eq!(of_status(&Status::new(code, "x")).outcome, Outcome::Unknown, "{code:?}");
+        for code in [
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Unknown,
+            Code::Internal,
+            Code::Cancelled,
+        ] {
+            assert_eq!(
+                of_status(&Status::new(code, "x")).outcome,
+                Outcome::Unknown,
+                "{code:?}"
+            );
         }
-        assert_eq!(of_status(&Status::new(Code::InvalidArgument, "x")).outcome, Outcome::Refused);
+        assert_eq!(
+            of_status(&Status::new(Code::InvalidArgument, "x")).outcome,
+            Outcome::Refused
+        );
     }
 
     #[test]
     fn results_are_read_like_those_of_http() {
         let result = |status: &str, code: Option<i32>| {
-            let error = code.map(|code| webhooks_proto::v1::EventError { code, ..Default::default() });
-            of_result(&EventResult { id: String::new(), status: status.to_owned(), error }).outcome
+            let error = code.map(|code| webhooks_proto::v1::EventError {
+                code,
+                ..Default::default()
+            });
+            of_result(&EventResult {
+                id: String::new(),
+                status: status.to_owned(),
+                error,
+            })
+            .outcome
         };
         assert_eq!(result("accepted", None), Outcome::Ok);
         assert_eq!(result("duplicate", None), Outcome::Ok);

@@ -72,7 +72,10 @@ impl FromStr for Door {
     type Err = anyhow::Error;
 
     fn from_str(word: &str) -> anyhow::Result<Self> {
-        Self::ALL.into_iter().find(|door| door.as_str() == word).with_context(|| format!("{word:?} is not http, grpc or nats"))
+        Self::ALL
+            .into_iter()
+            .find(|door| door.as_str() == word)
+            .with_context(|| format!("{word:?} is not http, grpc or nats"))
     }
 }
 
@@ -117,7 +120,14 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { rate: None, count: None, workers: 4, batch: 1, retry: false, gate: None }
+        Self {
+            rate: None,
+            count: None,
+            workers: 4,
+            batch: 1,
+            retry: false,
+            gate: None,
+        }
     }
 }
 
@@ -183,15 +193,27 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn ok(accepted: Option<i64>) -> Self {
-        Self { outcome: Outcome::Ok, accepted, detail: String::new() }
+        Self {
+            outcome: Outcome::Ok,
+            accepted,
+            detail: String::new(),
+        }
     }
 
     pub(crate) fn refused(detail: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Refused, accepted: None, detail: detail.into() }
+        Self {
+            outcome: Outcome::Refused,
+            accepted: None,
+            detail: detail.into(),
+        }
     }
 
     pub(crate) fn unknown(detail: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Unknown, accepted: None, detail: detail.into() }
+        Self {
+            outcome: Outcome::Unknown,
+            accepted: None,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -226,7 +248,13 @@ impl Connection {
 ///
 /// # Errors
 /// The target or the plan cannot be used. What happens to single events is no error but an outcome.
-pub async fn run(target: &Target, subject: &Subject, plan: &Plan, ledger: &Ledger, stop: &CancellationToken) -> anyhow::Result<Tally> {
+pub async fn run(
+    target: &Target,
+    subject: &Subject,
+    plan: &Plan,
+    ledger: &Ledger,
+    stop: &CancellationToken,
+) -> anyhow::Result<Tally> {
     if !(1..=MAX_BATCH).contains(&plan.batch) || !(1..=MAX_WORKERS).contains(&plan.workers) {
         bail!("1 to {MAX_BATCH} events a call and 1 to {MAX_WORKERS} workers");
     }
@@ -275,13 +303,20 @@ impl Job {
         while !self.stop.is_cancelled() {
             let batch = u64::try_from(self.plan.batch).unwrap_or(u64::MAX);
             let first = self.next.fetch_add(batch, Ordering::Relaxed);
-            let last = first.saturating_add(batch).min(self.plan.count.unwrap_or(u64::MAX));
+            let last = first
+                .saturating_add(batch)
+                .min(self.plan.count.unwrap_or(u64::MAX));
             if first >= last {
                 break;
             }
             if let Some(rate) = self.plan.rate {
                 let due = self.started + due_after(first, rate);
-                if self.stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+                if self
+                    .stop
+                    .run_until_cancelled(tokio::time::sleep_until(due))
+                    .await
+                    .is_none()
+                {
                     break;
                 }
             }
@@ -308,18 +343,25 @@ impl Job {
             kind: kinds[turn(kinds.len())].clone(),
             timestamp_micros: now_micros(),
         };
-        Event { bytes: self.template.render(&spec), spec }
+        Event {
+            bytes: self.template.render(&spec),
+            spec,
+        }
     }
 
     async fn hand_over(&self, connection: &mut Connection, events: &[Event]) -> Vec<Published> {
         let started = now_micros();
         let mut verdicts = connection.publish(events).await;
         while self.plan.retry && !self.stop.is_cancelled() {
-            let open: Vec<usize> = (0..verdicts.len()).filter(|index| verdicts[*index].outcome == Outcome::Unknown).collect();
+            let open: Vec<usize> = (0..verdicts.len())
+                .filter(|index| verdicts[*index].outcome == Outcome::Unknown)
+                .collect();
             if open.is_empty() {
                 break;
             }
-            self.stop.run_until_cancelled(tokio::time::sleep(RETRY_PAUSE)).await;
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(RETRY_PAUSE))
+                .await;
             let again: Vec<Event> = open.iter().map(|index| events[*index].clone()).collect();
             for (index, verdict) in open.into_iter().zip(connection.publish(&again).await) {
                 verdicts[index] = verdict;
@@ -374,15 +416,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_plan_that_makes_no_sense_is_refused() {
-        let target = Target { door: Door::Http, url: "http://127.0.0.1:1".to_owned(), token: Some("t".to_owned()) };
-        let subject = Subject { workspace: Uuid::nil(), links: vec![Uuid::nil()], kinds: vec!["KIND_EXIT".to_owned()] };
+        let target = Target {
+            door: Door::Http,
+            url: "http://127.0.0.1:1".to_owned(),
+            token: Some("t".to_owned()),
+        };
+        let subject = Subject {
+            workspace: Uuid::nil(),
+            links: vec![Uuid::nil()],
+            kinds: vec!["KIND_EXIT".to_owned()],
+        };
         let stop = CancellationToken::new();
-        let none = Plan { batch: 0, ..Plan::default() };
-        run(&target, &subject, &none, &Ledger::none(), &stop).await.unwrap_err();
-        let nowhere = Subject { links: Vec::new(), ..subject.clone() };
-        run(&target, &nowhere, &Plan::default(), &Ledger::none(), &stop).await.unwrap_err();
-        let one = Plan { count: Some(3), ..Plan::default() };
-        let tally = run(&target, &subject, &one, &Ledger::none(), &stop).await.unwrap();
-        assert_eq!(tally, Tally { unknown: 3, ..Tally::default() });
+        let none = Plan {
+            batch: 0,
+            ..Plan::default()
+        };
+        run(&target, &subject, &none, &Ledger::none(), &stop)
+            .await
+            .unwrap_err();
+        let nowhere = Subject {
+            links: Vec::new(),
+            ..subject.clone()
+        };
+        run(&target, &nowhere, &Plan::default(), &Ledger::none(), &stop)
+            .await
+            .unwrap_err();
+        let one = Plan {
+            count: Some(3),
+            ..Plan::default()
+        };
+        let tally = run(&target, &subject, &one, &Ledger::none(), &stop)
+            .await
+            .unwrap();
+        assert_eq!(
+            tally,
+            Tally {
+                unknown: 3,
+                ..Tally::default()
+            }
+        );
     }
 }

@@ -44,7 +44,10 @@ async fn publish(client: &Client, event: &Event) -> Verdict {
     let mut header = HeaderMap::new();
     header.insert(headers::MSG_ID, event.spec.id.to_string());
     let request = Request::new().headers(header).payload(event.bytes.clone());
-    match client.send_request(subjects::intake(event.spec.workspace), request).await {
+    match client
+        .send_request(subjects::intake(event.spec.workspace), request)
+        .await
+    {
         Ok(reply) => of_reply(&reply.payload),
         Err(error) => Verdict::unknown(error.to_string()),
     }
@@ -67,9 +70,18 @@ mod tests {
 
     #[test]
     fn only_an_acknowledgement_with_a_sequence_is_ok() {
-        assert_eq!(of_reply(br#"{"stream":"INTAKE","seq":4}"#).outcome, Outcome::Ok);
-        assert_eq!(of_reply(br#"{"error":{"code":400,"err_code":10054,"description":"x"}}"#).outcome, Outcome::Refused);
-        assert_eq!(of_reply(br#"{"error":{"code":503,"err_code":10077,"description":"x"}}"#).outcome, Outcome::Unknown);
+        assert_eq!(
+            of_reply(br#"{"stream":"INTAKE","seq":4}"#).outcome,
+            Outcome::Ok
+        );
+        assert_eq!(
+            of_reply(br#"{"error":{"code":400,"err_code":10054,"description":"x"}}"#).outcome,
+            Outcome::Refused
+        );
+        assert_eq!(
+            of_reply(br#"{"error":{"code":503,"err_code":10077,"description":"x"}}"#).outcome,
+            Outcome::Unknown
+        );
         assert_eq!(of_reply(b"+OK").outcome, Outcome::Unknown);
     }
 }

@@ -28,15 +28,30 @@ impl Behaviour {
     #[must_use]
     pub fn of(path: &str) -> Self {
         let mut parts = path.trim_start_matches('/').split('/');
-        let (word, number) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (word, number) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
         match word {
             "status" => {
-                let status = number.parse().ok().filter(|status| (200..600).contains(status));
-                Self::Answer(status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK))
+                let status = number
+                    .parse()
+                    .ok()
+                    .filter(|status| (200..600).contains(status));
+                Self::Answer(
+                    status
+                        .and_then(|status| StatusCode::from_u16(status).ok())
+                        .unwrap_or(StatusCode::OK),
+                )
             }
             "hang" => {
-                let seconds = number.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
-                Self::Hang(Duration::from_secs_f64(seconds.unwrap_or(0.0).min(MAX_HANG.as_secs_f64())))
+                let seconds = number
+                    .parse()
+                    .ok()
+                    .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
+                Self::Hang(Duration::from_secs_f64(
+                    seconds.unwrap_or(0.0).min(MAX_HANG.as_secs_f64()),
+                ))
             }
             "reset" => Self::Reset,
             "flaky" => Self::Flaky(number.parse().unwrap_or(0).min(1_000)),
@@ -52,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_path_says_how_it_behaves() {
-        let check = |path: &str, expected: Behaviour| assert_eq!(Behaviour::of(path), expected, "{path}");
+        let check =
+            |path: &str, expected: Behaviour| assert_eq!(Behaviour::of(path), expected, "{path}");
         let ok = Behaviour::Answer(StatusCode::OK);
         check("/ok", ok);
         check("/ok/anything", ok);

@@ -28,7 +28,12 @@ struct Known {
 
 impl Secrets {
     pub(super) fn new(any: Vec<SigningKey>) -> Self {
-        Self { known: RwLock::new(Known { any, by_webhook: HashMap::new() }) }
+        Self {
+            known: RwLock::new(Known {
+                any,
+                by_webhook: HashMap::new(),
+            }),
+        }
     }
 
     pub(super) fn add(&self, webhook: Option<Uuid>, key: SigningKey) {
@@ -40,24 +45,40 @@ impl Secrets {
     }
 
     /// Whether the signature holds and is fresh. `None` when no secret is known for this webhook.
-    pub(super) fn verdict(&self, webhook: Option<Uuid>, headers: &HeaderMap, body: &[u8], now_seconds: i64) -> Option<bool> {
+    pub(super) fn verdict(
+        &self,
+        webhook: Option<Uuid>,
+        headers: &HeaderMap,
+        body: &[u8],
+        now_seconds: i64,
+    ) -> Option<bool> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let keys = webhook.and_then(|webhook| known.by_webhook.get(&webhook)).unwrap_or(&known.any);
+        let keys = webhook
+            .and_then(|webhook| known.by_webhook.get(&webhook))
+            .unwrap_or(&known.any);
         if keys.is_empty() {
             return None;
         }
-        let (id, signature) = (text(headers, "webhook-id"), text(headers, "webhook-signature"));
+        let (id, signature) = (
+            text(headers, "webhook-id"),
+            text(headers, "webhook-signature"),
+        );
         let timestamp: Option<i64> = text(headers, "webhook-timestamp").parse().ok();
         Some(timestamp.is_some_and(|timestamp| {
             (now_seconds - timestamp).abs() <= TOLERANCE_SECONDS
-                && keys.iter().any(|key| verify(key, id, timestamp, body, signature))
+                && keys
+                    .iter()
+                    .any(|key| verify(key, id, timestamp, body, signature))
         }))
     }
 }
 
 /// A header's value; empty when it is missing or no text.
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// `event.id` of a delivered body, found by the contract's key order instead of by parsing.
@@ -90,15 +111,22 @@ mod tests {
 
     fn headers(key: &SigningKey, timestamp: i64, body: &[u8]) -> HeaderMap {
         let signature = sign(std::slice::from_ref(key), "msg_1", timestamp, body);
-        [("webhook-id", "msg_1".to_owned()), ("webhook-timestamp", timestamp.to_string()), ("webhook-signature", signature)]
-            .into_iter()
-            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
-            .collect()
+        [
+            ("webhook-id", "msg_1".to_owned()),
+            ("webhook-timestamp", timestamp.to_string()),
+            ("webhook-signature", signature),
+        ]
+        .into_iter()
+        .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+        .collect()
     }
 
     #[test]
     fn a_signature_is_judged_by_the_webhooks_own_secret() {
-        let (own, other) = (SigningKey::from_random([1; 32]), SigningKey::from_random([2; 32]));
+        let (own, other) = (
+            SigningKey::from_random([1; 32]),
+            SigningKey::from_random([2; 32]),
+        );
         let webhook = Some(Uuid::from_u128(7));
         let secrets = Secrets::new(Vec::new());
         let signed = headers(&own, NOW, b"body");
@@ -107,15 +135,25 @@ mod tests {
         assert_eq!(secrets.verdict(webhook, &signed, b"body", NOW), Some(false));
         secrets.add(webhook, own);
         assert_eq!(secrets.verdict(webhook, &signed, b"body", NOW), Some(true));
-        assert_eq!(secrets.verdict(webhook, &signed, b"body!", NOW), Some(false));
-        assert_eq!(secrets.verdict(webhook, &signed, b"body", NOW + 301), Some(false));
-        assert_eq!(secrets.verdict(webhook, &HeaderMap::new(), b"body", NOW), Some(false));
+        assert_eq!(
+            secrets.verdict(webhook, &signed, b"body!", NOW),
+            Some(false)
+        );
+        assert_eq!(
+            secrets.verdict(webhook, &signed, b"body", NOW + 301),
+            Some(false)
+        );
+        assert_eq!(
+            secrets.verdict(webhook, &HeaderMap::new(), b"body", NOW),
+            Some(false)
+        );
     }
 
     #[test]
     fn ids_are_found_without_parsing() {
         let (event, webhook) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let body = format!(r#"{{"event":{{"id":"{event}","x":1}},"webhook":{{"id":"{webhook}"}}}}"#);
+        let body =
+            format!(r#"{{"event":{{"id":"{event}","x":1}},"webhook":{{"id":"{webhook}"}}}}"#);
         assert_eq!(event_id(body.as_bytes()), Some(event));
         assert_eq!(webhook_id(body.as_bytes()), Some(webhook));
         assert_eq!(event_id(br#"{"event":{"id":"short"#), None);

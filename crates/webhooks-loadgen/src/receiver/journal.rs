@@ -42,7 +42,10 @@ impl Captured {
 
     /// Whether it belongs to a webhook's id or carries this `webhook-id` header.
     pub(super) fn is_of(&self, id: &str) -> bool {
-        self.header("webhook-id") == Some(id) || self.webhook.is_some_and(|webhook| Uuid::try_parse(id) == Ok(webhook))
+        self.header("webhook-id") == Some(id)
+            || self
+                .webhook
+                .is_some_and(|webhook| Uuid::try_parse(id) == Ok(webhook))
     }
 
     pub(super) fn view(&self) -> impl Serialize {
@@ -51,7 +54,12 @@ impl Captured {
             received_at: format_micros(self.received_at),
             path: self.path.clone(),
             headers: headers
-                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .map(|(name, value)| {
+                    (
+                        name.to_string(),
+                        String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                    )
+                })
                 .collect(),
             body: String::from_utf8_lossy(&self.body).into_owned(),
             verified: self.verified,
@@ -80,7 +88,10 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(keep: usize) -> Self {
-        Self { keep, requests: Mutex::default() }
+        Self {
+            keep,
+            requests: Mutex::default(),
+        }
     }
 
     /// Whether it is worth making a [`Captured`] at all.
@@ -96,13 +107,26 @@ impl Journal {
         requests.push_back(Arc::new(request));
     }
 
-    pub(super) fn newest(&self, limit: usize, wanted: impl Fn(&Captured) -> bool) -> Vec<Arc<Captured>> {
+    pub(super) fn newest(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&Captured) -> bool,
+    ) -> Vec<Arc<Captured>> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().rev().filter(|request| wanted(request)).take(limit).cloned().collect()
+        requests
+            .iter()
+            .rev()
+            .filter(|request| wanted(request))
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     pub(super) fn clear(&self) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -114,7 +138,12 @@ mod tests {
         Captured {
             received_at,
             path: "/ok".to_owned(),
-            headers: [(http::HeaderName::from_static("webhook-id"), "msg_1".parse().unwrap())].into_iter().collect(),
+            headers: [(
+                http::HeaderName::from_static("webhook-id"),
+                "msg_1".parse().unwrap(),
+            )]
+            .into_iter()
+            .collect(),
             body: Bytes::from_static(b"{}"),
             verified: None,
             status: 200,
@@ -126,7 +155,11 @@ mod tests {
     fn the_oldest_leave_and_the_newest_come_first() {
         let journal = Journal::new(2);
         (1..=3).for_each(|at| journal.push(captured(at)));
-        let times: Vec<_> = journal.newest(9, |_| true).iter().map(|request| request.received_at).collect();
+        let times: Vec<_> = journal
+            .newest(9, |_| true)
+            .iter()
+            .map(|request| request.received_at)
+            .collect();
         assert_eq!(times, [3, 2]);
         assert_eq!(journal.newest(1, |_| true).len(), 1);
         journal.clear();

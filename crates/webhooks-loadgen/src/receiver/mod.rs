@@ -62,7 +62,13 @@ pub struct ReceiverOptions {
 
 impl Default for ReceiverOptions {
     fn default() -> Self {
-        Self { address: ([127, 0, 0, 1], 0).into(), keep: DEFAULT_KEEP, ledger: None, secrets: Vec::new(), seed: 0 }
+        Self {
+            address: ([127, 0, 0, 1], 0).into(),
+            keep: DEFAULT_KEEP,
+            ledger: None,
+            secrets: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -99,15 +105,29 @@ impl Receiver {
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             journal: Journal::new(options.keep),
-            ledger: options.ledger.as_deref().map_or_else(|| Ok(Ledger::none()), Ledger::open)?,
+            ledger: options
+                .ledger
+                .as_deref()
+                .map_or_else(|| Ok(Ledger::none()), Ledger::open)?,
             secrets: Secrets::new(options.secrets),
             dice: std::sync::Mutex::new(rand::rngs::StdRng::seed_from_u64(options.seed)),
             started: Instant::now(),
             count: Arc::default(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(serve::accept(listener, Arc::clone(&shared), tasks.clone(), stop.clone()));
-        Ok(Self { addr, shared, tasks, _stop_on_drop: stop.clone().drop_guard(), stop })
+        tasks.spawn(serve::accept(
+            listener,
+            Arc::clone(&shared),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        Ok(Self {
+            addr,
+            shared,
+            tasks,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// The URL of a path here.
@@ -149,7 +169,10 @@ impl Receiver {
     /// # Errors
     /// The file cannot be written.
     pub fn flush(&self) -> anyhow::Result<()> {
-        self.shared.ledger.flush().context("cannot write the ledger")
+        self.shared
+            .ledger
+            .flush()
+            .context("cannot write the ledger")
     }
 
     /// Closes the port, cuts the connections and flushes the ledger.

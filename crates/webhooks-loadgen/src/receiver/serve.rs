@@ -40,7 +40,12 @@ type Answer = Response<Full<Bytes>>;
 #[error("the connection is cut on purpose")]
 struct Cut;
 
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
+pub(super) async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
@@ -59,23 +64,37 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     stream.set_nodelay(true).ok();
     let second: Option<StdTcpStream> = stream.as_fd().try_clone_to_owned().ok().map(Into::into);
     let second = Arc::new(second);
-    let service = service_fn(move |request| handle(request, Arc::clone(&shared), Arc::clone(&second)));
+    let service =
+        service_fn(move |request| handle(request, Arc::clone(&shared), Arc::clone(&second)));
     // Clients go away as they like.
-    http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .ok();
 }
 
-async fn handle(request: Request<Incoming>, shared: Arc<Shared>, socket: Arc<Option<StdTcpStream>>) -> Result<Answer, Cut> {
+async fn handle(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    socket: Arc<Option<StdTcpStream>>,
+) -> Result<Answer, Cut> {
     let (head, body) = request.into_parts();
     let body = match Limited::new(body, BODY_MAX_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE)),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE));
+        }
         Err(_) => return Err(Cut),
     };
     match (&head.method, head.uri.path()) {
         (&Method::POST, "/secrets") => Ok(add_secret(&shared, &body)),
         (&Method::POST, _) => deliver(&head, body, &shared, socket.as_ref().as_ref()).await,
         (&Method::GET, "/requests") => Ok(requests(&shared, head.uri.query().unwrap_or_default())),
-        (&Method::GET, "/count") => Ok(json(format!("{{\"count\":{}}}", shared.count.load(Ordering::Relaxed)))),
+        (&Method::GET, "/count") => Ok(json(format!(
+            "{{\"count\":{}}}",
+            shared.count.load(Ordering::Relaxed)
+        ))),
         (&Method::DELETE, "/requests") => {
             shared.clear();
             Ok(json("{}".to_owned()))
@@ -85,12 +104,25 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>, socket: Arc<Opt
     }
 }
 
-async fn deliver(head: &http::request::Parts, body: Bytes, shared: &Shared, socket: Option<&StdTcpStream>) -> Result<Answer, Cut> {
+async fn deliver(
+    head: &http::request::Parts,
+    body: Bytes,
+    shared: &Shared,
+    socket: Option<&StdTcpStream>,
+) -> Result<Answer, Cut> {
     let received_at = now_micros();
     let behaviour = match Behaviour::of(head.uri.path()) {
         Behaviour::Flaky(permille) => {
-            let draw = shared.dice.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..1_000);
-            Behaviour::Answer(if draw < permille { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK })
+            let draw = shared
+                .dice
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .random_range(0..1_000);
+            Behaviour::Answer(if draw < permille {
+                StatusCode::INTERNAL_SERVER_ERROR
+            } else {
+                StatusCode::OK
+            })
         }
         other => other,
     };
@@ -106,7 +138,9 @@ async fn deliver(head: &http::request::Parts, body: Bytes, shared: &Shared, sock
         Behaviour::Flaky(_) => Ok(plain(StatusCode::OK)),
         Behaviour::RetryAfter(seconds) => {
             let mut answer = plain(StatusCode::TOO_MANY_REQUESTS);
-            answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            answer
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
             Ok(answer)
         }
         Behaviour::Hang(time) => {
@@ -115,7 +149,10 @@ async fn deliver(head: &http::request::Parts, body: Bytes, shared: &Shared, sock
         }
         Behaviour::Reset => {
             // Where the option cannot be set the connection is closed instead of reset.
-            if let Some(twin) = socket.and_then(|socket| socket.try_clone().ok()).and_then(|twin| TcpStream::from_std(twin).ok()) {
+            if let Some(twin) = socket
+                .and_then(|socket| socket.try_clone().ok())
+                .and_then(|twin| TcpStream::from_std(twin).ok())
+            {
                 twin.set_zero_linger().ok();
             }
             Err(Cut)
@@ -127,8 +164,17 @@ async fn deliver(head: &http::request::Parts, body: Bytes, shared: &Shared, sock
 fn note(head: &http::request::Parts, body: Bytes, shared: &Shared, received_at: i64, status: u16) {
     shared.count.fetch_add(1, Ordering::Relaxed);
     let webhook = webhook_id(&body);
-    let verified = shared.secrets.verdict(webhook, &head.headers, &body, received_at.div_euclid(1_000_000));
-    let path = || head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+    let verified = shared.secrets.verdict(
+        webhook,
+        &head.headers,
+        &body,
+        received_at.div_euclid(1_000_000),
+    );
+    let path = || {
+        head.uri
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string)
+    };
     shared.ledger.append_with(|| Received {
         at: received_at,
         monotonic: u64::try_from(shared.started.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -143,7 +189,15 @@ fn note(head: &http::request::Parts, body: Bytes, shared: &Shared, received_at: 
     });
     if shared.journal.keeps() {
         let headers = head.headers.clone();
-        shared.journal.push(Captured { received_at, path: path(), headers, body, verified, status, webhook });
+        shared.journal.push(Captured {
+            received_at,
+            path: path(),
+            headers,
+            body,
+            verified,
+            status,
+            webhook,
+        });
     }
 }
 
@@ -156,7 +210,12 @@ struct NewSecret {
 
 fn add_secret(shared: &Shared, body: &[u8]) -> Answer {
     let parsed = serde_json::from_slice::<NewSecret>(body).map_err(|error| error.to_string());
-    let key = parsed.and_then(|new| Ok((new.webhook_id, SigningKey::parse(&new.secret).map_err(|error| error.to_string())?)));
+    let key = parsed.and_then(|new| {
+        Ok((
+            new.webhook_id,
+            SigningKey::parse(&new.secret).map_err(|error| error.to_string())?,
+        ))
+    });
     match key {
         Ok((webhook, key)) => {
             shared.secrets.add(webhook, key);
@@ -171,16 +230,28 @@ fn add_secret(shared: &Shared, body: &[u8]) -> Answer {
 }
 
 fn requests(shared: &Shared, query: &str) -> Answer {
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(100).min(DEFAULT_KEEP);
-    let found = shared.journal.newest(limit, |request| value("webhookId").is_none_or(|id| request.is_of(id)));
+    let value = |name: &str| {
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    };
+    let limit = value("limit")
+        .and_then(|limit| limit.parse().ok())
+        .unwrap_or(100)
+        .min(DEFAULT_KEEP);
+    let found = shared.journal.newest(limit, |request| {
+        value("webhookId").is_none_or(|id| request.is_of(id))
+    });
     let views: Vec<_> = found.iter().map(|request| request.view()).collect();
     json(serde_json::to_string(&views).expect("strings and numbers always become JSON"))
 }
 
 fn json(text: String) -> Answer {
     let mut answer = Response::new(Full::new(text.into()));
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     answer
 }
 

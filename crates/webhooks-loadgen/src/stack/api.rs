@@ -42,22 +42,41 @@ impl Api {
     pub(super) fn new(url: &str, token: &str) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        Ok(Self { client: HttpClient::new(url)?, headers })
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json"),
+        );
+        Ok(Self {
+            client: HttpClient::new(url)?,
+            headers,
+        })
     }
 
     /// A call whose answer must be 200.
     ///
     /// # Errors
     /// No answer, or another one; its body is quoted.
-    pub async fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
         let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let answer = self.client.send(method.clone(), path, &self.headers, bytes).await;
+        let answer = self
+            .client
+            .send(method.clone(), path, &self.headers, bytes)
+            .await;
         let answer = answer.with_context(|| format!("{method} {path}"))?;
         if answer.status != 200 {
-            bail!("{method} {path} was answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+            bail!(
+                "{method} {path} was answered {}: {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body)
+            );
         }
-        serde_json::from_slice(&answer.body).with_context(|| format!("the answer to {method} {path}"))
+        serde_json::from_slice(&answer.body)
+            .with_context(|| format!("the answer to {method} {path}"))
     }
 
     /// `GET` of a path.
@@ -73,12 +92,20 @@ impl Api {
     /// # Errors
     /// As [`call`](Self::call), or the answer is not what the contract says.
     pub async fn create_webhook(&mut self, new: &NewWebhook) -> anyhow::Result<MadeWebhook> {
-        let mut body = json!({ "name": new.name, "endpointUrl": new.endpoint_url, "linkIds": new.links });
+        let mut body =
+            json!({ "name": new.name, "endpointUrl": new.endpoint_url, "linkIds": new.links });
         if let Some(triggers) = &new.triggers {
             body["triggers"] = json!(triggers);
         }
         let answer = self.call(Method::POST, "/v1/webhooks", Some(&body)).await?;
-        let text = |name: &str| answer["webhook"][name].as_str().with_context(|| format!("a webhook without {name}: {answer}"));
-        Ok(MadeWebhook { id: text("id")?.parse()?, key: SigningKey::parse(text("secret")?)? })
+        let text = |name: &str| {
+            answer["webhook"][name]
+                .as_str()
+                .with_context(|| format!("a webhook without {name}: {answer}"))
+        };
+        Ok(MadeWebhook {
+            id: text("id")?.parse()?,
+            key: SigningKey::parse(text("secret")?)?,
+        })
     }
 }

@@ -25,13 +25,16 @@ use webhooks_bus::{Bus, BusSettings};
 use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port, wait_until};
 use webhooks_runtime::Settings as _;
 
+use self::service::Service;
 pub use self::{
     api::{Api, MadeWebhook, NewWebhook},
     part::Part,
     usage::{Usage, processor_time},
 };
-use self::service::Service;
-use crate::{client::HttpClient, publish::{Door, Target}};
+use crate::{
+    client::HttpClient,
+    publish::{Door, Target},
+};
 
 /// How long a part may take to be ready after a start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -125,17 +128,34 @@ impl Stack {
             "{} holds no programs: run `make build` (or `make build PROFILE=release`) first",
             options.bin_dir.display()
         );
-        std::fs::create_dir_all(&options.folder).with_context(|| format!("cannot create {}", options.folder.display()))?;
+        std::fs::create_dir_all(&options.folder)
+            .with_context(|| format!("cannot create {}", options.folder.display()))?;
         let nats = NatsServer::builder(options.folder.join("nats")).sync_interval(options.sync);
         let postgres = Postgres::builder(options.folder.join("postgres"));
         let (nats, postgres) = tokio::try_join!(nats.start(), postgres.start())?;
         postgres.ensure_database(DATABASE).await?;
-        let addresses =
-            Addresses { api: free_port()?, grpc: free_port()?, ingest: free_port()?, ingest_grpc: free_port()? };
-        let mut stack = Self { options, nats, postgres, services: BTreeMap::new(), addresses };
-        stack.operate(&["migrate"]).await.context("`webhooks migrate` failed")?;
+        let addresses = Addresses {
+            api: free_port()?,
+            grpc: free_port()?,
+            ingest: free_port()?,
+            ingest_grpc: free_port()?,
+        };
+        let mut stack = Self {
+            options,
+            nats,
+            postgres,
+            services: BTreeMap::new(),
+            addresses,
+        };
+        stack
+            .operate(&["migrate"])
+            .await
+            .context("`webhooks migrate` failed")?;
         let dispatchers = (1..=stack.options.dispatchers).map(Part::Dispatcher);
-        let parts: Vec<Part> = [Part::Management, Part::Ingest, Part::Fanout].into_iter().chain(dispatchers).collect();
+        let parts: Vec<Part> = [Part::Management, Part::Ingest, Part::Fanout]
+            .into_iter()
+            .chain(dispatchers)
+            .collect();
         for part in &parts {
             stack.add(*part)?;
         }
@@ -155,10 +175,19 @@ impl Stack {
         let mut settings: Vec<(String, String)> = vec![
             ("WEBHOOKS_ADMIN_ADDR".to_owned(), loopback(admin)),
             ("WEBHOOKS_NATS_URL".to_owned(), self.nats.url()),
-            ("WEBHOOKS_ENCRYPTION_KEYS".to_owned(), ENCRYPTION_KEYS.to_owned()),
-            ("WEBHOOKS_INTERNAL_TOKEN".to_owned(), INTERNAL_TOKEN.to_owned()),
+            (
+                "WEBHOOKS_ENCRYPTION_KEYS".to_owned(),
+                ENCRYPTION_KEYS.to_owned(),
+            ),
+            (
+                "WEBHOOKS_INTERNAL_TOKEN".to_owned(),
+                INTERNAL_TOKEN.to_owned(),
+            ),
             ("WEBHOOKS_EGRESS_ALLOW_HTTP".to_owned(), "true".to_owned()),
-            ("WEBHOOKS_EGRESS_ALLOW_CIDRS".to_owned(), "127.0.0.0/8".to_owned()),
+            (
+                "WEBHOOKS_EGRESS_ALLOW_CIDRS".to_owned(),
+                "127.0.0.0/8".to_owned(),
+            ),
             ("WEBHOOKS_RATE_LIMIT".to_owned(), "10000000".to_owned()),
         ];
         let mut own = |name: &str, value: String| settings.push((name.to_owned(), value));
@@ -170,16 +199,23 @@ impl Stack {
             }
             Part::Ingest => {
                 own("WEBHOOKS_INGEST_HTTP_ADDR", loopback(self.addresses.ingest));
-                own("WEBHOOKS_INGEST_GRPC_ADDR", loopback(self.addresses.ingest_grpc));
+                own(
+                    "WEBHOOKS_INGEST_GRPC_ADDR",
+                    loopback(self.addresses.ingest_grpc),
+                );
             }
-            Part::Dispatcher(_) => own("WEBHOOKS_MANAGEMENT_GRPC_URL", format!("http://127.0.0.1:{}", self.addresses.grpc)),
+            Part::Dispatcher(_) => own(
+                "WEBHOOKS_MANAGEMENT_GRPC_URL",
+                format!("http://127.0.0.1:{}", self.addresses.grpc),
+            ),
             Part::Fanout => {}
             Part::Nats | Part::Postgres => bail!("{part} is no service"),
         }
         settings.extend(self.options.settings.iter().cloned());
         let log = self.options.folder.join(format!("{part}.log"));
         let program = self.options.bin_dir.join(part.program());
-        self.services.insert(part, Service::start(part, program, log, settings, admin)?);
+        self.services
+            .insert(part, Service::start(part, program, log, settings, admin)?);
         Ok(())
     }
 
@@ -255,10 +291,27 @@ impl Stack {
     /// # Errors
     /// A command fails, or ingest does not learn of the token.
     pub async fn workspace(&self, name: &str) -> anyhow::Result<Workspace> {
-        let id = self.operate(&["workspace", "create", "--name", name, "--plan", "ENTERPRISE"]).await?;
-        let id: Uuid = id.trim().parse().with_context(|| format!("{id:?} is no workspace id"))?;
-        let token = self.operate(&["token", "create", "--workspace", &id.to_string(), "--test"]).await?;
-        let workspace = Workspace { id, token: token.trim().to_owned() };
+        let id = self
+            .operate(&[
+                "workspace",
+                "create",
+                "--name",
+                name,
+                "--plan",
+                "ENTERPRISE",
+            ])
+            .await?;
+        let id: Uuid = id
+            .trim()
+            .parse()
+            .with_context(|| format!("{id:?} is no workspace id"))?;
+        let token = self
+            .operate(&["token", "create", "--workspace", &id.to_string(), "--test"])
+            .await?;
+        let workspace = Workspace {
+            id,
+            token: token.trim().to_owned(),
+        };
         self.known_to_ingest(&workspace.token).await?;
         Ok(workspace)
     }
@@ -267,10 +320,16 @@ impl Stack {
         let mut client = HttpClient::new(&self.ingest_url())?;
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json"),
+        );
         wait_until("ingest to know a token", READY_LIMIT, async || {
             // The token opens the door, and then the event is refused.
-            match client.send(Method::POST, "/v1/events", &headers, "{}".into()).await {
+            match client
+                .send(Method::POST, "/v1/events", &headers, "{}".into())
+                .await
+            {
                 Ok(answer) if answer.status == 400 => Ok(()),
                 Ok(answer) => Err(format!("{} {:?}", answer.status, answer.body)),
                 Err(error) => Err(format!("{error:#}")),
@@ -289,12 +348,24 @@ impl Stack {
             .args(arguments)
             .env("WEBHOOKS_NATS_URL", self.nats.url())
             .env("WEBHOOKS_DATABASE_URL", self.database_url())
-            .envs(self.options.settings.iter().map(|(name, value)| (name, value)))
+            .envs(
+                self.options
+                    .settings
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .kill_on_drop(true);
         let output = tokio::time::timeout(COMMAND_LIMIT, command.output()).await;
-        let output = output.with_context(|| format!("`webhooks {}` does not end", arguments.join(" ")))??;
+        let output = output
+            .with_context(|| format!("`webhooks {}` does not end", arguments.join(" ")))??;
         let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`webhooks {}`: {} {}", arguments.join(" "), output.status, errors.trim());
+        ensure!(
+            output.status.success(),
+            "`webhooks {}`: {} {}",
+            arguments.join(" "),
+            output.status,
+            errors.trim()
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -303,7 +374,10 @@ impl Stack {
     /// # Errors
     /// The token cannot stand in a header.
     pub fn api(&self, workspace: &Workspace) -> anyhow::Result<Api> {
-        Api::new(&format!("http://127.0.0.1:{}", self.addresses.api), &workspace.token)
+        Api::new(
+            &format!("http://127.0.0.1:{}", self.addresses.api),
+            &workspace.token,
+        )
     }
 
     /// A door for a workspace's publisher.
@@ -314,7 +388,11 @@ impl Stack {
             Door::Grpc => format!("http://127.0.0.1:{}", self.addresses.ingest_grpc),
             Door::Nats => self.nats.url(),
         };
-        Target { door, url, token: Some(workspace.token.clone()) }
+        Target {
+            door,
+            url,
+            token: Some(workspace.token.clone()),
+        }
     }
 
     /// A connection to this stack's NATS, with this stack's settings.
@@ -323,7 +401,10 @@ impl Stack {
     /// It cannot be used.
     pub async fn bus(&self) -> anyhow::Result<Bus> {
         let mut env = webhooks_runtime::Env::from_vars(self.options.settings.iter().cloned());
-        let settings = BusSettings { url: self.nats.url(), ..BusSettings::read(&mut env) };
+        let settings = BusSettings {
+            url: self.nats.url(),
+            ..BusSettings::read(&mut env)
+        };
         env.finish()?;
         Ok(Bus::connect(settings, "webhooks-loadgen").await?)
     }
@@ -339,23 +420,47 @@ impl Stack {
     /// Processor time and memory of every process of the stack at this moment.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let services = self.services.iter().map(|(part, service)| (*part, service.pid()));
-        let servers = [(Part::Nats, self.nats.pid()), (Part::Postgres, self.postgres.pid())];
-        Usage::of(services.chain(servers).filter_map(|(part, pid)| Some((part, pid?))))
+        let services = self
+            .services
+            .iter()
+            .map(|(part, service)| (*part, service.pid()));
+        let servers = [
+            (Part::Nats, self.nats.pid()),
+            (Part::Postgres, self.postgres.pid()),
+        ];
+        Usage::of(
+            services
+                .chain(servers)
+                .filter_map(|(part, pid)| Some((part, pid?))),
+        )
     }
 
     /// The services that were started, and the two servers.
     #[must_use]
     pub fn parts(&self) -> Vec<Part> {
-        self.services.keys().copied().chain([Part::Nats, Part::Postgres]).collect()
+        self.services
+            .keys()
+            .copied()
+            .chain([Part::Nats, Part::Postgres])
+            .collect()
     }
 
     /// Parts that do not run at this moment.
     #[must_use]
     pub fn dead(&self) -> Vec<Part> {
-        let services = self.services.iter().map(|(part, service)| (*part, service.pid()));
-        let servers = [(Part::Nats, self.nats.pid()), (Part::Postgres, self.postgres.pid())];
-        services.chain(servers).filter(|(_, pid)| pid.is_none()).map(|(part, _)| part).collect()
+        let services = self
+            .services
+            .iter()
+            .map(|(part, service)| (*part, service.pid()));
+        let servers = [
+            (Part::Nats, self.nats.pid()),
+            (Part::Postgres, self.postgres.pid()),
+        ];
+        services
+            .chain(servers)
+            .filter(|(_, pid)| pid.is_none())
+            .map(|(part, _)| part)
+            .collect()
     }
 
     /// Where data and logs are.
@@ -373,10 +478,14 @@ impl Stack {
     }
 
     fn service(&self, part: Part) -> anyhow::Result<&Service> {
-        self.services.get(&part).with_context(|| format!("there is no {part}"))
+        self.services
+            .get(&part)
+            .with_context(|| format!("there is no {part}"))
     }
 
     fn service_mut(&mut self, part: Part) -> anyhow::Result<&mut Service> {
-        self.services.get_mut(&part).with_context(|| format!("there is no {part}"))
+        self.services
+            .get_mut(&part)
+            .with_context(|| format!("there is no {part}"))
     }
 }

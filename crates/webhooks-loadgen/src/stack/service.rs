@@ -34,24 +34,42 @@ impl Service {
         admin_port: u16,
     ) -> anyhow::Result<Self> {
         let spec = Spec::new(part.to_string(), program).log(log);
-        let spec = FOREIGN.iter().fold(spec, |spec, name| spec.env_remove(name)).envs(settings);
+        let spec = FOREIGN
+            .iter()
+            .fold(spec, |spec, name| spec.env_remove(name))
+            .envs(settings);
         let process = Some(Process::spawn(&spec)?);
-        Ok(Self { spec, ready_url: format!("http://127.0.0.1:{admin_port}/readyz"), process })
+        Ok(Self {
+            spec,
+            ready_url: format!("http://127.0.0.1:{admin_port}/readyz"),
+            process,
+        })
     }
 
     /// Its process id while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.process.as_ref().filter(|process| process.exit_status().is_none()).map(Process::pid)
+        self.process
+            .as_ref()
+            .filter(|process| process.exit_status().is_none())
+            .map(Process::pid)
     }
 
     pub(super) async fn wait_ready(&self, limit: Duration) -> anyhow::Result<()> {
         let what = format!("{} to be ready", self.spec.name());
-        let ready = wait_until(&what, limit, async || match http_get(&self.ready_url).await {
-            Ok((200, _)) => Ok(()),
-            Ok(other) => Err(format!("{other:?}")),
-            Err(error) => Err(format!("{error:#}")),
+        let ready = wait_until(&what, limit, async || {
+            match http_get(&self.ready_url).await {
+                Ok((200, _)) => Ok(()),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(format!("{error:#}")),
+            }
         });
-        ready.await.with_context(|| format!("the log of {} ends with:\n{}", self.spec.name(), self.spec.log_tail()))
+        ready.await.with_context(|| {
+            format!(
+                "the log of {} ends with:\n{}",
+                self.spec.name(),
+                self.spec.log_tail()
+            )
+        })
     }
 
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
