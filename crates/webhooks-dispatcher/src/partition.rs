@@ -41,6 +41,9 @@ const BATCH: usize = 256;
 /// How often what is held unacknowledged is signalled as in progress (a third of `ack_wait`).
 const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 
+/// How often endpoints are looked at that may have become slow.
+const SPILL_EVERY: Duration = Duration::from_millis(500);
+
 /// How often what could not start is looked at again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -103,6 +106,7 @@ pub(crate) struct Partition {
     recheck_to: HashMap<Lane, u64>,
     /// Endpoints that have work but could not start it.
     stalled: HashSet<Uuid>,
+    spill_at: Instant,
     /// Its messages in hand were named to the next owner, who leaves them to us.
     named: bool,
 }
@@ -130,6 +134,7 @@ impl Partition {
             finished: VecDeque::new(),
             recheck_to: HashMap::new(),
             stalled: HashSet::new(),
+            spill_at: Instant::now(),
             named: false,
         }
     }
@@ -349,6 +354,7 @@ impl Partition {
         let Some(endpoint) = self.endpoints.get_mut(&webhook) else {
             return;
         };
+        let now = self.shared.clock.now_micros();
         while endpoint.has_startable() {
             let place = if self.mode == Mode::Owning && self.shared.may_start(self.partition) {
                 self.shared.places.clone().try_acquire_owned().ok()
@@ -360,7 +366,9 @@ impl Partition {
                 self.stalled.insert(webhook);
                 return;
             };
-            let Some(job) = endpoint.start() else { return };
+            let Some(job) = endpoint.start(now) else {
+                return;
+            };
             let Some(target) = self
                 .shared
                 .registry
@@ -368,13 +376,13 @@ impl Partition {
                 .filter(|target| target.status == Status::Active)
             else {
                 // It changed since it was admitted.
-                endpoint.ended(Duration::ZERO);
+                endpoint.ended(Duration::ZERO, now);
                 self.settling.push(io::look_again(self.shared.clone(), job));
                 continue;
             };
             if !self.shared.enter_wire(job.delivery) {
                 // This process still has it on the wire, from before it lost the partition.
-                endpoint.ended(Duration::ZERO);
+                endpoint.ended(Duration::ZERO, now);
                 let job = Job {
                     recheck: true,
                     ..job
@@ -386,11 +394,32 @@ impl Partition {
         }
     }
 
+    /// Parks what waits for endpoints that have become slow.
+    fn spill(&mut self, now_micros: i64) {
+        let limits = self.shared.settings.limits;
+        let share = limits
+            .partition_window
+            .saturating_sub(self.outstanding.len())
+            / 4;
+        for endpoint in self
+            .endpoints
+            .values_mut()
+            .filter(|endpoint| endpoint.waiting() > 0)
+        {
+            for (job, wait) in endpoint.spill(share, now_micros) {
+                metrics::counter!("webhooks_parked_total").increment(1);
+                self.settling
+                    .push(io::park(self.shared.clone(), self.partition, job, wait));
+            }
+        }
+    }
+
     /// An attempt has ended: free its place, then record, and schedule what comes next.
     fn conclude(&mut self, attempted: Attempted, wire: OnTheWire) {
         let webhook = attempted.job.webhook;
+        let now = self.shared.clock.now_micros();
         if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-            endpoint.ended(attempted.result.timings.total);
+            endpoint.ended(attempted.result.timings.total, now);
         }
         self.pump(webhook);
         let in_memory = match attempted.next {
@@ -469,6 +498,10 @@ impl Partition {
             }
         }
         let now_micros = self.shared.clock.now_micros();
+        if self.mode == Mode::Owning && now >= self.spill_at {
+            self.spill_at = now + SPILL_EVERY;
+            self.spill(now_micros);
+        }
         if self.endpoints.len() > 1_024 {
             self.endpoints
                 .retain(|_, endpoint| !endpoint.is_idle(now_micros));

@@ -33,7 +33,7 @@ pub struct Limits {
     pub per_endpoint: usize,
     /// Requests on the wire in all.
     pub in_flight: usize,
-    /// Deliveries that wait in memory for one endpoint; more are parked.
+    /// Deliveries that wait in memory for one slow endpoint; more are parked. A fast one may have more.
     pub endpoint_queue: usize,
     /// Deliveries that one partition holds in memory; at the limit it pulls no more.
     pub partition_window: usize,
@@ -114,7 +114,7 @@ impl Settings for Config {
                 "WEBHOOKS_ENDPOINT_QUEUE",
                 256,
                 1..=10_000,
-                "deliveries that wait in memory for one endpoint; more are parked on the bus",
+                "deliveries that wait in memory for one slow endpoint; more are parked on the bus",
             ),
             partition_window: env.ranged(
                 "WEBHOOKS_PARTITION_WINDOW",
