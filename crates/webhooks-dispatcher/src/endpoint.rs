@@ -198,7 +198,7 @@ mod tests {
         let mut endpoint = Endpoint::new(8, 16);
         assert!((0..100).all(|n| endpoint.admit(n, 1_000, 0).is_ok()));
         while endpoint.start(0).is_some() {}
-        assert!(endpoint.spill(1_000, 100_000).is_empty());
+        assert!(endpoint.spill(1_000, 10_000).is_empty());
         let spilt = endpoint.spill(1_000, 10_000_000);
         assert_eq!(endpoint.waiting(), 8);
         assert_eq!(spilt.len(), 100 - 8 - 8);
