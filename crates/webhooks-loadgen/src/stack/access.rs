@@ -1,0 +1,161 @@
+//! How a stack is used: as operators, customers and publishers use it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use http::{HeaderMap, Method, header};
+use tokio::process::Command;
+use uuid::Uuid;
+use webhooks_bus::{Bus, BusSettings};
+use webhooks_devstack::wait_until;
+use webhooks_runtime::Settings as _;
+
+use super::{Api, DATABASE, READY_LIMIT, Stack, Workspace};
+use crate::{
+    client::HttpClient,
+    publish::{Door, Target},
+};
+
+/// How long an operator's command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+
+impl Stack {
+    /// Makes a workspace on the Enterprise plan and a token, and waits until ingest takes it.
+    ///
+    /// # Errors
+    /// A command fails, or ingest does not learn of the token.
+    pub async fn workspace(&self, name: &str) -> anyhow::Result<Workspace> {
+        let id = self
+            .operate(&[
+                "workspace",
+                "create",
+                "--name",
+                name,
+                "--plan",
+                "ENTERPRISE",
+            ])
+            .await?;
+        let id: Uuid = id
+            .trim()
+            .parse()
+            .with_context(|| format!("{id:?} is no workspace id"))?;
+        let token = self
+            .operate(&["token", "create", "--workspace", &id.to_string(), "--test"])
+            .await?;
+        let workspace = Workspace {
+            id,
+            token: token.trim().to_owned(),
+        };
+        self.known_to_ingest(&workspace.token).await?;
+        Ok(workspace)
+    }
+
+    async fn known_to_ingest(&self, token: &str) -> anyhow::Result<()> {
+        let mut client = HttpClient::new(&self.ingest_url())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json"),
+        );
+        wait_until("ingest to know a token", READY_LIMIT, async || {
+            // The token opens the door, and then the event is refused.
+            match client
+                .send(Method::POST, "/v1/events", &headers, "{}".into())
+                .await
+            {
+                Ok(answer) if answer.status == 400 => Ok(()),
+                Ok(answer) => Err(format!("{} {:?}", answer.status, answer.body)),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await
+    }
+
+    /// Runs a command of the `webhooks` program against this stack; gives what it prints.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than a minute and a half.
+    pub async fn operate(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(self.options.bin_dir.join("webhooks"));
+        command
+            .args(arguments)
+            .env("WEBHOOKS_NATS_URL", self.nats.url())
+            .env("WEBHOOKS_DATABASE_URL", self.database_url())
+            .envs(
+                self.options
+                    .settings
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(COMMAND_LIMIT, command.output()).await;
+        let output = output
+            .with_context(|| format!("`webhooks {}` does not end", arguments.join(" ")))??;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "`webhooks {}`: {} {}",
+            arguments.join(" "),
+            output.status,
+            errors.trim()
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The REST API, as the holder of a workspace's token.
+    ///
+    /// # Errors
+    /// The token cannot stand in a header.
+    pub fn api(&self, workspace: &Workspace) -> anyhow::Result<Api> {
+        Api::new(
+            &format!("http://127.0.0.1:{}", self.addresses.api),
+            &workspace.token,
+        )
+    }
+
+    /// A door for a workspace's publisher.
+    #[must_use]
+    pub fn door(&self, door: Door, workspace: &Workspace) -> Target {
+        let url = match door {
+            Door::Http => self.ingest_url(),
+            Door::Grpc => format!("http://127.0.0.1:{}", self.addresses.ingest_grpc),
+            Door::Nats => self.nats.url(),
+        };
+        Target {
+            door,
+            url,
+            token: Some(workspace.token.clone()),
+        }
+    }
+
+    /// A connection to this stack's NATS, with this stack's settings.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub async fn bus(&self) -> anyhow::Result<Bus> {
+        let mut env = webhooks_runtime::Env::from_vars(self.options.settings.iter().cloned());
+        let settings = BusSettings {
+            url: self.nats.url(),
+            ..BusSettings::read(&mut env)
+        };
+        env.finish()?;
+        Ok(Bus::connect(settings, "webhooks-loadgen").await?)
+    }
+
+    /// Asks PostgreSQL; rows as lines, columns split by `|`.
+    ///
+    /// # Errors
+    /// The statement fails, or PostgreSQL is down.
+    pub async fn sql(&self, statement: &str) -> anyhow::Result<String> {
+        self.postgres.sql(DATABASE, statement).await
+    }
+
+    pub(super) fn ingest_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.addresses.ingest)
+    }
+
+    pub(super) fn database_url(&self) -> String {
+        self.postgres.url(DATABASE)
+    }
+}
