@@ -21,6 +21,7 @@ mod leases;
 mod publish;
 mod pull;
 mod read;
+mod roll;
 mod settings;
 mod stats;
 pub mod subjects;

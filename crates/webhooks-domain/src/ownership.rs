@@ -120,7 +120,7 @@ mod tests {
                 for (name, on) in &table.members {
                     let owned = table.owners.iter().filter(|owner| owner.as_ref() == Some(name)).count();
                     prop_assert_eq!(owned, fair_share(&table, name));
-                    if *on { prop_assert!(owned.abs_diff(partitions / active) <= 1); } else { prop_assert_eq!(owned, 0); }
+                    if *on { prop_assert!(owned.abs_diff(partitions.div_euclid(active)) <= 1); } else { prop_assert_eq!(owned, 0); }
                 }
                 prop_assert!(table.owners.iter().all(Option::is_some));
             }

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use anyhow::{Context as _, bail};
+use uuid::Uuid;
 
 use super::{Published, Received};
 

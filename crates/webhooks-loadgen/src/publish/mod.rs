@@ -12,11 +12,7 @@ mod nats;
 
 use std::{
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use anyhow::{Context as _, bail};
@@ -25,9 +21,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::job::Job;
 use crate::{
-    ledger::{Ledger, Outcome, Published},
-    now_micros,
+    ledger::{Ledger, Outcome},
     sample::{EventSpec, EventTemplate},
 };
 

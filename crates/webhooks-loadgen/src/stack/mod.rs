@@ -19,12 +19,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use http::{HeaderMap, Method, header};
-use tokio::process::Command;
 use uuid::Uuid;
-use webhooks_bus::{Bus, BusSettings};
-use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port, wait_until};
-use webhooks_runtime::Settings as _;
+use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port};
 
 use self::service::Service;
 pub use self::{
@@ -32,16 +28,8 @@ pub use self::{
     part::Part,
     usage::{Usage, processor_time},
 };
-use crate::{
-    client::HttpClient,
-    publish::{Door, Target},
-};
-
 /// How long a part may take to be ready after a start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long an operator's command may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 
 /// The database's name.
 const DATABASE: &str = "webhooks";
