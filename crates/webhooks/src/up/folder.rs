@@ -12,7 +12,17 @@ use anyhow::{Context as _, bail};
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Folder {
+    /// Unlocks by name, not by closing: a child that is between fork and exec still has a copy of
+    /// the descriptor, and would keep the lock for that moment.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            eprintln!("webhooks: cannot unlock {}: {error}", self.path.display());
+        }
+    }
 }
 
 impl Folder {
@@ -31,7 +41,7 @@ impl Folder {
             Err(TryLockError::WouldBlock) => bail!("another `webhooks up` uses {}", path.display()),
             Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the folder"),
         }
-        let folder = Self { path, _lock: lock };
+        let folder = Self { path, lock };
         folder.forget_env()?;
         Ok(folder)
     }
