@@ -64,6 +64,7 @@ pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
             })
             .collect(),
         profile: row.profile.clone(),
+        ..wire::WebhookConfig::default()
     }
 }
 
