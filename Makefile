@@ -19,11 +19,11 @@ FAULTS ?= 100
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults bench \
+.PHONY: help tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults bench \
 	fmt fmt-check lint check migrate docs clean ci
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '%s\n' '' \
 	  '  make run DISPATCHERS=3                    three dispatchers share the work' \
 	  '  make run NATS_URL=… DATABASE_URL=…        servers of your own' \
@@ -38,7 +38,7 @@ run: tools
 	@exec $(BIN)/webhooks up
 run: ## Start everything, show one delivery, stay up until Ctrl-C
 
-test: fmt-check lint tools build test-unit test-doc test-it test-faults-quick ## Everything that belongs to every change
+test: fmt-check lint tools check-tools deny build test-unit test-doc test-it test-faults-quick ## Everything that belongs to every change
 	@printf '\n== make test: all steps passed\n'
 
 build: ## Compile every program
@@ -47,16 +47,26 @@ build: ## Compile every program
 tools: ## Fetch nats-server and PostgreSQL into this folder
 	$(STEP) "servers" python3 scripts/fetch-tools
 
+check-tools: tools
+	$(STEP) "tools of the checks" python3 scripts/fetch-checks
+
+deny: check-tools ## Licences, sources and bans of dependencies (ADVISORIES=fetch: known holes too)
+	$(STEP) "dependencies" scripts/deny
+
+sbom: ## Write sbom.cdx.json: everything that the programs are made of (CycloneDX)
+	@$(CARGO) xtask sbom sbom.cdx.json
+	@echo 'wrote sbom.cdx.json'
+
 test-unit: ## Unit and property tests
 	$(STEP) "unit and property tests" $(TEST) --lib --bins --quiet
 
 test-doc: ## Examples in the documentation
 	$(STEP) "documentation tests" $(TEST) --doc --quiet
 
-test-it: tools build ## Integration and end-to-end tests, with real servers
+test-it: tools check-tools build ## Integration and end-to-end tests, with real servers
 	$(STEP) "integration and end-to-end tests" $(TEST) --test '*' --quiet
 
-test-e2e: tools build ## The whole system as a black box, only
+test-e2e: tools check-tools build ## The whole system as a black box, only
 	$(STEP) "end-to-end tests" $(CARGO) test --locked -p webhooks-e2e
 
 test-faults-quick: tools build
@@ -89,9 +99,17 @@ docs: build ## Write docs/settings.md anew
 	@$(BIN)/webhooks config --markdown > docs/settings.md.partial
 	@mv docs/settings.md.partial docs/settings.md
 
+docker-programs: build ## Put the compiled programs where Dockerfile.programs takes them
+	@mkdir -p .docker/programs
+	@cd $(BIN) && for program in webhooks webhooks-ingest webhooks-fanout webhooks-dispatcher \
+	    webhooks-management webhooks-loadgen; do strip -o $(CURDIR)/.docker/programs/$$program $$program || exit 1; done
+
+docker-local-images: tools ## Make the images docker-compose.yml starts from, without a registry
+	$(STEP) "images" scripts/local-images
+
 clean: ## Remove what run, test and build left (refuses while `make run` runs)
 	@$(IDLE) || { echo 'make run is running here: stop it first' >&2; exit 1; }
-	rm -rf .run bench-results
+	rm -rf .run .docker bench-results sbom.cdx.json
 	$(CARGO) clean
 
 ci: ## What the CI runs

@@ -4,10 +4,13 @@
 use prost::Message as _;
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 8] = [
     "linkbreakers/webhooks/v1/events.proto",
     "linkbreakers/webhooks/v1/webhooks.proto",
     "linkbreakers/webhooks/v1/deliveries.proto",
+    "linkbreakers/webhooks/v1/operations.proto",
+    "linkbreakers/webhooks/v1/access.proto",
+    "linkbreakers/webhooks/v1/operator.proto",
     "linkbreakers/webhooks/internal/v1/bus.proto",
     "linkbreakers/webhooks/internal/v1/reports.proto",
 ];
@@ -20,6 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".linkbreakers")
+        // Sorted, so that the same request has the same bytes.
+        .btree_map(".linkbreakers")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectOptions, connection::State, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 use webhooks_proto::internal::v1::DeadLetter;
 
 use crate::{
     error::{BusError, PublishError},
+    permissions,
     publish::{Batcher, Outgoing},
     settings::BusSettings,
     subjects,
@@ -39,6 +40,37 @@ impl std::fmt::Debug for Bus {
     }
 }
 
+/// Who we are, and over what we say it.
+fn authenticate(
+    mut options: ConnectOptions,
+    settings: &BusSettings,
+) -> Result<ConnectOptions, BusError> {
+    let wrong = |error: String| BusError::Settings(error);
+    if let Some(seed) = &settings.nkey_seed {
+        let seed = seed.expose().trim();
+        let public = permissions::public_key(seed).map_err(|error| wrong(error.to_string()))?;
+        options = options
+            .nkey(seed.to_owned())
+            .custom_inbox_prefix(permissions::inbox_prefix(&public));
+    } else if let Some(first) = settings.url.split(',').next() {
+        // The client reads no name and password from an address by itself.
+        let address: ServerAddr = first
+            .trim()
+            .parse()
+            .map_err(|_| wrong("WEBHOOKS_NATS_URL is no address of NATS".to_owned()))?;
+        if let (Some(user), Some(password)) = (address.username(), address.password()) {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+    }
+    if settings.tls || settings.tls_ca.is_some() {
+        options = options.require_tls(true);
+    }
+    if let Some(file) = &settings.tls_ca {
+        options = options.add_root_certificates(file.clone());
+    }
+    Ok(options)
+}
+
 impl Bus {
     /// Starts to connect and returns at once: NATS may come later, and may go and come back.
     ///
@@ -61,7 +93,14 @@ impl Bus {
                 })
             })
             .event_callback(|event| async move {
-                tracing::info!(nats.event = %event, "nats.connection");
+                match event {
+                    // A subject that this user may not use: the table of permissions lacks it.
+                    Event::ServerError(error) => {
+                        metrics::counter!("webhooks_nats_refusals_total").increment(1);
+                        tracing::error!(nats.error = %error, "nats.refused");
+                    }
+                    event => tracing::info!(nats.event = %event, "nats.connection"),
+                }
             });
         if let Some(credentials) = settings
             .credentials
@@ -72,6 +111,7 @@ impl Bus {
                 .credentials(credentials)
                 .map_err(|error| BusError::Settings(error.to_string()))?;
         }
+        options = authenticate(options, &settings)?;
         let servers: Vec<&str> = settings.url.split(',').map(str::trim).collect();
         let client = async_nats::connect_with_options(servers, options)
             .await

@@ -13,11 +13,18 @@
 //!
 //! What is *not* promised here: one message may be handed over more than once.
 
+mod batch;
 mod bus;
+mod cancelled;
 mod config;
 mod error;
 mod handling;
+mod health;
+mod identities;
 mod leases;
+mod ops;
+mod parked;
+pub mod permissions;
 mod publish;
 mod pull;
 mod read;
@@ -28,14 +35,23 @@ pub mod subjects;
 pub mod topology;
 mod vitals;
 
+pub use batch::ReadFrom;
 pub use bus::Bus;
+pub use cancelled::{CANCELLED_KEPT, CancelledMirror};
 pub use config::{ConfigMirror, ConfigSink, ConfigWriter};
 pub use error::{BusError, PublishError};
 pub use handling::{DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, survive};
+pub use health::{
+    HealthEntry, HealthMirror, HealthStore, Signature, configured, effective_status, health_of,
+    record_of, status_of,
+};
+pub use identities::{Identities, IdentityError, write_new_seed};
 pub use leases::{Handover, LeaseEvent, Leases, LeasesSettings};
+pub use ops::{OpsEvent, OpsFailure};
+pub use parked::FIRE_MARGIN;
 pub use publish::{BATCHES_IN_FLIGHT, MAX_BATCH, Outgoing, Stored};
 pub use pull::{Acker, Pull, PullSettings, Pulled};
-pub use read::StoredMessage;
+pub use read::{ConsumerState, StoredMessage};
 pub use settings::BusSettings;
 pub use stats::StatsMirror;
 pub use subjects::{headers, names};

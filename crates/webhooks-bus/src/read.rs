@@ -56,6 +56,17 @@ struct State {
     messages: u64,
 }
 
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Everything up to this sequence of the stream is acknowledged.
+    pub acknowledged_to: u64,
+    /// Messages that it has not been handed yet.
+    pub pending: u64,
+    /// Messages that it holds unacknowledged.
+    pub unacknowledged: u64,
+}
+
 #[derive(serde::Deserialize)]
 struct SubjectsInfo {
     state: SubjectsState,
@@ -152,6 +163,28 @@ impl Bus {
     /// When the stream does not answer.
     pub async fn message_count(&self, stream: &str) -> Result<u64, BusError> {
         self.state(stream).await.map(|state| state.messages)
+    }
+
+    /// How far a consumer has come.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn consumer_state(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<ConsumerState, BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        let info = handle.consumer_info(consumer).await.map_err(unavailable)?;
+        Ok(ConsumerState {
+            acknowledged_to: info.ack_floor.stream_sequence,
+            pending: info.num_pending,
+            unacknowledged: u64::try_from(info.num_ack_pending).unwrap_or(0),
+        })
     }
 
     /// How many messages each subject that matches `filter` has; at most the first 100,000 subjects.

@@ -1,14 +1,24 @@
 //! Settings of the bus, and how much each stream may hold.
 
-use webhooks_runtime::{Env, Settings};
+use std::{fmt, path::PathBuf};
+
+use webhooks_runtime::{Env, Secret, Settings};
+
+use crate::permissions::public_key;
 
 /// How to reach NATS and how its streams are laid out.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BusSettings {
     /// Comma-separated server addresses, `nats://[user:password@]host:port`.
     pub url: String,
     /// Contents of a credentials file; empty = none.
     pub credentials: Option<String>,
+    /// Seed of this user's nkey; the name and password of the URL are not used then.
+    pub nkey_seed: Option<Secret>,
+    /// Whether the connection must be encrypted (`tls://` addresses are, anyway).
+    pub tls: bool,
+    /// A PEM file with authorities that may have signed the servers' certificates, beside the system's.
+    pub tls_ca: Option<PathBuf>,
     /// Copies of each stream: 1 for one server, 3 for a cluster.
     pub replicas: usize,
     /// Partitions that dispatchers share; a multiple of 16 is best.
@@ -40,6 +50,9 @@ impl Default for BusSettings {
         Self {
             url: "nats://127.0.0.1:4222".to_owned(),
             credentials: None,
+            nkey_seed: None,
+            tls: false,
+            tls_ca: None,
             replicas: 1,
             partitions: 16,
             events_max_bytes: 8_192 * MIB,
@@ -58,8 +71,24 @@ impl Default for BusSettings {
 impl Settings for BusSettings {
     fn read(env: &mut Env) -> Self {
         let d = Self::default();
+        let nkey_seed = env.optional_secret(
+            "WEBHOOKS_NATS_NKEY_SEED",
+            "seed (SU…) of this process's nkey, see `webhooks nkey`; empty = none",
+        );
+        if let Some(Err(error)) = nkey_seed.as_ref().map(|seed| public_key(seed.expose())) {
+            env.problem("WEBHOOKS_NATS_NKEY_SEED", error);
+        }
         Self {
-            url: env.string("WEBHOOKS_NATS_URL", &d.url, "NATS servers, comma separated"),
+            // Masked where settings are shown: a password may stand in it.
+            url: env
+                .secret_or("WEBHOOKS_NATS_URL", &d.url, "NATS servers, comma separated, `nats://[user:password@]host:port` (`tls://…` for encrypted connections)")
+                .expose()
+                .to_owned(),
+            nkey_seed,
+            tls: env.bool("WEBHOOKS_NATS_TLS", d.tls, "refuse to talk to NATS unencrypted"),
+            tls_ca: env
+                .optional("WEBHOOKS_NATS_TLS_CA", "PEM file with authorities that may have signed NATS's certificates, beside the system's")
+                .map(PathBuf::from),
             credentials: env
                 .optional_secret("WEBHOOKS_NATS_CREDENTIALS", "Contents of a NATS credentials file; empty = none")
                 .map(|secret| secret.expose().to_owned()),
@@ -75,6 +104,17 @@ impl Settings for BusSettings {
             held_per_webhook: env.ranged("WEBHOOKS_HELD_PER_WEBHOOK", d.held_per_webhook, 1..=10_000_000, "Most deliveries held for one webhook"),
             batching: env.bool("WEBHOOKS_NATS_BATCHING", d.batching, "Publish in atomic batches when several messages wait; for servers with sync_interval: always and one replica"),
         }
+    }
+}
+
+impl fmt::Debug for BusSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the URL, which may hold a password, nor credentials.
+        f.debug_struct("BusSettings")
+            .field("replicas", &self.replicas)
+            .field("partitions", &self.partitions)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 

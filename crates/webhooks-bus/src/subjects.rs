@@ -24,8 +24,16 @@ pub mod names {
     pub const CONFIG: &str = "CONFIG";
     /// Bucket: counters for the payload's snapshot.
     pub const STATS: &str = "STATS";
+    /// Operational events: what happens to webhooks themselves.
+    pub const OPS: &str = "OPS";
+    /// Bucket: what deliveries tell of each endpoint.
+    pub const HEALTH: &str = "HEALTH";
     /// Bucket: members and partition owners.
     pub const LEASES: &str = "LEASES";
+    /// Bucket: deliveries that a person took back.
+    pub const CANCELLED: &str = "CANCELLED";
+    /// Management's consumer on OPS.
+    pub const OPS_CONSUMER: &str = "management";
     /// Ingest's consumer on INTAKE.
     pub const INTAKE_CONSUMER: &str = "ingest";
     /// Fan-out's consumer on EVENTS.
@@ -68,6 +76,8 @@ pub mod headers {
     pub const WORKSPACE: &str = "Wh-Workspace";
     /// When ingest accepted the event: microseconds since the epoch, decimal.
     pub const ACCEPTED_AT: &str = "Wh-Accepted-At";
+    /// On a second copy of an event that fell through: the place of the first on EVENTS, decimal.
+    pub const AGAIN: &str = "Wh-Again";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
     /// When a schedule fires: `@at <RFC 3339>`.
@@ -76,6 +86,13 @@ pub mod headers {
     pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
     /// Time to live of one message.
     pub const TTL: &str = "Nats-TTL";
+    /// The schedule that a message is the firing of.
+    pub const SCHEDULER: &str = "Nats-Scheduler";
+    /// `purge`: the schedule goes in the same step as its message is stored.
+    pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
+    /// The subject that [`EXPECTED_LAST_SUBJECT_SEQUENCE`] is about, when it is another.
+    pub const EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: &str =
+        "Nats-Expected-Last-Subject-Sequence-Subject";
     /// Compare-and-set on the subject's last sequence.
     pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 }
@@ -144,6 +161,36 @@ pub fn schedule(partition: u16, endpoint: Uuid, delivery: Uuid, attempt: u32, pa
     )
 }
 
+/// A delivery that waits for room at its endpoint, under the rules of [`schedule`]: unlike a retry,
+/// it may go before its time.
+#[must_use]
+pub fn parked(partition: u16, endpoint: Uuid, delivery: Uuid, attempt: u32, park: u32) -> String {
+    format!(
+        "wh.sched.{partition}.{}.parked.{}.{attempt}.{park}",
+        endpoint.simple(),
+        delivery.simple()
+    )
+}
+
+/// Every delivery of an endpoint that waits for room.
+#[must_use]
+pub fn parked_of(partition: u16, endpoint: Uuid) -> String {
+    format!("wh.sched.{partition}.{}.parked.>", endpoint.simple())
+}
+
+/// Everything of an endpoint that is owed later, parked or retried.
+#[must_use]
+pub fn schedules_of(partition: u16, endpoint: Uuid) -> String {
+    format!("wh.sched.{partition}.{}.>", endpoint.simple())
+}
+
+/// All schedules of one delivery: its retries, and where it is parked.
+#[must_use]
+pub fn later_of(partition: u16, endpoint: Uuid, delivery: Uuid) -> [String; 2] {
+    let (endpoint, delivery) = (endpoint.simple(), delivery.simple());
+    ["", "parked."].map(|lane| format!("wh.sched.{partition}.{endpoint}.{lane}{delivery}.>"))
+}
+
 /// Where a partition's schedules fire into.
 #[must_use]
 pub fn due(partition: u16, endpoint: Uuid) -> String {
@@ -166,6 +213,31 @@ pub fn held(partition: u16, endpoint: Uuid) -> String {
 #[must_use]
 pub fn report(partition: u16) -> String {
     format!("wh.rpt.{partition}")
+}
+
+/// What happens to a workspace's deliveries, for whoever looks on. Not on a stream: nobody is owed
+/// this.
+#[must_use]
+pub fn tail(workspace: Uuid) -> String {
+    format!("wh.tail.{}", workspace.simple())
+}
+
+/// Somebody looks on at a workspace. Its last token is the workspace.
+#[must_use]
+pub fn tail_wanted(workspace: Uuid) -> String {
+    format!("wh.tail.want.{}", workspace.simple())
+}
+
+/// Every workspace's [`tail_wanted`].
+pub const TAIL_WANTED: &str = "wh.tail.want.>";
+
+/// All operational events. A contract with whoever subscribes.
+pub const OPS_FILTER: &str = "webhooks.ops.v1.>";
+
+/// An operational event of a webhook.
+#[must_use]
+pub fn ops(workspace: Uuid, webhook: Uuid, kind: &str) -> String {
+    format!("webhooks.ops.v1.{workspace}.{webhook}.{kind}")
 }
 
 /// A dead letter of one service.

@@ -8,7 +8,8 @@
 //! | VERDICTS | limits, 7 days | a re-run of an event reads its verdict here |
 //! | DELIVERIES-n | work queue, 16 partitions each | owed now |
 //! | RETRIES-n | work queue with schedules, no limits (the server refuses `discard: new` beside schedules, and `discard: old` would lose) | owed later |
-//! | HELD | limits per webhook, 7 days | owed to paused webhooks |
+//! | HELD | limits per webhook, 8 days | owed to paused webhooks; a partition's owner records and removes what is older than 7 days, so the stream's own age limit never bites |
+//! | OPS | limits, 7 days, window as long | operational events; the window makes each one be told once |
 //! | REPORTS | work queue | reports gRPC could not take |
 //! | DEAD | limits, 30 days | poison messages |
 
@@ -45,6 +46,12 @@ pub const VERDICT_WINDOW: Duration = Duration::from_secs(6 * 3_600);
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// How long HELD keeps a message at most: a day longer than anything is held.
+pub const HELD_MAX_AGE: Duration = Duration::from_secs(8 * 24 * 3_600);
+
+/// Most bytes of operational events; the oldest go first.
+const OPS_MAX_BYTES: i64 = 128 * 1024 * 1024;
 
 /// Largest message of a stream that carries whole bodies: 256 KiB and room for the snapshot and
 /// headers; a verdict part holds 256 snapshots.
@@ -93,7 +100,7 @@ pub fn streams(settings: &BusSettings) -> Vec<Config> {
         },
         Config {
             retention: RetentionPolicy::Limits,
-            max_age: 7 * DAY,
+            max_age: HELD_MAX_AGE,
             max_bytes: settings.held_max_bytes,
             max_messages_per_subject: settings.held_per_webhook,
             discard_new_per_subject: true,
@@ -103,6 +110,14 @@ pub fn streams(settings: &BusSettings) -> Vec<Config> {
             retention: RetentionPolicy::WorkQueue,
             max_bytes: settings.reports_max_bytes,
             ..base(names::REPORTS, vec!["wh.rpt.>".to_owned()])
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            max_age: 7 * DAY,
+            max_bytes: OPS_MAX_BYTES,
+            duplicate_window: 7 * DAY,
+            discard: DiscardPolicy::Old,
+            ..base(names::OPS, vec![subjects::OPS_FILTER.to_owned()])
         },
         Config {
             retention: RetentionPolicy::Limits,
@@ -161,9 +176,18 @@ pub fn buckets(settings: &BusSettings) -> Vec<kv::Config> {
             ..base(names::STATS)
         },
         kv::Config {
+            max_bytes: 256 * 1024 * 1024,
+            ..base(names::HEALTH)
+        },
+        kv::Config {
             max_bytes: 16 * 1024 * 1024,
             limit_markers: Some(Duration::from_secs(60)),
             ..base(names::LEASES)
+        },
+        kv::Config {
+            max_bytes: 64 * 1024 * 1024,
+            max_age: crate::CANCELLED_KEPT,
+            ..base(names::CANCELLED)
         },
     ]
 }
@@ -193,17 +217,22 @@ pub fn consumers() -> Vec<(&'static str, consumer::pull::Config)> {
         (names::EVENTS, quick(names::EVENTS_CONSUMER)),
         (names::VERDICTS, shared(names::VERDICTS_CONSUMER, 20_000)),
         (names::REPORTS, shared(names::REPORTS_CONSUMER, 20_000)),
+        // One at a time and in order: what happened to a webhook last is what is shown.
+        (names::OPS, shared(names::OPS_CONSUMER, 1)),
     ]
 }
 
 /// Most messages of one partition and lane that its owner holds unacknowledged.
 pub const PARTITION_ACK_PENDING: i64 = 4_096;
 
-/// A partition's consumer on its DELIVERIES or RETRIES stream.
+/// A partition's consumer on its DELIVERIES or RETRIES stream. Its state is kept in memory: what is
+/// acknowledged has left the work queue anyway, an owner makes its consumers anew when it begins and
+/// when they are gone, and writing their files took an eighth of the server's processor time.
 #[must_use]
 pub fn partition_consumer(partition: u16, filter: String) -> consumer::pull::Config {
     consumer::pull::Config {
         filter_subject: filter,
+        memory_storage: true,
         ..shared(&names::partition_consumer(partition), PARTITION_ACK_PENDING)
     }
 }

@@ -25,6 +25,7 @@
 
 mod http;
 mod leash;
+mod logs;
 mod nats;
 mod ports;
 mod postgres;
@@ -39,11 +40,12 @@ pub use rustix::process::Signal;
 
 pub use self::{
     http::{HTTP_BODY_MAX_BYTES, http_get},
+    logs::LOG_MAX_BYTES,
     nats::{NatsBuilder, NatsServer, SyncInterval},
     ports::free_port,
     postgres::{Postgres, PostgresBuilder},
     process::{Process, Spec},
-    supervisor::{ChildState, RESTART_PAUSE, Supervisor},
+    supervisor::{ChildState, RESTART_PAUSE, SettingsRefused, Supervisor},
     tools::Tools,
     tree::is_running,
     wait::wait_until,

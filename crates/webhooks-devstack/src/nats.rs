@@ -2,6 +2,8 @@
 
 use std::{
     fmt::Write as _,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -139,7 +141,7 @@ impl NatsBuilder {
         let port = self.port.map_or_else(free_port, Ok)?;
         let monitor_port = self.monitor_port.map_or_else(free_port, Ok)?;
         let config = folder.join(format!("{}.conf", self.name));
-        std::fs::write(&config, self.config(&folder, port, monitor_port)?)
+        write_private(&config, &self.config(&folder, port, monitor_port)?)
             .with_context(|| format!("cannot write {}", config.display()))?;
         let log = self
             .log
@@ -341,6 +343,18 @@ impl NatsServer {
         self.kill().await?;
         self.start().await
     }
+}
+
+/// Passwords of users may stand in it.
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut opened = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)?;
+    opened.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    opened.write_all(text.as_bytes())
 }
 
 fn quoted(text: &str) -> anyhow::Result<String> {

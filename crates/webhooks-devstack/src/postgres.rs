@@ -392,6 +392,23 @@ impl Postgres {
         Ok(self.url(name))
     }
 
+    /// Makes a role that may log in and nothing else, unless it is there; gives its URL of a database.
+    ///
+    /// # Errors
+    /// A name is not `[a-z0-9_]{1,63}`, or the server is down.
+    pub async fn ensure_role(&self, role: &str, database: &str) -> anyhow::Result<String> {
+        let role = checked(role)?;
+        let there = format!("SELECT 1 FROM pg_roles WHERE rolname = '{role}'");
+        if self.sql("postgres", &there).await?.is_empty() {
+            self.sql("postgres", &format!("CREATE ROLE \"{role}\" LOGIN"))
+                .await?;
+        }
+        Ok(format!(
+            "postgres://{role}@127.0.0.1:{}/{database}",
+            self.port
+        ))
+    }
+
     /// Removes a database and whoever is connected to it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! ends; signals are sent under the same lock, so never to a process id that has been reused.
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::OpenOptions,
     io::{Read as _, Seek as _, SeekFrom},
@@ -100,6 +101,23 @@ impl Spec {
         self
     }
 
+    /// The environment it will get, as far as it is text: ours with its own changes.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let mut environment: BTreeMap<_, _> = std::env::vars_os().filter_map(text).collect();
+        for (name, value) in &self.env {
+            let Some(name) = name.to_str() else { continue };
+            match value.as_deref().and_then(OsStr::to_str) {
+                Some(value) => environment.insert(name.to_owned(), value.to_owned()),
+                None => environment.remove(name),
+            };
+        }
+        environment
+    }
+
     /// The folder it starts in.
     #[must_use]
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -136,6 +154,12 @@ impl Spec {
     /// The end of its log, for error messages.
     #[must_use]
     pub fn log_tail(&self) -> String {
+        self.log_since(0)
+    }
+
+    /// The end of its log, but nothing before this offset.
+    pub(crate) fn log_since(&self, offset: u64) -> String {
+        let tail = |log| tail(log, offset);
         self.log.as_deref().map(tail).unwrap_or_default()
     }
 }
@@ -365,11 +389,12 @@ fn collect(mut child: Child, watchdog: Option<Watchdog>, shared: &Shared) {
     shared.changed.notify_all();
 }
 
-fn tail(path: &Path) -> String {
+fn tail(path: &Path, since: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let from = length.saturating_sub(LOG_TAIL_BYTES).max(since);
+        file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())

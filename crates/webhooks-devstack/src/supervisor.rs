@@ -3,7 +3,11 @@
 //! Each process has `<name>.pid` and `<name>.log` in the supervisor's folder. The pid file is
 //! rewritten at every start, so a script can kill any process and watch it come back. A process that
 //! dies at once is started again after the same pause, for ever: what is wrong with it stands in its
-//! log, and whoever waits for it to be ready sees it there.
+//! log, and whoever waits for it to be ready sees it there. Only one that refuses its settings (exit
+//! code 64) stays dead: it would refuse them again.
+//!
+//! Logs are appended to, over restarts and over runs, and put aside beyond
+//! [`LOG_MAX_BYTES`](crate::LOG_MAX_BYTES): `<name>.log.1` is what came before.
 //!
 //! It belongs to the tokio runtime it is used in.
 
@@ -11,17 +15,22 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::future::join_all;
+use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     http::http_get,
+    logs,
     process::{Process, Spec},
     wait::wait_until,
 };
@@ -31,6 +40,16 @@ pub const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
 /// The exit code with which our services refuse their settings: starting again would not help.
 const EXIT_SETTINGS: i32 = 64;
+
+/// A process refused its settings (exit code 64) and was not started again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{name} refuses its settings:\n{said}")]
+pub struct SettingsRefused {
+    /// The process.
+    pub name: String,
+    /// What it wrote to its log since its start: all problems.
+    pub said: String,
+}
 
 /// What is known of one supervised process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +79,8 @@ struct Child {
 struct Shared {
     spec: Spec,
     pid_file: PathBuf,
+    /// Where in its log its last start began.
+    log_from: AtomicU64,
     stopping: CancellationToken,
     state: Mutex<ChildState>,
     process: Mutex<Option<Arc<Process>>>,
@@ -81,7 +102,7 @@ impl Supervisor {
     }
 
     /// Starts a process and keeps it running. Its output is appended to `<name>.log` in the folder
-    /// (emptied by this first start) unless the spec names another file.
+    /// unless the spec names another file.
     ///
     /// # Errors
     /// There is one by this name already, or the first start fails.
@@ -92,13 +113,12 @@ impl Supervisor {
             bail!("there is a process named {name} already");
         }
         if spec.log_file().is_none() {
-            let log = self.folder.join(format!("{name}.log"));
-            std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
-            spec = spec.log(log);
+            spec = spec.log(self.folder.join(format!("{name}.log")));
         }
         let shared = Arc::new(Shared {
             spec,
             pid_file: self.folder.join(format!("{name}.pid")),
+            log_from: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             state: Mutex::default(),
             process: Mutex::default(),
@@ -123,6 +143,14 @@ impl Supervisor {
     #[must_use]
     pub fn pid(&self, name: &str) -> Option<u32> {
         self.state(name).and_then(|state| state.pid)
+    }
+
+    /// Everybody who refused their settings, in alphabetical order.
+    #[must_use]
+    pub fn refused(&self) -> Vec<SettingsRefused> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = children.values().filter_map(|child| child.shared.refused());
+        refused.collect()
     }
 
     /// The names, in alphabetical order.
@@ -215,8 +243,8 @@ impl Supervisor {
     /// answers 200.
     ///
     /// # Errors
-    /// It does not within `limit`, or the process refuses its settings (exit 64), which ends the
-    /// waiting at once. The message ends with the log.
+    /// It does not within `limit` (the message ends with the log), or the process refuses its
+    /// settings, which ends the waiting at once with [`SettingsRefused`].
     pub async fn wait_ready(
         &self,
         name: &str,
@@ -227,11 +255,8 @@ impl Supervisor {
         let what = format!("{name} to be ready");
         let ready = wait_until(&what, limit, async || {
             let state = shared.state();
-            if state
-                .last_exit
-                .is_some_and(|exit| exit.code() == Some(EXIT_SETTINGS))
-            {
-                return Ok(Err(anyhow!("{name} refuses its settings")));
+            if let Some(refused) = shared.refused() {
+                return Ok(Err(refused));
             }
             match probe(url()).await {
                 Ok((200, _)) => Ok(Ok(())),
@@ -239,13 +264,13 @@ impl Supervisor {
                 Err(error) => Err(format!("{error:#} (started {} times)", state.starts)),
             }
         });
-        let ready = ready.await.and_then(std::convert::identity);
-        ready.with_context(|| {
+        let ready = ready.await.with_context(|| {
             format!(
                 "{name} is not ready; its log ends with:\n{}",
                 shared.spec.log_tail()
             )
-        })
+        })?;
+        Ok(ready?)
     }
 
     fn find(&self, name: &str) -> anyhow::Result<Arc<Shared>> {
@@ -285,7 +310,36 @@ impl Shared {
             .clone()
     }
 
+    fn refused(&self) -> Option<SettingsRefused> {
+        let exit = self.state().last_exit?;
+        (exit.code() == Some(EXIT_SETTINGS)).then(|| SettingsRefused {
+            name: self.spec.name().to_owned(),
+            said: self.spec.log_since(self.log_from.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// Puts the log aside when it has become too large.
+    async fn tidy(&self) {
+        let Some(log) = self.spec.log_file().map(Path::to_owned) else {
+            return;
+        };
+        let shown = log.display().to_string();
+        let rotating =
+            tokio::task::spawn_blocking(move || logs::rotate(&log, logs::LOG_MAX_BYTES)).await;
+        match rotating {
+            Ok(Err(error)) => {
+                tracing::warn!(file = shown, %error, "the log is large and cannot be put aside")
+            }
+            Ok(Ok(true)) => self.log_from.store(0, Ordering::Relaxed),
+            // An error only says that the runtime is ending.
+            Ok(Ok(false)) | Err(_) => {}
+        }
+    }
+
     fn start(&self) -> anyhow::Result<Arc<Process>> {
+        if let Some(log) = self.spec.log_file() {
+            self.log_from.store(logs::length(log), Ordering::Relaxed);
+        }
         let process = Arc::new(Process::spawn(&self.spec)?);
         let mut current = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -311,9 +365,18 @@ impl Shared {
         let mut process = Some(first);
         loop {
             if let Some(running) = process.take() {
-                let exit = running.wait().await;
+                let exit = loop {
+                    tokio::select! {
+                        exit = running.wait() => break exit,
+                        () = tokio::time::sleep(logs::LOOK_EVERY) => self.tidy().await,
+                    }
+                };
                 self.ended(exit);
                 if self.stopping.is_cancelled() {
+                    break;
+                }
+                if exit.code() == Some(EXIT_SETTINGS) {
+                    tracing::warn!(process = self.spec.name(), "refuses its settings");
                     break;
                 }
                 tracing::warn!(process = self.spec.name(), %exit, "ended; starting it again");

@@ -20,6 +20,9 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// Variables that name other programs than the pinned ones.
+    pub const VARIABLES: [&str; 2] = [NATS_SERVER_BIN, POSTGRES_BIN_DIR];
+
     /// Finds them: in the environment, else in `.tools/env` of the clone around the current folder or
     /// around this crate's sources.
     ///

@@ -31,7 +31,7 @@ pub(crate) struct Attempted {
 /// Makes one attempt; a panic in it is a failure of ours.
 pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
     let (copy, started_micros) = (job.clone(), shared.clock.now_micros());
-    let retry = shared.settings.retry;
+    let retry = target.retry;
     match AssertUnwindSafe(attempt(shared, job, target))
         .catch_unwind()
         .await
@@ -40,7 +40,13 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
         Err(_) => {
             tracing::error!(delivery.id = %copy.delivery, attempt.number = copy.attempt, "attempt.panicked");
             metrics::counter!("webhooks_attempt_panics_total").increment(1);
-            let next = retry.next(copy.attempt, FailureClass::Ours, None, rand::random());
+            let next = retry.next(
+                copy.attempt,
+                FailureClass::Ours,
+                None,
+                Duration::ZERO,
+                rand::random(),
+            );
             let result = AttemptResult::failed(Failure::Internal);
             Attempted {
                 job: copy,
@@ -81,11 +87,11 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
     };
     let retry_after =
         retry_after.and_then(|value| parse_retry_after(value, shared.clock.now_micros()));
+    let age = job.age(shared.clock.now_micros());
     let next = result.class.map(|class| {
-        shared
-            .settings
+        target
             .retry
-            .next(job.attempt, class, retry_after, rand::random())
+            .next(job.attempt, class, retry_after, age, rand::random())
     });
     tell(&job, execution, &result, next);
     Attempted {
@@ -128,26 +134,34 @@ async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> A
     }
 }
 
-/// The headers of an attempt made at `now_micros`.
+/// The headers of an attempt made at `now_micros`: the customer's own first, so that whatever they
+/// are called, ours stand.
 fn headers(
     job: &Job,
     target: &Target,
     now_micros: i64,
 ) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
     let seconds = now_micros.div_euclid(1_000_000);
-    let signature = signing::sign(
+    let mut signature = signing::sign(
         &target.keys_at(now_micros),
         &job.message_id,
         seconds,
         &job.body,
     );
+    if let Some(key) = &target.asymmetric {
+        if !signature.is_empty() {
+            signature.push(' ');
+        }
+        signature.push_str(&key.sign(&job.message_id, seconds, &job.body));
+    }
     let traceparent = current_traceparent().unwrap_or_else(|| {
         next_traceparent(
             Some(&job.traceparent),
             rand::random::<[u8; TRACE_RANDOM_BYTES]>(),
         )
     });
-    let mut headers = HeaderMap::with_capacity(8);
+    let mut headers = target.headers.clone();
+    headers.reserve(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut put = |name: &'static str, value: HeaderValue| {
         headers.insert(HeaderName::from_static(name), value)

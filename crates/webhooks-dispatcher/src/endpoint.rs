@@ -1,11 +1,32 @@
-//! One endpoint's share of its partition: the cap on requests in flight, the queue behind it, and
-//! the times at which what does not fit is parked. Pure: the partition's owner is the only one who
-//! holds it, so it needs no lock and holds across replicas.
+//! One endpoint's share of its partition: the cap on requests in flight, its rate limit, the line
+//! behind it, and the times at which what does not fit is parked. Pure: the partition's owner is the
+//! only one who holds it, so it needs no lock and holds across replicas.
+//!
+//! **Parked, and back.** An endpoint keeps in memory what it works off in [`MAX_WAIT_MICROS`] at the
+//! pace at which it answers and may be called; the rest becomes a schedule on RETRIES, each for the
+//! time at which its turn is thought to come. That thought may be wrong in both directions:
+//!
+//! * *too early* costs a write: the delivery is parked again. At most once per [`MAX_PARK`] and
+//!   delivery, however slow the endpoint.
+//! * *too late* costs nothing: whenever the line in memory runs low, the owner lets the oldest
+//!   parked deliveries go before their time ([`Endpoint::wake`], [`crate::parked`]). So a backlog of
+//!   20,000 is written once, lies still, and is worked off without a gap as soon as the endpoint
+//!   answers again, at the speed at which it answers.
+//!
+//! **Rate.** The bucket of a new owner is as empty as if it had been emptied when the partition
+//! came: what the owner before has let through needs no record, and no window ever has more than
+//! the limit allows (see [`webhooks_domain::rate`]). What the rate holds back waits here or is
+//! parked; no attempt is consumed. Requests of an owner that left and are still on the wire count
+//! against the cap (`foreign`).
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
+
+use webhooks_domain::rate::{RateLimit, RateState};
+
+use crate::line::{Line, Ordering, Put, Rank, Release};
 
 /// Longest time a delivery is parked for want of room.
-pub(crate) const MAX_PARK: Duration = Duration::from_secs(30);
+pub(crate) const MAX_PARK: Duration = Duration::from_secs(300);
 
 /// Shortest.
 pub(crate) const MIN_PARK: Duration = Duration::from_secs(1);
@@ -23,46 +44,146 @@ const MAX_WAIT_MICROS: i64 = 2_000_000;
 /// Fewest deliveries that may wait in memory, however slow the endpoint.
 const MIN_QUEUE: usize = 8;
 
+/// Most parked deliveries that are let go at a time; the next follow when half of them are gone.
+const WAKE_AT_ONCE: usize = 256;
+
+/// What a webhook may do at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// Requests in flight.
+    pub(crate) cap: usize,
+    /// Requests over time.
+    pub(crate) rate: Option<RateLimit>,
+    /// What goes one after another.
+    pub(crate) ordering: Ordering,
+}
+
+/// What a delivery asks of its endpoint.
+#[derive(Debug)]
+pub(crate) enum Admission<T> {
+    /// It waits in memory.
+    Taken,
+    /// It is to be parked for so long.
+    Park(T, Duration),
+    /// The same delivery is here already: look again when that one has ended.
+    Twin(T),
+}
+
+/// Whether something may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Startable {
+    /// Now.
+    Now,
+    /// When so much time has passed.
+    After(Duration),
+    /// When something else has happened.
+    No,
+}
+
+/// Which parked deliveries may go before their time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// So many, the oldest first, from this sequence of RETRIES on.
+    Oldest { from: u64, count: usize },
+    /// Those with these sequences.
+    These(Vec<u64>),
+}
+
+/// How that went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// There may be more, from this sequence on.
+    More(u64),
+    /// There are no more of them.
+    All,
+    /// The bus did not answer: try again.
+    Failed,
+}
+
 /// The state of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Endpoint<T> {
-    cap: usize,
+    allowed: Allowed,
     queue_limit: usize,
     in_flight: usize,
-    queue: VecDeque<T>,
+    /// Requests of the partition's last owner that are still on the wire.
+    foreign: usize,
+    line: Line<T>,
+    bucket: Option<RateState>,
     latency_micros: i64,
-    next_slot_micros: i64,
     /// When a request last ended, or the first one began.
     progress_micros: i64,
+    /// Parked by us and not seen again.
+    parked: usize,
+    /// There may be parked ones.
+    maybe_parked: bool,
+    /// Parked ones below this sequence have been let go or come by themselves.
+    cursor: u64,
+    /// Some are being let go.
+    waking: bool,
+    /// All of them are to go, whatever the room: its webhook is not active any more.
+    flushing: bool,
+    /// A timer for the rate is set.
+    timer: bool,
 }
 
 impl<T> Endpoint<T> {
-    pub(crate) fn new(cap: usize, queue_limit: usize) -> Self {
+    /// An endpoint in a partition that came to its owner at `owned_since_micros`.
+    pub(crate) fn new(allowed: Allowed, queue_limit: usize, owned_since_micros: i64) -> Self {
         Self {
-            cap,
+            allowed,
             queue_limit,
             in_flight: 0,
-            queue: VecDeque::new(),
+            foreign: 0,
+            line: Line::new(allowed.ordering),
+            bucket: allowed
+                .rate
+                .map(|limit| RateState::empty_at(limit, owned_since_micros)),
             latency_micros: FIRST_GUESS_MICROS,
-            next_slot_micros: 0,
             progress_micros: 0,
+            parked: 0,
+            maybe_parked: false,
+            cursor: 0,
+            waking: false,
+            flushing: false,
+            timer: false,
         }
     }
 
-    /// Time between two deliveries, as the endpoint answers at the moment: one that is full and has
-    /// not answered for long is as slow as that.
+    /// Takes over what its webhook may do now. A new rate begins with an empty bucket.
+    pub(crate) fn allow(&mut self, allowed: Allowed, now_micros: i64) {
+        if allowed == self.allowed {
+            return;
+        }
+        if allowed.rate != self.allowed.rate {
+            self.bucket = allowed
+                .rate
+                .map(|limit| RateState::empty_at(limit, now_micros));
+        }
+        if allowed.ordering != self.allowed.ordering {
+            self.line.reorder(allowed.ordering);
+            self.look_for_parked();
+        }
+        self.allowed = allowed;
+    }
+
+    /// Time between two deliveries, as the endpoint answers at the moment and may be called: one
+    /// that is full and has not answered for long is as slow as that.
     fn spacing(&self, now_micros: i64) -> i64 {
-        let silent = if self.in_flight >= self.cap {
+        let silent = if self.in_flight >= self.allowed.cap {
             now_micros - self.progress_micros
         } else {
             0
         };
-        self.latency_micros.max(silent) / i64::try_from(self.cap).unwrap_or(1).max(1)
+        let cap = i64::try_from(self.allowed.cap).unwrap_or(1).max(1);
+        let answers = self.latency_micros.max(silent) / cap;
+        let rate = self.allowed.rate.map_or(0, RateLimit::interval_micros);
+        answers.max(rate)
     }
 
     /// How many deliveries may wait in memory. A fast endpoint gets what it works off in
     /// [`MAX_WAIT_MICROS`]; a slow one no more than its limit, and its `share` of what is free.
-    fn room(&self, share: usize, now_micros: i64) -> usize {
+    pub(crate) fn room(&self, share: usize, now_micros: i64) -> usize {
         let spacing = self.spacing(now_micros).max(1);
         let in_time = usize::try_from(MAX_WAIT_MICROS / spacing).unwrap_or(0);
         if spacing < FAST_SPACING_MICROS {
@@ -72,53 +193,93 @@ impl<T> Endpoint<T> {
         }
     }
 
-    /// Takes a delivery, or says when there will be room: each parked one gets a slot of its own,
-    /// spaced as the endpoint answers.
+    /// Takes a delivery, or says for how long to park it: each parked one gets a time of its own,
+    /// spaced as the endpoint answers. `was_parked` = it comes back from there.
     pub(crate) fn admit(
         &mut self,
         job: T,
+        rank: Rank,
+        was_parked: bool,
         share: usize,
         now_micros: i64,
-    ) -> Result<(), (T, Duration)> {
-        if self.queue.len() < self.room(share, now_micros) {
-            self.queue.push_back(job);
-            return Ok(());
+    ) -> Admission<T> {
+        if was_parked {
+            self.parked = self.parked.saturating_sub(1);
+            self.maybe_parked = true;
         }
-        let wait = self.slot(now_micros);
-        Err((job, wait))
+        let room = self.room(share, now_micros);
+        match self.line.put(job, rank, was_parked, room, now_micros) {
+            Put::Taken => Admission::Taken,
+            Put::Twin(job) => Admission::Twin(job),
+            Put::NoRoom(job) => {
+                let wait = self.slot(now_micros);
+                self.line.park(rank, until(now_micros, wait));
+                Admission::Park(job, wait)
+            }
+            Put::Blocked(job, wait) => {
+                self.parked += 1;
+                self.line.park(rank, until(now_micros, wait));
+                Admission::Park(job, wait)
+            }
+        }
     }
 
-    /// What waits beyond the room that an endpoint has which has become slow, newest first, each
-    /// with the time to park it for.
+    /// What waits beyond the room that an endpoint has which has become slow, and what waits behind
+    /// a delivery that is tried again much later, each with the time to park it for.
     pub(crate) fn spill(&mut self, share: usize, now_micros: i64) -> Vec<(T, Duration)> {
-        let room = self.room(share, now_micros);
         let mut spilt = Vec::new();
-        while self.queue.len() > room {
-            let Some(job) = self.queue.pop_back() else {
-                break;
-            };
+        for (job, rank, wait) in self.line.blocked(now_micros) {
+            self.parked += 1;
+            self.line.park(rank, until(now_micros, wait));
+            spilt.push((job, wait));
+        }
+        let room = self.room(share, now_micros);
+        for (job, rank) in self.line.beyond(room) {
             let wait = self.slot(now_micros);
+            self.line.park(rank, until(now_micros, wait));
             spilt.push((job, wait));
         }
         spilt
     }
 
+    /// When the turn of the next parked delivery is thought to come: after what waits in memory and
+    /// what was parked before.
     fn slot(&mut self, now_micros: i64) -> Duration {
-        let spacing = self.spacing(now_micros);
-        // What waits in memory goes first.
-        let backlog = spacing * i64::try_from(self.queue.len()).unwrap_or(0);
-        let slot = self.next_slot_micros.max(now_micros + backlog);
-        self.next_slot_micros = slot + spacing;
-        let wait = Duration::from_micros(u64::try_from(slot - now_micros).unwrap_or(0));
+        let before = i64::try_from(self.line.waiting() + self.parked).unwrap_or(i64::MAX);
+        self.parked += 1;
+        self.maybe_parked = true;
+        let wait = self.spacing(now_micros).saturating_mul(before);
+        let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));
         wait.clamp(MIN_PARK, MAX_PARK)
+    }
+
+    /// Whether something may start.
+    pub(crate) fn startable(&self, now_micros: i64) -> Startable {
+        if self.in_flight + self.foreign >= self.allowed.cap || !self.line.has_ready(now_micros) {
+            return Startable::No;
+        }
+        let wait = match (self.allowed.rate, &self.bucket) {
+            (Some(limit), Some(bucket)) => bucket.wait(limit, now_micros),
+            _ => Duration::ZERO,
+        };
+        if wait.is_zero() {
+            Startable::Now
+        } else {
+            Startable::After(wait)
+        }
     }
 
     /// The next delivery that may go out now.
     pub(crate) fn start(&mut self, now_micros: i64) -> Option<T> {
-        if self.in_flight >= self.cap {
+        if self.startable(now_micros) != Startable::Now {
             return None;
         }
-        let job = self.queue.pop_front()?;
+        let job = self.line.take(now_micros)?;
+        if let (Some(limit), Some(bucket)) = (self.allowed.rate, &mut self.bucket)
+            && bucket.admit(limit, now_micros).is_err()
+        {
+            tracing::error!("a request started without a token of its endpoint's rate");
+        }
         if self.in_flight == 0 {
             self.progress_micros = now_micros;
         }
@@ -128,110 +289,149 @@ impl<T> Endpoint<T> {
 
     /// A request has ended after `latency`: its place is free.
     pub(crate) fn ended(&mut self, latency: Duration, now_micros: i64) {
+        self.not_started();
         self.progress_micros = now_micros;
-        self.in_flight = self.in_flight.saturating_sub(1);
         let seen = i64::try_from(latency.as_micros()).unwrap_or(i64::MAX / 16);
         self.latency_micros += (seen - self.latency_micros) / 8;
     }
 
+    /// What was to start has not: its place is free, and nothing was learnt of the endpoint.
+    pub(crate) fn not_started(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// What has become of a delivery that was taken from the line. Its followers may go on.
+    pub(crate) fn release(&mut self, rank: Rank, release: Release) {
+        self.line.release(rank, release);
+    }
+
+    /// A delivery was parked as this message of RETRIES.
+    pub(crate) fn parked_as(&mut self, rank: Rank, schedule: u64) {
+        self.line.parked_as(rank, schedule);
+        // Perhaps it was written after we looked.
+        self.maybe_parked = true;
+        if self.cursor > schedule {
+            self.cursor = schedule;
+        }
+    }
+
+    /// The parked deliveries that may go now, if it is time to let some go. Nothing more until
+    /// [`Endpoint::woken`].
+    pub(crate) fn wake(&mut self, share: usize, now_micros: i64) -> Option<Wake> {
+        if self.flushing && !self.waking {
+            self.waking = true;
+            return Some(Wake::Oldest {
+                from: self.cursor,
+                count: WAKE_AT_ONCE,
+            });
+        }
+        let room = self.room(share, now_micros).min(WAKE_AT_ONCE);
+        let waiting = self.line.waiting();
+        if self.waking || waiting > room / 2 {
+            return None;
+        }
+        let count = room - waiting;
+        let wake = match self.line.wanted(room) {
+            Some(these) if these.is_empty() => return None,
+            Some(these) => Wake::These(these),
+            None if !self.maybe_parked => return None,
+            None => Wake::Oldest {
+                from: self.cursor,
+                count,
+            },
+        };
+        self.waking = true;
+        Some(wake)
+    }
+
+    /// Those that [`Endpoint::wake`] named have gone, as far as they could.
+    pub(crate) fn woken(&mut self, woken: Woken) {
+        self.waking = false;
+        match woken {
+            Woken::More(next) => self.cursor = self.cursor.max(next),
+            Woken::All => {
+                self.maybe_parked = false;
+                self.flushing = false;
+            }
+            Woken::Failed => self.line.want_again(),
+        }
+    }
+
+    /// There may be parked deliveries that can go.
+    pub(crate) fn look_for_parked(&mut self) {
+        self.maybe_parked = true;
+        self.cursor = 0;
+    }
+
+    /// Its webhook is (not) active: when it no longer is, what is parked goes now, to be held or
+    /// cancelled.
+    pub(crate) fn flush(&mut self, active: bool) {
+        if !active {
+            self.look_for_parked();
+        }
+        self.flushing = !active;
+    }
+
+    /// Whether parked deliveries may go although the webhook is not active.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.flushing
+    }
+
+    /// Whether it has parked deliveries, or an order to look after.
+    pub(crate) fn may_have_parked(&self) -> bool {
+        self.maybe_parked || self.line.is_ordered()
+    }
+
+    /// A request of the partition's last owner is still on the wire.
+    pub(crate) fn foreign_began(&mut self) {
+        self.foreign += 1;
+    }
+
+    /// It has ended.
+    pub(crate) fn foreign_ended(&mut self) {
+        self.foreign = self.foreign.saturating_sub(1);
+    }
+
+    /// Sets the timer for the rate; false when it is set already.
+    pub(crate) fn set_timer(&mut self) -> bool {
+        !std::mem::replace(&mut self.timer, true)
+    }
+
+    /// The timer has rung.
+    pub(crate) fn timer_rang(&mut self) {
+        self.timer = false;
+    }
+
+    /// The line, for what only ordering needs.
+    pub(crate) fn line(&mut self) -> &mut Line<T> {
+        &mut self.line
+    }
+
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.len()
+        self.line.waiting()
     }
 
-    /// Whether something waits that may start.
-    pub(crate) fn has_startable(&self) -> bool {
-        self.in_flight < self.cap && !self.queue.is_empty()
-    }
-
-    /// Nothing in hand: it can be forgotten.
+    /// Nothing in hand, and nothing to remember: it can be forgotten.
     pub(crate) fn is_idle(&self, now_micros: i64) -> bool {
-        self.in_flight == 0 && self.queue.is_empty() && self.next_slot_micros < now_micros
+        let full = self.bucket.is_none_or(|bucket| bucket.is_full(now_micros));
+        full && self.in_flight == 0
+            && self.foreign == 0
+            && self.line.is_empty()
+            && (self.line.is_ordered() || !self.maybe_parked)
+            && !self.waking
+            && !self.timer
     }
 
     /// Takes everything that has not started.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
-        self.queue.drain(..)
+    pub(crate) fn drain(&mut self) -> Vec<T> {
+        self.line.drain()
     }
+}
+
+fn until(now_micros: i64, wait: Duration) -> i64 {
+    now_micros.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn slow(limit: usize) -> Endpoint<i32> {
-        let mut endpoint = Endpoint::new(8, limit);
-        for _ in 0..100 {
-            endpoint.ended(Duration::from_secs(8), 0);
-        }
-        endpoint
-    }
-
-    #[test]
-    fn a_slow_endpoint_parks_what_does_not_fit_spaced_as_it_answers() {
-        let mut endpoint = slow(256);
-        for n in 0..8 {
-            assert!(endpoint.admit(n, 999, 0).is_ok());
-        }
-        let waits: Vec<_> = (3..8)
-            .map(|n| endpoint.admit(n, 999, 0).unwrap_err().1)
-            .collect();
-        assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
-        assert!(
-            waits[4] - waits[3] > Duration::from_millis(900),
-            "{waits:?}"
-        );
-    }
-
-    #[test]
-    fn a_fast_endpoints_burst_waits_in_memory() {
-        let mut endpoint = Endpoint::new(8, 16);
-        for _ in 0..100 {
-            endpoint.ended(Duration::from_millis(2), 0);
-        }
-        assert!((0..2_000).all(|n| endpoint.admit(n, 1, 0).is_ok()));
-    }
-
-    #[test]
-    fn one_that_falls_silent_becomes_slow_and_spills_what_it_holds() {
-        let mut endpoint = Endpoint::new(8, 16);
-        assert!((0..100).all(|n| endpoint.admit(n, 1_000, 0).is_ok()));
-        while endpoint.start(0).is_some() {}
-        assert!(endpoint.spill(1_000, 10_000).is_empty());
-        let spilt = endpoint.spill(1_000, 10_000_000);
-        assert_eq!(endpoint.waiting(), 8);
-        assert_eq!(spilt.len(), 100 - 8 - 8);
-        // What was admitted last goes first, so the oldest stay next in line.
-        assert_eq!(spilt[0].0, 99);
-        assert_eq!(endpoint.start(10_000_000), None);
-    }
-
-    proptest! {
-        #[test]
-        fn never_more_in_flight_than_the_cap_and_nothing_is_lost(cap in 1usize..10, limit in 1usize..20, steps in prop::collection::vec(0u8..5, 1..300)) {
-            let mut endpoint = Endpoint::new(cap, limit);
-            let (mut given, mut started, mut ended, mut parked) = (0u32, 0u32, 0u32, 0usize);
-            for (now, step) in (0i64..).step_by(700_000).zip(steps) {
-                match step {
-                    0 | 1 => { given += 1; parked += usize::from(endpoint.admit(given, 99, now).is_err()); }
-                    2 => if endpoint.start(now).is_some() { started += 1; },
-                    3 => parked += endpoint.spill(99, now).len(),
-                    _ => if started > ended { ended += 1; endpoint.ended(Duration::from_millis(1), now); },
-                }
-                prop_assert!((started - ended) as usize <= cap);
-            }
-            let waiting = endpoint.drain().count();
-            prop_assert_eq!(given as usize, parked + started as usize + waiting);
-        }
-
-        #[test]
-        fn a_park_is_bounded(latency in 0u64..40_000, count in 1usize..400) {
-            let mut endpoint = Endpoint::new(8, 1);
-            for _ in 0..50 { endpoint.ended(Duration::from_millis(latency), 0); }
-            for _ in 0..count {
-                if let Err(((), wait)) = endpoint.admit((), 99, 0) { prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait)); }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,209 +1,381 @@
 //! What paused webhooks are owed, and its release.
 //!
-//! HELD keeps a subject for each webhook. The partition's owner looks through its part when a
-//! webhook changes and every [`SWEEP_EVERY`]: what belongs to an active webhook goes back to
-//! DELIVERIES and then leaves HELD, what belongs to a disabled or deleted one is cancelled. A crash
-//! between the two steps repeats the first, and the message id makes that one message.
+//! HELD keeps a subject for each webhook. The partition's owner knows which of its webhooks have
+//! something there (it counts when one changes and every [`LOOK_EVERY`], and notes what it holds
+//! itself), and works on each according to the status in force ([`work_for`], pure):
+//!
+//! * *active*: back to DELIVERIES, oldest first, no more at a time than the endpoint has room for, so
+//!   a backlog neither fills the partition's window nor has to be parked, and follows the ramp of an
+//!   endpoint that has just recovered;
+//! * *paused by its breaker*: one delivery at a time, as a probe;
+//! * *off or gone*: cancelled. What was held before a person's choice stays, goes or is discarded as
+//!   that choice says;
+//! * *older than the limit*, whatever the status: ended, recorded as such, and may be replayed. The
+//!   stream's own limit is a day longer and never meets anything.
+//!
+//! Every step is the same twice: a delivery is first written where it goes (with an id that makes
+//! that once) or recorded, and then removed from HELD.
+
+mod step;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture, stream::FuturesUnordered};
-use prost::Message as _;
 use tokio::time::Instant;
 use uuid::Uuid;
-use webhooks_bus::{BusError, Outgoing, StoredMessage, names, subjects};
-use webhooks_proto::{
-    internal::v1::{DeadLetter, DeliveryJob, DeliveryReport, Status},
-    v1,
+use webhooks_bus::ReadFrom;
+use webhooks_domain::{
+    ids,
+    webhook::{StatusReason, WebhookStatus},
 };
+use webhooks_proto::internal::v1::HeldChoice;
 
-use crate::{
-    partition_io::{Settled, publish_for_ever},
-    shared::Shared,
-};
+use crate::{partition_io::Settled, shared::Shared};
+use step::{count, expire, step};
 
-/// How often a partition looks for held deliveries that may go: what was written just as its
-/// webhook was resumed is found then.
-pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often a partition counts what it holds: what another has written there is found then.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Deliveries released in one look; the next look follows at once.
-const PER_SWEEP: usize = 1_000;
+/// Longest time between looks for what is too old.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
-/// The looks of one partition: one at a time.
-pub(crate) struct Sweep {
-    shared: Arc<Shared>,
-    partition: u16,
-    next: Instant,
-    running: Arc<AtomicBool>,
-    more: Arc<AtomicBool>,
+/// Deliveries of one step of work.
+pub(crate) const PER_STEP: usize = 128;
+
+/// Webhooks worked on at a time.
+const WORKERS: usize = 16;
+
+/// How long a webhook is let alone where nothing was found.
+const REST: Duration = Duration::from_millis(500);
+
+/// How often all webhooks are gone through, when there are many.
+const LOOK_THROUGH_EVERY: Duration = Duration::from_secs(1);
+
+/// How many are gone through at every tick.
+const FEW: usize = 256;
+
+/// Reasons of a delivery that ended without having been sent.
+pub(crate) mod reason {
+    /// The webhook is off.
+    pub(crate) const DISABLED: &str = "webhook_disabled";
+    /// The webhook is gone.
+    pub(crate) const DELETED: &str = "webhook_deleted";
+    /// A person took it back.
+    pub(crate) const CANCELLED: &str = "cancelled";
+    /// A person discarded what was held.
+    pub(crate) const DISCARDED: &str = "held_discarded";
+    /// It was held for too long.
+    pub(crate) const EXPIRED: &str = "hold_expired";
+    /// Its webhook held as many as it may.
+    pub(crate) const OVERFLOW: &str = "hold_overflow";
 }
 
-impl Sweep {
+/// What to do with what a webhook is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It stays.
+    Stay,
+    /// All of it ends.
+    Cancel(&'static str),
+    /// What was held before this time (microseconds) ends.
+    Discard { before_micros: i64 },
+    /// It goes out, from there on.
+    Release(ReadFrom),
+    /// The first from there on goes out as a probe, when one is due.
+    Probe(ReadFrom),
+}
+
+/// The status in force of a webhook, and what a person chose about what it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) status: (WebhookStatus, Option<StatusReason>),
+    pub(crate) choice: HeldChoice,
+    /// What was held before this time (microseconds) is what the choice is about; 0 = there was none.
+    pub(crate) chosen_at: i64,
+}
+
+/// Decides. No view: the webhook is gone. `discarded_to` = what was held before this time has been
+/// discarded already.
+pub(crate) fn work_for(view: Option<View>, discarded_to: i64) -> Work {
+    let Some(view) = view else {
+        return Work::Cancel(reason::DELETED);
+    };
+    let from = match view.choice {
+        HeldChoice::Keep if view.chosen_at > 0 => ReadFrom::Micros(view.chosen_at),
+        HeldChoice::Keep | HeldChoice::Deliver | HeldChoice::Discard => ReadFrom::Seq(1),
+    };
+    let discards = view.choice == HeldChoice::Discard && discarded_to < view.chosen_at;
+    match view.status {
+        (WebhookStatus::Disabled, _) => Work::Cancel(reason::DISABLED),
+        (WebhookStatus::Active, _) if discards => Work::Discard {
+            before_micros: view.chosen_at,
+        },
+        (WebhookStatus::Active, _) => Work::Release(from),
+        (WebhookStatus::Paused, Some(StatusReason::DeliveryFailures)) => Work::Probe(from),
+        (WebhookStatus::Paused | WebhookStatus::AutoDisabled, _) => Work::Stay,
+    }
+}
+
+/// A webhook with something held.
+#[derive(Debug)]
+struct Queue {
+    working: bool,
+    rest_until: Instant,
+    discarded_to: i64,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        Self {
+            working: false,
+            rest_until: now,
+            discarded_to: 0,
+        }
+    }
+}
+
+/// What a partition holds.
+pub(crate) struct HeldBook {
+    shared: Arc<Shared>,
+    partition: u16,
+    queues: HashMap<Uuid, Queue>,
+    working: usize,
+    look_at: Instant,
+    looking: bool,
+    expire_at: Instant,
+    expiring: bool,
+    through_at: Instant,
+}
+
+/// Something was done with what is held.
+#[derive(Debug)]
+pub(crate) enum HeldSettled {
+    /// These webhooks have something held; `None` = it could not be found out.
+    Counted(Option<Vec<Uuid>>),
+    /// A step of work was done.
+    Stepped {
+        webhook: Uuid,
+        work: Work,
+        /// How many deliveries went; `None` = it failed.
+        gone: Option<usize>,
+        /// Nothing is left to do for now.
+        done: bool,
+    },
+    /// What was too old is gone; there may be more.
+    Expired { more: bool },
+}
+
+impl HeldBook {
     pub(crate) fn new(shared: Arc<Shared>, partition: u16) -> Self {
+        let now = Instant::now();
         Self {
             shared,
             partition,
-            next: Instant::now(),
-            running: Arc::default(),
-            more: Arc::default(),
+            queues: HashMap::new(),
+            working: 0,
+            look_at: now,
+            looking: false,
+            expire_at: now,
+            expiring: false,
+            through_at: now,
         }
     }
 
-    /// A webhook has changed (`None` = some were missed): look soon, if it is one of ours.
+    /// A webhook has changed (`None` = some were missed): count soon, if it is one of ours.
     pub(crate) fn webhook_changed(&mut self, webhook: Option<Uuid>) {
         let partitions = self.shared.bus.settings().partitions;
-        if webhook
-            .is_none_or(|id| webhooks_domain::ids::partition_of(id, partitions) == self.partition)
-        {
-            self.next = Instant::now();
+        let now = Instant::now();
+        if webhook.is_none_or(|id| ids::partition_of(id, partitions) == self.partition) {
+            self.look_at = now;
+            self.through_at = now;
+        }
+        if let Some(queue) = webhook.and_then(|id| self.queues.get_mut(&id)) {
+            queue.rest_until = now;
         }
     }
 
-    /// Looks, when it is time.
+    /// Something of this webhook is being written to HELD.
+    pub(crate) fn noted(&mut self, webhook: Uuid) {
+        let now = Instant::now();
+        self.queues
+            .entry(webhook)
+            .or_insert_with(|| Queue::new(now));
+    }
+
+    /// Counts and expires, when it is time.
     pub(crate) fn tick(&mut self, settling: &mut FuturesUnordered<BoxFuture<'static, Settled>>) {
-        let due = Instant::now() >= self.next || self.more.load(Ordering::Relaxed);
-        if !due || self.running.swap(true, Ordering::Relaxed) {
-            return;
+        let now = Instant::now();
+        if !self.looking && now >= self.look_at {
+            self.looking = true;
+            self.look_at = now + LOOK_EVERY;
+            settling.push(count(self.shared.clone(), self.partition));
         }
-        self.next = Instant::now() + SWEEP_EVERY;
+        if !self.expiring && now >= self.expire_at {
+            self.expiring = true;
+            self.expire_at = now + EXPIRE_EVERY.min(self.shared.settings.hold_max_age / 4);
+            settling.push(expire(self.shared.clone(), self.partition));
+        }
+    }
+
+    /// The webhooks to look at now.
+    pub(crate) fn due(&mut self) -> Vec<Uuid> {
+        let now = Instant::now();
+        if self.working >= WORKERS || (self.queues.len() > FEW && now < self.through_at) {
+            return Vec::new();
+        }
+        self.through_at = now + LOOK_THROUGH_EVERY;
+        let ready = |queue: &Queue| !queue.working && now >= queue.rest_until;
+        self.queues
+            .iter()
+            .filter(|(_, queue)| ready(queue))
+            .map(|(webhook, _)| *webhook)
+            .collect()
+    }
+
+    /// What of it was discarded, for [`work_for`].
+    pub(crate) fn discarded_to(&self, webhook: Uuid) -> i64 {
+        self.queues
+            .get(&webhook)
+            .map_or(0, |queue| queue.discarded_to)
+    }
+
+    /// Whether something is known to be held, and nobody works on it.
+    pub(crate) fn is_free(&self, webhook: Uuid) -> bool {
+        self.working < WORKERS
+            && self
+                .queues
+                .get(&webhook)
+                .is_some_and(|queue| !queue.working && Instant::now() >= queue.rest_until)
+    }
+
+    /// Does a step of `work` with at most `most` deliveries.
+    pub(crate) fn step(
+        &mut self,
+        webhook: Uuid,
+        work: Work,
+        most: usize,
+    ) -> Option<BoxFuture<'static, Settled>> {
+        let queue = self.queues.get_mut(&webhook)?;
+        queue.working = true;
+        self.working += 1;
         let (shared, partition) = (self.shared.clone(), self.partition);
-        let (running, more) = (self.running.clone(), self.more.clone());
-        settling.push(
+        Some(
             async move {
-                match look(&shared, partition).await {
-                    Ok(left) => more.store(left, Ordering::Relaxed),
+                let (gone, done) = match step(&shared, partition, webhook, work, most).await {
+                    Ok((gone, done)) => (Some(gone), done),
                     Err(error) => {
-                        tracing::debug!(%error, partition, "held deliveries not looked through")
+                        tracing::debug!(%error, partition, webhook.id = %webhook, "held deliveries not gone yet");
+                        (None, true)
                     }
-                }
-                running.store(false, Ordering::Relaxed);
-                Settled::Nothing
+                };
+                Settled::Held(HeldSettled::Stepped {
+                    webhook,
+                    work,
+                    gone,
+                    done,
+                })
             }
             .boxed(),
-        );
+        )
     }
-}
 
-/// Releases and cancels what may go; whether more is left.
-async fn look(shared: &Shared, partition: u16) -> Result<bool, BusError> {
-    let counts = shared
-        .bus
-        .subject_counts(names::HELD, &format!("wh.held.{partition}.>"))
-        .await?;
-    let mut left = PER_SWEEP;
-    for subject in counts.keys() {
-        let Some(webhook) = subject
-            .rsplit('.')
-            .next()
-            .and_then(|id| Uuid::try_parse(id).ok())
-        else {
-            continue;
-        };
-        let mut seq = 1;
-        while may_go(shared, webhook).is_some() {
-            let Some(message) = shared.bus.get_next(names::HELD, subject, seq).await? else {
-                break;
-            };
-            if left == 0 {
-                return Ok(true);
+    /// Takes note of what was done.
+    pub(crate) fn settled(&mut self, settled: &HeldSettled) {
+        let now = Instant::now();
+        match settled {
+            HeldSettled::Counted(found) => {
+                self.looking = false;
+                if let Some(found) = found {
+                    for webhook in found {
+                        self.noted(*webhook);
+                    }
+                    if found.len() != self.queues.len() {
+                        let found: HashSet<_> = found.iter().collect();
+                        self.queues
+                            .retain(|webhook, queue| queue.working || found.contains(webhook));
+                    }
+                }
             }
-            left -= 1;
-            seq = message.seq + 1;
-            if may_go(shared, webhook) == Some(false) {
-                // Cancelling is final: only by a view as new as what fan-out saw.
-                shared.mirror.catch_up().await?;
+            HeldSettled::Stepped {
+                webhook,
+                work,
+                gone,
+                done,
+            } => {
+                self.working = self.working.saturating_sub(1);
+                if let Some(queue) = self.queues.get_mut(webhook) {
+                    queue.working = false;
+                    match (work, gone, done) {
+                        (Work::Discard { before_micros }, Some(_), true) => {
+                            queue.discarded_to = *before_micros;
+                        }
+                        (_, _, true) => queue.rest_until = now + REST,
+                        _ => {}
+                    }
+                }
             }
-            let Some(release) = may_go(shared, webhook) else {
-                break;
-            };
-            go(shared, partition, webhook, message, release).await?;
+            HeldSettled::Expired { more } => {
+                self.expiring = false;
+                if *more {
+                    self.expire_at = now;
+                }
+            }
         }
     }
-    Ok(false)
 }
 
-/// Whether what is held goes out (`true`) or is cancelled (`false`); `None` = it stays.
-fn may_go(shared: &Shared, webhook: Uuid) -> Option<bool> {
-    match shared.registry.get(webhook).map(|target| target.status) {
-        None | Some(Status::Disabled) => Some(false),
-        Some(Status::Active) => Some(true),
-        Some(Status::Paused | Status::AutoDisabled | Status::Unspecified) => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_in_force_and_a_persons_choice_say_what_is_done() {
+        use HeldChoice::{Deliver, Discard, Keep};
+        use StatusReason as R;
+        use WebhookStatus as S;
+        let breaker = (S::Paused, Some(R::DeliveryFailures));
+        let (first, later) = (ReadFrom::Seq(1), ReadFrom::Micros(7));
+        for (status, choice, chosen_at, discarded_to, expected) in [
+            ((S::Active, None), Keep, 0, 0, Work::Release(first)),
+            ((S::Active, None), Keep, 7, 0, Work::Release(later)),
+            ((S::Active, None), Deliver, 7, 0, Work::Release(first)),
+            (
+                (S::Active, None),
+                Discard,
+                7,
+                0,
+                Work::Discard { before_micros: 7 },
+            ),
+            ((S::Active, None), Discard, 7, 7, Work::Release(first)),
+            (breaker, Keep, 7, 0, Work::Probe(later)),
+            (breaker, Deliver, 7, 0, Work::Probe(first)),
+            ((S::Paused, Some(R::User)), Deliver, 7, 0, Work::Stay),
+            (
+                (S::AutoDisabled, Some(R::EndpointGone)),
+                Discard,
+                7,
+                0,
+                Work::Stay,
+            ),
+            (
+                (S::Disabled, Some(R::User)),
+                Keep,
+                7,
+                0,
+                Work::Cancel(reason::DISABLED),
+            ),
+        ] {
+            let view = View {
+                status,
+                choice,
+                chosen_at,
+            };
+            assert_eq!(work_for(Some(view), discarded_to), expected, "{view:?}");
+        }
+        assert_eq!(work_for(None, 0), Work::Cancel(reason::DELETED));
     }
-}
-
-async fn go(
-    shared: &Shared,
-    partition: u16,
-    webhook: Uuid,
-    message: StoredMessage,
-    release: bool,
-) -> Result<(), BusError> {
-    let decoded = DeliveryJob::decode(message.payload.clone()).map_err(|error| error.to_string());
-    let decoded = decoded.and_then(|job| {
-        let delivery = job
-            .delivery
-            .as_ref()
-            .and_then(|d| Uuid::from_slice(&d.delivery_id).ok());
-        Ok((delivery.ok_or("it names no delivery")?, job))
-    });
-    let (delivery, job) = match decoded {
-        Ok(decoded) => decoded,
-        Err(reason) => return bury(shared, message, reason).await,
-    };
-    if release {
-        let id = format!(
-            "{}:{}:{}:released",
-            delivery.simple(),
-            job.attempt,
-            job.park
-        );
-        let out = Outgoing::new(
-            subjects::delivery(partition, webhook, delivery),
-            &id,
-            message.payload,
-        );
-        publish_for_ever(&shared.bus, out).await;
-    } else {
-        let report = DeliveryReport {
-            delivery: job.delivery,
-            state: v1::DeliveryState::Cancelled.into(),
-            next_attempt_at: 0,
-            at: shared.clock.now_micros(),
-            attempt: None,
-        };
-        shared.reporter.record(report).await;
-    }
-    shared
-        .bus
-        .remove(names::HELD, message.seq)
-        .await
-        .map(|_| ())
-}
-
-/// Keeps a held message that nobody can read, so that it does not stop those behind it.
-async fn bury(shared: &Shared, message: StoredMessage, reason: String) -> Result<(), BusError> {
-    let letter = DeadLetter {
-        source: "dispatcher".to_owned(),
-        reason: "undecodable".to_owned(),
-        detail: reason,
-        stream: names::HELD.to_owned(),
-        subject: message.subject,
-        stream_seq: message.seq,
-        payload: message.payload,
-        headers: Vec::new(),
-        at: shared.clock.now_micros(),
-    };
-    let buried = shared.bus.bury(letter).await;
-    buried.map_err(|error| BusError::Unavailable(error.to_string()))?;
-    shared
-        .bus
-        .remove(names::HELD, message.seq)
-        .await
-        .map(|_| ())
 }

@@ -3,12 +3,14 @@
 use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
-use webhooks_bus::Pulled;
+use webhooks_bus::{Pulled, StoredMessage};
 use webhooks_domain::ids::Trigger;
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryRef},
+    internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef},
     v1,
 };
+
+use crate::line::Rank;
 
 /// Which of a partition's two streams a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +36,8 @@ pub(crate) struct Job {
     /// Number of the attempt that its message owes.
     pub(crate) owed: u32,
     pub(crate) park: u32,
+    /// When its message was to come (microseconds); 0 = at once.
+    pub(crate) due_micros: i64,
     pub(crate) trigger: Trigger,
     pub(crate) message_id: String,
     pub(crate) body: Bytes,
@@ -41,6 +45,12 @@ pub(crate) struct Job {
     pub(crate) recheck: bool,
     /// Its outcome is recorded already: only its message is left to acknowledge.
     pub(crate) over: bool,
+    /// It is over, and its next attempt comes as another message at this time (microseconds).
+    pub(crate) comes_again: Option<i64>,
+    /// It left HELD to find out whether its endpoint is well again.
+    pub(crate) probe: bool,
+    /// It owes nothing: it tells how an attempt ended at an owner that had lost the partition.
+    pub(crate) ended: Option<AttemptEnded>,
     pub(crate) reference: DeliveryRef,
 }
 
@@ -50,19 +60,36 @@ impl Job {
     /// # Errors
     /// Says what is wrong with a poison message.
     pub(crate) fn decode(lane: Lane, pulled: &Pulled) -> Result<Self, String> {
-        let job = DeliveryJob::decode(pulled.payload.clone()).map_err(|error| error.to_string())?;
+        Self::read(
+            (lane, pulled.stream_seq),
+            pulled.payload.clone(),
+            pulled.delivered > 1,
+        )
+    }
+
+    /// Reads a message of either lane as it stands in its stream.
+    ///
+    /// # Errors
+    /// Says what is wrong with a poison message.
+    pub(crate) fn decode_stored(lane: Lane, stored: &StoredMessage) -> Result<Self, String> {
+        Self::read((lane, stored.seq), stored.payload.clone(), false)
+    }
+
+    fn read(key: MessageKey, payload: Bytes, redelivered: bool) -> Result<Self, String> {
+        let job = DeliveryJob::decode(payload).map_err(|error| error.to_string())?;
         let reference = job.delivery.ok_or("no delivery in it")?;
         let id = |what: &str, bytes: &Bytes| {
             Uuid::from_slice(bytes).map_err(|error| format!("{what}: {error}"))
         };
         Ok(Self {
-            key: (lane, pulled.stream_seq),
+            key,
             delivery: id("delivery_id", &reference.delivery_id)?,
             webhook: id("webhook_id", &reference.webhook_id)?,
             workspace: id("workspace_id", &reference.workspace_id)?,
             attempt: job.attempt.max(1),
             owed: job.attempt.max(1),
             park: job.park,
+            due_micros: job.due_at,
             trigger: match v1::Trigger::try_from(reference.trigger) {
                 Ok(v1::Trigger::Replay) => Trigger::Replay,
                 Ok(v1::Trigger::Test) => Trigger::Test,
@@ -71,10 +98,36 @@ impl Job {
             message_id: job.message_id,
             body: job.body,
             traceparent: job.traceparent,
-            recheck: job.recheck || pulled.delivered > 1,
+            recheck: job.recheck || redelivered,
             over: false,
+            comes_again: None,
+            probe: job.probe,
+            ended: job.ended,
             reference,
         })
+    }
+
+    /// Where it stands among its endpoint's deliveries, should they have an order.
+    pub(crate) fn rank(&self) -> Rank {
+        let hash = |bytes: &[u8]| {
+            use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            (!bytes.is_empty()).then(|| hasher.finish())
+        };
+        Rank {
+            link: hash(&self.reference.link_id),
+            visitor: hash(self.reference.lbid.as_bytes()),
+            seq: self.reference.event_seq,
+            accepted_micros: self.reference.created_at,
+            delivery: self.delivery,
+        }
+    }
+
+    /// How long ago its event was accepted, at `now_micros`.
+    pub(crate) fn age(&self, now_micros: i64) -> std::time::Duration {
+        let age = now_micros.saturating_sub(self.reference.created_at);
+        std::time::Duration::from_micros(u64::try_from(age).unwrap_or(0))
     }
 
     /// Whether attempts were made since its message was written.
@@ -92,7 +145,7 @@ impl Job {
             body: self.body.clone(),
             traceparent: self.traceparent.clone(),
             due_at,
-            recheck: false,
+            ..DeliveryJob::default()
         }
         .encode_to_vec()
         .into()

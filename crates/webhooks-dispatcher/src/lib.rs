@@ -18,9 +18,14 @@
 
 mod attempt;
 mod endpoint;
+mod fair;
+mod floor;
+mod health;
 mod held;
 mod job;
+mod line;
 mod owner;
+mod parked;
 mod partition;
 mod partition_io;
 mod registry;
@@ -34,14 +39,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_bus::{Bus, ConfigMirror, Leases, LeasesSettings};
+use webhooks_bus::{Bus, CancelledMirror, ConfigMirror, HealthMirror, Leases, LeasesSettings};
 use webhooks_egress::Egress;
 use webhooks_runtime::{Context, OnError};
 
 pub use settings::{Config, Limits};
 
 use crate::{
-    registry::Registry,
+    registry::{Defaults, Registry},
     reporter::Reporter,
     shared::{PartitionSettings, Shared},
 };
@@ -84,11 +89,16 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
 
     // Ends after everything else: leases and the read model serve until the last request is done.
     let ended = CancellationToken::new();
-    let registry = Arc::new(Registry::new(policy, keyring));
+    let registry = Arc::new(Registry::new(
+        policy,
+        keyring,
+        Defaults::of(&config.retry, &config.limits),
+    ));
     let mirror = ConfigMirror::start(&bus, registry.clone(), ended.clone());
     let (reporter, reporting) = Reporter::new(
         &bus,
         &config.management,
+        &config.management_tls,
         &config.internal_token,
         ctx.clock.clone(),
     )?;
@@ -105,7 +115,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         renew: MEMBER_RENEW,
     };
     let (leases, events) = Leases::start(&bus, settings, ended.clone());
-    let shared = Arc::new(Shared::new(
+    let shared = Shared::new(
         name,
         bus.clone(),
         egress,
@@ -113,12 +123,19 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         mirror,
         reporter,
         leases.clone(),
+        HealthMirror::start(&bus, ended.clone()),
         ctx.clock.clone(),
         PartitionSettings {
-            retry: config.retry,
             limits: config.limits,
+            health: config.health,
+            hold_max_age: config.hold_max_age,
         },
-    ));
+    );
+    let cancelled = CancelledMirror::start(&bus, ended.clone());
+    while !cancelled.loaded() && !ctx.shutdown.is_cancelled() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let shared = Arc::new(shared.with_cancelled(cancelled));
     ctx.readiness.fail("partitions", "joining");
     watch_readiness(&ctx, &shared);
     ctx.started();
@@ -174,8 +191,7 @@ fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
                 let owned = shared.leases.owned();
                 metrics::gauge!("webhooks_partitions_owned")
                     .set(f64::from(u32::try_from(owned).unwrap_or(u32::MAX)));
-                let free = shared.places.available_permits();
-                let on_wire = shared.settings.limits.in_flight.saturating_sub(free);
+                let on_wire = shared.places.in_use();
                 metrics::gauge!("webhooks_requests_in_flight")
                     .set(f64::from(u32::try_from(on_wire).unwrap_or(u32::MAX)));
                 tokio::time::sleep(Duration::from_millis(500)).await;

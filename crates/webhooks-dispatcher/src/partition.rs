@@ -11,6 +11,10 @@
 //! another may own it already; nothing starts any more, what was on the wire is recorded. In both
 //! cases a finished message is removed by its sequence, whoever's consumer holds it by now.
 
+mod admission;
+mod handover;
+mod standing;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -23,17 +27,18 @@ use tokio_util::time::DelayQueue;
 use uuid::Uuid;
 use webhooks_bus::{Acker, Handover, Pull, Pulled};
 use webhooks_domain::retry::Next;
-use webhooks_proto::internal::v1::Status;
 
 use crate::{
-    attempt::{self, Attempted},
+    attempt::Attempted,
     endpoint::Endpoint,
-    held,
+    health::HealthBook,
+    held::HeldBook,
     job::{Job, Lane, MessageKey},
+    line::{Rank, Release},
     partition_io::{self as io, Settled},
-    registry::Target,
     shared::Shared,
 };
+use handover::{Leaver, leaver_of};
 
 /// Messages taken from a consumer at a time.
 const BATCH: usize = 256;
@@ -59,27 +64,11 @@ pub(crate) enum Order {
     Lost,
 }
 
-/// How often the next owner looks whether a leaver has finished what it named.
-const LOOK_AFTER_LEAVER: Duration = Duration::from_secs(1);
-
-/// How long a leaver is given: an attempt's deadline, its record, and some.
-const LEAVER_PATIENCE: Duration = Duration::from_secs(45);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Owning,
     /// Given or lost; finishing what is on the wire.
     Ending,
-}
-
-/// What an owner that left is still finishing.
-struct Leaver {
-    name: String,
-    named: HashSet<MessageKey>,
-    /// Those of them that have come to us.
-    deferred: HashMap<MessageKey, Job>,
-    until: Instant,
-    look_at: Instant,
 }
 
 struct Outstanding {
@@ -100,13 +89,21 @@ pub(crate) struct Partition {
     attempts: JoinSet<(Attempted, OnTheWire)>,
     settling: FuturesUnordered<futures::future::BoxFuture<'static, Settled>>,
     waiting: DelayQueue<Job>,
+    /// Endpoints whose rate lets the next request go at that time.
+    timers: DelayQueue<Uuid>,
+    /// When the partition came (microseconds).
+    owned_since: i64,
     /// Finished deliveries with the attempt that finished, newest last.
     finished: VecDeque<(Uuid, u32)>,
     /// Messages up to these sequences may have been sent by an owner that died.
     recheck_to: HashMap<Lane, u64>,
     /// Endpoints that have work but could not start it.
     stalled: HashSet<Uuid>,
+    /// Some of them wait for earlier events to be fanned out.
+    ask_fan_out: bool,
     spill_at: Instant,
+    health: HealthBook,
+    held: HeldBook,
     /// Its messages in hand were named to the next owner, who leaves them to us.
     named: bool,
 }
@@ -120,6 +117,8 @@ impl Partition {
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Self {
         Self {
+            health: HealthBook::new(shared.clone(), partition),
+            held: HeldBook::new(shared.clone(), partition),
             shared,
             partition,
             epoch,
@@ -131,9 +130,12 @@ impl Partition {
             attempts: JoinSet::new(),
             settling: FuturesUnordered::new(),
             waiting: DelayQueue::new(),
+            timers: DelayQueue::new(),
+            owned_since: i64::MAX,
             finished: VecDeque::new(),
             recheck_to: HashMap::new(),
             stalled: HashSet::new(),
+            ask_fan_out: false,
             spill_at: Instant::now(),
             named: false,
         }
@@ -148,7 +150,6 @@ impl Partition {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut changes = self.shared.registry.changes();
-        let mut sweep = held::Sweep::new(self.shared.clone(), self.partition);
         loop {
             if self.mode != Mode::Owning && self.attempts.is_empty() && self.settling.is_empty() {
                 return;
@@ -174,14 +175,25 @@ impl Partition {
                         self.admit(job);
                     }
                 }
+                Some(rang) = self.timers.next(), if !self.timers.is_empty() => {
+                    let webhook = rang.into_inner();
+                    if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                        endpoint.timer_rang();
+                    }
+                    self.pump(webhook);
+                }
                 _ = tick.tick() => {
                     self.tick().await;
                     if self.mode == Mode::Owning {
-                        sweep.tick(&mut self.settling);
+                        self.look_after_held();
                     }
                 }
                 (lane, batch) = next_of(&mut due, &mut fresh), if room => self.arrived(lane, batch).await,
-                changed = changes.recv(), if self.mode == Mode::Owning => sweep.webhook_changed(changed.ok()),
+                changed = changes.recv(), if self.mode == Mode::Owning => {
+                    let changed = changed.ok();
+                    self.configuration_changed(changed);
+                    self.webhook_changed(changed);
+                }
             }
         }
     }
@@ -195,7 +207,7 @@ impl Partition {
                     self.obey(order).await;
                     return None;
                 }
-                opened = io::open_consumers(&self.shared.bus, self.partition) => match opened {
+                opened = io::open(&self.shared, self.partition) => match opened {
                     Ok(opened) => break opened,
                     Err(error) => {
                         tracing::debug!(partition = self.partition, %error, "consumers not ready");
@@ -204,6 +216,9 @@ impl Partition {
                 }
             }
         };
+        self.owned_since = self.shared.clock.now_micros();
+        self.health.take_over(self.shared.health.all());
+        self.settling.extend(self.health.left_to_tell());
         self.recheck_to = HashMap::from([
             (Lane::Fresh, opened.recheck_fresh),
             (Lane::Due, opened.recheck_due),
@@ -236,6 +251,7 @@ impl Partition {
                     reason,
                 )),
                 Ok(job) if self.defer(key, &job) => {}
+                Ok(job) if job.ended.is_some() => self.admit(job),
                 Ok(job) if self.finished.contains(&(job.delivery, job.attempt)) => {
                     self.acknowledge(key).await
                 }
@@ -253,174 +269,14 @@ impl Partition {
         }
     }
 
-    /// Sets aside what an owner that left is still finishing.
-    fn defer(&mut self, key: MessageKey, job: &Job) -> bool {
-        match &mut self.leaver {
-            Some(leaver) if leaver.named.contains(&key) => {
-                leaver.deferred.insert(key, job.clone());
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Looks whether the leaver has finished; what it leaves behind when it dies goes on here.
-    fn look_after_leaver(&mut self) {
-        let now = Instant::now();
-        let Some(leaver) = &mut self.leaver else {
-            return;
-        };
-        if now < leaver.look_at {
-            return;
-        }
-        leaver.look_at = now + LOOK_AFTER_LEAVER;
-        if leaver.named.is_empty() {
-            self.leaver = None;
-        } else {
-            // Asked before the look, so that what is there after the leaver's end is really left.
-            let ended = now >= leaver.until || !self.shared.leases.is_alive(&leaver.name);
-            let keys = leaver.named.iter().copied().collect();
-            let look = io::look_for(self.shared.clone(), self.partition, keys, ended);
-            self.settling.push(look);
-        }
-    }
-
-    /// What a leaver named is done with; when it has ended, the rest goes on here.
-    fn leaver_finished(&mut self, gone: Vec<MessageKey>, last: bool) {
-        let Some(leaver) = &mut self.leaver else {
-            return;
-        };
-        for key in gone {
-            leaver.named.remove(&key);
-            if leaver.deferred.remove(&key).is_some() {
-                self.outstanding.remove(&key);
-            }
-        }
-        if last {
-            let left: Vec<Job> = std::mem::take(&mut leaver.deferred).into_values().collect();
-            self.leaver = None;
-            for jobs in left.chunks(BATCH) {
-                self.settling.push(io::recheck(
-                    self.shared.clone(),
-                    self.partition,
-                    jobs.to_vec(),
-                ));
-            }
-        }
-    }
-
-    /// Finds the place of a delivery in hand: on the wire, in its endpoint's queue, or elsewhere.
-    fn admit(&mut self, job: Job) {
-        if self.mode != Mode::Owning {
-            return self.hand_back(job);
-        }
-        let Some(target) = self.shared.registry.get(job.webhook) else {
-            // Perhaps our view lags behind fan-out's.
-            return self.settling.push(io::look_again(self.shared.clone(), job));
-        };
-        match target.status {
-            Status::Active => {}
-            // A status this version does not know is one in which nothing is sent.
-            Status::Paused | Status::AutoDisabled | Status::Unspecified => {
-                return self
-                    .settling
-                    .push(io::hold(self.shared.clone(), self.partition, job));
-            }
-            Status::Disabled => return self.settling.push(io::cancel(self.shared.clone(), job)),
-        }
-        let limits = self.shared.settings.limits;
-        let webhook = job.webhook;
-        let endpoint = self
-            .endpoints
-            .entry(webhook)
-            .or_insert_with(|| Endpoint::new(limits.per_endpoint, limits.endpoint_queue));
-        // A quarter of what is free at most: many slow ones together leave room for the others.
-        let share = limits
-            .partition_window
-            .saturating_sub(self.outstanding.len())
-            / 4;
-        match endpoint.admit(job, share, self.shared.clock.now_micros()) {
-            Ok(()) => self.pump(webhook),
-            Err((job, wait)) => {
-                metrics::counter!("webhooks_parked_total").increment(1);
-                self.settling
-                    .push(io::park(self.shared.clone(), self.partition, job, wait));
-            }
-        }
-    }
-
-    /// Starts what an endpoint may start.
-    fn pump(&mut self, webhook: Uuid) {
-        let Some(endpoint) = self.endpoints.get_mut(&webhook) else {
-            return;
-        };
-        let now = self.shared.clock.now_micros();
-        while endpoint.has_startable() {
-            let place = if self.mode == Mode::Owning && self.shared.may_start(self.partition) {
-                self.shared.places.clone().try_acquire_owned().ok()
-            } else {
-                None
-            };
-            // The place first: a job that was taken from the queue must go out.
-            let Some(place) = place else {
-                self.stalled.insert(webhook);
-                return;
-            };
-            let Some(job) = endpoint.start(now) else {
-                return;
-            };
-            let Some(target) = self
-                .shared
-                .registry
-                .get(webhook)
-                .filter(|target| target.status == Status::Active)
-            else {
-                // It changed since it was admitted.
-                endpoint.ended(Duration::ZERO, now);
-                self.settling.push(io::look_again(self.shared.clone(), job));
-                continue;
-            };
-            if !self.shared.enter_wire(job.delivery) {
-                // This process still has it on the wire, from before it lost the partition.
-                endpoint.ended(Duration::ZERO, now);
-                let job = Job {
-                    recheck: true,
-                    ..job
-                };
-                self.waiting.insert(job, Duration::from_secs(1));
-                continue;
-            }
-            start(&mut self.attempts, self.shared.clone(), job, target, place);
-        }
-    }
-
-    /// Parks what waits for endpoints that have become slow.
-    fn spill(&mut self, now_micros: i64) {
-        let limits = self.shared.settings.limits;
-        let share = limits
-            .partition_window
-            .saturating_sub(self.outstanding.len())
-            / 4;
-        for endpoint in self
-            .endpoints
-            .values_mut()
-            .filter(|endpoint| endpoint.waiting() > 0)
-        {
-            for (job, wait) in endpoint.spill(share, now_micros) {
-                metrics::counter!("webhooks_parked_total").increment(1);
-                self.settling
-                    .push(io::park(self.shared.clone(), self.partition, job, wait));
-            }
-        }
-    }
-
     /// An attempt has ended: free its place, then record, and schedule what comes next.
     fn conclude(&mut self, attempted: Attempted, wire: OnTheWire) {
-        let webhook = attempted.job.webhook;
+        let (webhook, rank) = (attempted.job.webhook, attempted.job.rank());
         let now = self.shared.clock.now_micros();
         if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
             endpoint.ended(attempted.result.timings.total, now);
         }
+        let counted = self.count(&attempted, wire.epoch);
         self.pump(webhook);
         let in_memory = match attempted.next {
             Some(Next::Retry { delay, .. }) => {
@@ -428,16 +284,57 @@ impl Partition {
             }
             _ => false,
         };
+        let release = match attempted.next {
+            None | Some(Next::GiveUp) => Release::Finished,
+            // It is held again.
+            Some(Next::Retry { .. }) if attempted.job.probe => Release::Finished,
+            Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
+                let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
+                Release::Later(now.saturating_add(delay))
+            }
+        };
         let recorded = io::record(self.shared.clone(), self.partition, attempted, in_memory);
         self.settling.push(Box::pin(async move {
-            let settled = recorded.await;
+            let then = match counted {
+                Some(counted) => tokio::join!(recorded, counted).0,
+                None => recorded.await,
+            };
+            let then = Box::new(then);
             drop(wire);
-            settled
+            Settled::Recorded {
+                webhook,
+                rank,
+                release,
+                then,
+            }
         }));
     }
 
     /// Something durable has happened to a delivery.
     async fn settled(&mut self, settled: Settled) {
+        // What comes after the delivery in its order goes on only now: the outcome is durable.
+        let settled = match settled {
+            Settled::Recorded {
+                webhook,
+                rank,
+                release,
+                then,
+            } => {
+                self.release(webhook, rank, release);
+                *then
+            }
+            Settled::Left {
+                webhook,
+                rank,
+                then,
+            } => {
+                if let Settled::Done { .. } = *then {
+                    self.release(webhook, rank, Release::Finished);
+                }
+                *then
+            }
+            other => other,
+        };
         match settled {
             Settled::Done { key, finished } => {
                 if let Some(finished) = finished {
@@ -458,14 +355,55 @@ impl Partition {
             Settled::Admit(jobs) => {
                 for job in jobs {
                     if job.over {
+                        self.probe_is_no_more(&job);
+                        let release = job.comes_again.map_or(Release::Finished, Release::Later);
+                        self.release(job.webhook, job.rank(), release);
                         self.acknowledge(job.key).await;
                     } else {
                         self.admit(job);
                     }
                 }
             }
+            Settled::Parked {
+                key,
+                webhook,
+                rank,
+                schedule,
+            } => {
+                let wanted = self.is_wanted(webhook);
+                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                    endpoint.parked_as(rank, schedule);
+                    endpoint.flush(wanted);
+                }
+                self.acknowledge(key).await;
+                self.wake(webhook);
+            }
+            Settled::Woken { webhook, woken } => {
+                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                    endpoint.woken(woken);
+                }
+                self.wake(webhook);
+            }
+            Settled::Learned { webhook, found } => {
+                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                    endpoint.line().learn(found);
+                    self.stalled.insert(webhook);
+                }
+            }
             Settled::Gone { keys, last } => self.leaver_finished(keys, last),
-            Settled::Nothing => {}
+            Settled::Health(settled) => self.health_settled(settled),
+            Settled::Held(settled) => self.held_settled(settled),
+            Settled::Recorded { .. } | Settled::Left { .. } | Settled::Nothing => {}
+        }
+    }
+
+    /// What has become of a delivery; those behind it in its order may go on.
+    fn release(&mut self, webhook: Uuid, rank: Rank, release: Release) {
+        if let Some(endpoint) = self.endpoints.get_mut(&webhook)
+            && endpoint.line().is_ordered()
+        {
+            endpoint.release(rank, release);
+            self.pump(webhook);
         }
     }
 
@@ -486,6 +424,13 @@ impl Partition {
         for webhook in std::mem::take(&mut self.stalled) {
             self.pump(webhook);
         }
+        if std::mem::take(&mut self.ask_fan_out) && self.mode == Mode::Owning {
+            let shared = self.shared.clone();
+            self.settling.push(Box::pin(async move {
+                shared.fanned_out.ask(&shared.bus).await;
+                Settled::Nothing
+            }));
+        }
         let now = Instant::now();
         if self.mode == Mode::Owning {
             for outstanding in self.outstanding.values_mut() {
@@ -501,6 +446,7 @@ impl Partition {
         if self.mode == Mode::Owning && now >= self.spill_at {
             self.spill_at = now + SPILL_EVERY;
             self.spill(now_micros);
+            self.look_after_orders(now_micros);
         }
         if self.endpoints.len() > 1_024 {
             self.endpoints
@@ -509,68 +455,19 @@ impl Partition {
         self.look_after_leaver();
     }
 
-    async fn obey(&mut self, order: Order) {
-        if self.mode != Mode::Owning {
-            return;
-        }
-        self.mode = Mode::Ending;
-        let mut unstarted: Vec<Job> = self
+    /// Wakes what could not be woken before, and reads what ordered endpoints have yet to learn.
+    fn look_after_orders(&mut self, now_micros: i64) {
+        let all: Vec<Uuid> = self
             .endpoints
-            .values_mut()
-            .flat_map(Endpoint::drain)
+            .iter_mut()
+            .filter(|(_, endpoint)| endpoint.may_have_parked())
+            .map(|(webhook, _)| *webhook)
             .collect();
-        while let Some(expired) = self.waiting.peek().map(|key| self.waiting.remove(&key)) {
-            unstarted.push(expired.into_inner());
-        }
-        // What the owner before us is still finishing is passed on under our name.
-        let mut passed_on = HashSet::new();
-        if let Some(leaver) = self.leaver.take() {
-            passed_on = leaver.named;
-            unstarted.extend(leaver.deferred.into_values());
-        }
-        for job in unstarted {
-            self.hand_back(job);
-        }
-        if let Order::Give = order {
-            // What waits for its record is done with in a moment; it is named all the same.
-            passed_on.extend(self.outstanding.keys());
-            let named = |lane| {
-                passed_on
-                    .iter()
-                    .filter(|key| key.0 == lane)
-                    .map(|key| key.1)
-                    .collect::<Vec<_>>()
-            };
-            let (fresh, due) = (named(Lane::Fresh), named(Lane::Due));
-            tracing::info!(
-                partition = self.partition,
-                in_flight = fresh.len() + due.len(),
-                "partition handed over"
-            );
-            if let Err(error) = self
-                .shared
-                .leases
-                .release(self.partition, self.epoch, fresh, due)
-                .await
-            {
-                tracing::warn!(partition = self.partition, %error, "partition not released yet");
+        for webhook in all {
+            if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                endpoint.line().forget_overdue(now_micros);
             }
-            self.named = true;
-        }
-    }
-
-    /// Gives back a delivery that has not started. Its message comes to the next owner by itself;
-    /// when an attempt was made since the message was written, the next attempt becomes a schedule.
-    fn hand_back(&mut self, job: Job) {
-        if job.made_progress() || self.named {
-            self.settling.push(io::park(
-                self.shared.clone(),
-                self.partition,
-                job,
-                Duration::ZERO,
-            ));
-        } else {
-            self.outstanding.remove(&job.key);
+            self.pump(webhook);
         }
     }
 }
@@ -591,51 +488,12 @@ async fn next_batch(pull: &mut Option<Pull>) -> Vec<Pulled> {
     }
 }
 
-fn leaver_of(handover: Handover) -> Option<Leaver> {
-    let Handover::FromLeaver {
-        leaver,
-        deliveries,
-        retries,
-    } = handover
-    else {
-        return None;
-    };
-    let named = |lane: Lane, seqs: Vec<u64>| seqs.into_iter().map(move |seq| (lane, seq));
-    let now = Instant::now();
-    Some(Leaver {
-        name: leaver,
-        named: named(Lane::Fresh, deliveries)
-            .chain(named(Lane::Due, retries))
-            .collect(),
-        deferred: HashMap::new(),
-        until: now + LEAVER_PATIENCE,
-        look_at: now,
-    })
-}
-
-fn start(
-    attempts: &mut JoinSet<(Attempted, OnTheWire)>,
-    shared: Arc<Shared>,
-    job: Job,
-    target: Arc<Target>,
-    place: tokio::sync::OwnedSemaphorePermit,
-) {
-    attempts.spawn(async move {
-        let wire = OnTheWire {
-            shared: shared.clone(),
-            delivery: job.delivery,
-        };
-        let attempted = attempt::guarded(shared, job, target).await;
-        // The place is free at once; the mark stays until the attempt is recorded.
-        drop(place);
-        (attempted, wire)
-    });
-}
-
 /// Frees a delivery's mark, also when its attempt panics.
 struct OnTheWire {
     shared: Arc<Shared>,
     delivery: Uuid,
+    /// The webhook's `health_epoch` when it started.
+    epoch: u64,
 }
 
 impl Drop for OnTheWire {

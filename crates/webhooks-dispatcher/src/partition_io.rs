@@ -6,15 +6,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::BoxFuture};
 use uuid::Uuid;
 use webhooks_bus::{
-    Bus, BusError, Outgoing, PublishError, Pull, PullSettings, Pulled, headers, names, subjects,
-    topology,
+    Bus, BusError, Outgoing, PublishError, Pull, PullSettings, Pulled, Stored, headers, names,
+    subjects, topology,
 };
 use webhooks_domain::{endpoint::FailureClass, event::format_micros, retry::Next};
 use webhooks_proto::{internal::v1::RecordedDelivery, v1};
 
 use crate::{
     attempt::Attempted,
+    endpoint::Woken,
+    health::HealthSettled,
+    held::{HeldSettled, reason},
     job::{Job, Lane, MessageKey},
+    line::{Found, Rank, Release},
     report::{self, Execution},
     shared::Shared,
 };
@@ -24,6 +28,9 @@ const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause between such tries.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+
+/// When a delivery is tried again to be held that found HELD full.
+const HOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// How long the read model may take to show a webhook that fan-out has seen.
 const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -38,8 +45,39 @@ pub(crate) enum Settled {
     },
     /// Make the job's attempt after `delay`.
     Again { job: Box<Job>, delay: Duration },
+    /// An attempt is recorded: what `then` says, and this has become of the delivery.
+    Recorded {
+        webhook: Uuid,
+        rank: Rank,
+        release: Release,
+        then: Box<Settled>,
+    },
+    /// The delivery is parked as message `schedule` of RETRIES.
+    Parked {
+        key: MessageKey,
+        webhook: Uuid,
+        rank: Rank,
+        schedule: u64,
+    },
+    /// It is no longer ours to send: what `then` says.
+    Left {
+        webhook: Uuid,
+        rank: Rank,
+        then: Box<Settled>,
+    },
+    /// Parked deliveries were let go.
+    Woken { webhook: Uuid, woken: Woken },
+    /// What is unfinished of an ordered webhook; `None` = it could not be read.
+    Learned {
+        webhook: Uuid,
+        found: Option<(Vec<Found>, bool)>,
+    },
     /// These messages are no more; `last` = all were looked for after their holder had ended.
     Gone { keys: Vec<MessageKey>, last: bool },
+    /// Something about an endpoint's health is durable, or is not.
+    Health(HealthSettled),
+    /// Something was done with what is held.
+    Held(HeldSettled),
     /// These may go on.
     Admit(Vec<Job>),
     /// Nothing.
@@ -68,6 +106,7 @@ pub(crate) fn record(
         let (state, next_at) = match next {
             None => (v1::DeliveryState::Delivered, 0),
             Some(Next::GiveUp) => (v1::DeliveryState::Failed, 0),
+            Some(Next::Retry { .. }) if job.probe => (v1::DeliveryState::Held, 0),
             Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
                 (v1::DeliveryState::Retrying, due(delay))
             }
@@ -85,6 +124,25 @@ pub(crate) fn record(
                 Settled::Done {
                     key: job.key,
                     finished: Some((job.delivery, job.attempt)),
+                }
+            }
+            Some(Next::Retry { attempt, .. }) if job.probe => {
+                let (key, made) = (job.key, (job.delivery, job.attempt));
+                let next = Job { attempt, ..job };
+                // First, so that what is recorded as held is there.
+                while let Err(error) = write_held(&shared, partition, &next).await {
+                    tracing::warn!(%error, delivery.id = %next.delivery, "delivery not held yet");
+                    if let PublishError::Full(_) = error {
+                        let due = now_in(&shared, HOLD_AGAIN_AFTER);
+                        schedule(&shared, partition, &next, attempt, next.park + 1, due).await;
+                        break;
+                    }
+                    tokio::time::sleep(PUBLISH_PAUSE).await;
+                }
+                recorded.await;
+                Settled::Done {
+                    key,
+                    finished: Some(made),
                 }
             }
             Some(Next::Retry { attempt, delay }) if in_memory => {
@@ -126,18 +184,26 @@ pub(crate) fn record(
     .boxed()
 }
 
-/// Puts a delivery aside for `wait`, without consuming its attempt.
+/// Puts a delivery aside for `wait`, or until there is room before that, without consuming its
+/// attempt.
 pub(crate) fn park(shared: Arc<Shared>, partition: u16, job: Job, wait: Duration) -> Settling {
     async move {
-        let due =
-            shared.clock.now_micros() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2);
-        schedule(&shared, partition, &job, job.attempt, job.park + 1, due).await;
-        Settled::Done {
+        let due = now_in(&shared, wait);
+        let park = job.park + 1;
+        let subject = subjects::parked(partition, job.webhook, job.delivery, job.attempt, park);
+        let stored = publish_at(&shared, partition, &job, subject, job.attempt, park, due).await;
+        Settled::Parked {
             key: job.key,
-            finished: None,
+            webhook: job.webhook,
+            rank: job.rank(),
+            schedule: stored.seq,
         }
     }
     .boxed()
+}
+
+fn now_in(shared: &Shared, wait: Duration) -> i64 {
+    shared.clock.now_micros() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// Publishes a schedule, for as long as it takes. Its subject is never used twice.
@@ -150,6 +216,18 @@ async fn schedule(
     due_micros: i64,
 ) {
     let subject = subjects::schedule(partition, job.webhook, job.delivery, attempt, park);
+    publish_at(shared, partition, job, subject, attempt, park, due_micros).await;
+}
+
+async fn publish_at(
+    shared: &Shared,
+    partition: u16,
+    job: &Job,
+    subject: String,
+    attempt: u32,
+    park: u32,
+    due_micros: i64,
+) -> Stored {
     let id = format!("{}:{attempt}:{park}", job.delivery.simple());
     let message = Outgoing::new(subject, &id, job.encode(attempt, park, due_micros))
         .header(
@@ -161,17 +239,27 @@ async fn schedule(
             &subjects::due(partition, job.webhook),
         )
         .header(headers::TRACEPARENT, &job.traceparent);
-    publish_for_ever(&shared.bus, message).await;
+    publish_for_ever(&shared.bus, message).await
 }
 
-/// Moves a delivery to HELD. A webhook that holds as many as it may loses none silently: the
-/// delivery is parked and tried again.
+/// Writes a delivery to HELD.
+async fn write_held(shared: &Shared, partition: u16, job: &Job) -> Result<Stored, PublishError> {
+    let id = format!("{}:{}:{}", job.delivery.simple(), job.attempt, job.park);
+    let bytes = job.encode(job.attempt, job.park + 1, 0);
+    let message = Outgoing::new(subjects::held(partition, job.webhook), &id, bytes);
+    shared.bus.publish(message, PUBLISH_WITHIN).await
+}
+
+/// Whether it is the webhook's own place that is full, and not the stream.
+fn is_of_webhook(detail: &str) -> bool {
+    detail.contains("per subject")
+}
+
+/// Moves a delivery to HELD. Where a webhook holds as many as it may, the delivery ends, which is
+/// recorded; where the stream is full, it is parked and tried again.
 pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
     async move {
-        let id = format!("{}:{}:{}", job.delivery.simple(), job.attempt, job.park);
-        let bytes = job.encode(job.attempt, job.park + 1, 0);
-        let message = Outgoing::new(subjects::held(partition, job.webhook), &id, bytes);
-        match shared.bus.publish(message, PUBLISH_WITHIN).await {
+        match write_held(&shared, partition, &job).await {
             Ok(_) => {
                 let now = shared.clock.now_micros();
                 shared
@@ -183,9 +271,19 @@ pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
                     finished: None,
                 }
             }
+            Err(PublishError::Full(detail)) if is_of_webhook(&detail) => {
+                metrics::counter!("webhooks_held_ended_total", "reason" => reason::OVERFLOW)
+                    .increment(1);
+                cancel(shared, job, reason::OVERFLOW).await
+            }
             Err(error @ PublishError::Full(_)) => {
                 tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
-                park(shared, partition, job, crate::endpoint::MAX_PARK).await
+                let due = now_in(&shared, HOLD_AGAIN_AFTER);
+                schedule(&shared, partition, &job, job.attempt, job.park + 1, due).await;
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
             }
             // Perhaps it is held already: a repeat has the same id.
             Err(error) => {
@@ -201,17 +299,12 @@ pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
 }
 
 /// Ends a delivery whose webhook is off or gone.
-pub(crate) fn cancel(shared: Arc<Shared>, job: Job) -> Settling {
+pub(crate) fn cancel(shared: Arc<Shared>, job: Job, reason: &'static str) -> Settling {
     async move {
         let now = shared.clock.now_micros();
-        shared
-            .reporter
-            .record(report::without_attempt(
-                &job,
-                v1::DeliveryState::Cancelled,
-                now,
-            ))
-            .await;
+        let mut report = report::without_attempt(&job, v1::DeliveryState::Cancelled, now);
+        report.reason = reason.to_owned();
+        shared.reporter.record(report).await;
         Settled::Done {
             key: job.key,
             finished: Some((job.delivery, job.attempt)),
@@ -224,7 +317,9 @@ pub(crate) fn cancel(shared: Arc<Shared>, job: Job) -> Settling {
 pub(crate) fn look_again(shared: Arc<Shared>, job: Job) -> Settling {
     async move {
         match tokio::time::timeout(LOOK_AGAIN_LIMIT, shared.mirror.catch_up()).await {
-            Ok(Ok(())) if shared.registry.get(job.webhook).is_none() => cancel(shared, job).await,
+            Ok(Ok(())) if shared.registry.get(job.webhook).is_none() => {
+                cancel(shared, job, reason::DELETED).await
+            }
             Ok(Ok(())) => Settled::Admit(vec![job]),
             _ => Settled::Again {
                 job: Box::new(job),
@@ -249,27 +344,42 @@ pub(crate) fn recheck(shared: Arc<Shared>, partition: u16, jobs: Vec<Job>) -> Se
             .collect();
         let mut known = Vec::with_capacity(jobs.len());
         for job in jobs {
+            if job.ended.is_some() {
+                // It owes nothing, so nothing of it can be recorded.
+                known.push(job);
+                continue;
+            }
             let job = Job {
                 recheck: false,
                 ..job
             };
+            let mut comes_again = None;
             let over = match recorded.get(job.delivery.as_bytes().as_slice()) {
                 None => false,
                 Some(found) if is_over(found) => true,
+                // A probe that was held again before it was recorded.
+                Some(found)
+                    if found.state() == v1::DeliveryState::Held
+                        && found.attempts >= job.attempt =>
+                {
+                    true
+                }
                 Some(found)
                     if found.state() == v1::DeliveryState::Retrying
                         && found.attempts >= job.attempt =>
                 {
-                    let retry = shared.settings.retry;
+                    let retry = shared.registry.retry_of(job.webhook);
                     if let Next::Retry { attempt, delay } = retry.next(
                         found.attempts,
                         FailureClass::Temporary,
                         None,
+                        job.age(shared.clock.now_micros()),
                         rand::random(),
                     ) {
                         let due = shared.clock.now_micros()
                             + i64::try_from(delay.as_micros()).unwrap_or(0);
                         schedule(&shared, partition, &job, attempt, job.park, due).await;
+                        comes_again = Some(due);
                         true
                     } else {
                         false
@@ -277,7 +387,11 @@ pub(crate) fn recheck(shared: Arc<Shared>, partition: u16, jobs: Vec<Job>) -> Se
                 }
                 Some(_) => false,
             };
-            known.push(Job { over, ..job });
+            known.push(Job {
+                over,
+                comes_again,
+                ..job
+            });
         }
         Settled::Admit(known)
     }
@@ -341,10 +455,10 @@ pub(crate) fn bury(
 
 /// Publishes until the stream has it. The message that owes the work stays unacknowledged
 /// meanwhile, so a crash loses nothing.
-pub(crate) async fn publish_for_ever(bus: &Bus, message: Outgoing) {
+pub(crate) async fn publish_for_ever(bus: &Bus, message: Outgoing) -> Stored {
     loop {
         match bus.publish(message.clone(), PUBLISH_WITHIN).await {
-            Ok(_) => return,
+            Ok(stored) => return stored,
             Err(error) => {
                 tracing::warn!(%error, subject = message.subject, "publish not durable yet");
                 tokio::time::sleep(PUBLISH_PAUSE).await;
@@ -361,10 +475,17 @@ pub(crate) struct Opened {
     pub(crate) recheck_due: u64,
 }
 
+/// Opens a partition: what the owner before wrote of its endpoints' health is known, its consumers
+/// are ready.
+pub(crate) async fn open(shared: &Shared, partition: u16) -> Result<Opened, BusError> {
+    shared.health.catch_up().await?;
+    open_consumers(&shared.bus, partition).await
+}
+
 /// Makes a partition's consumers anew: whatever an owner before had pulled (also what was still on
 /// its way to it) comes again at once and not after `ack_wait`. What an owner that left is still
 /// finishing is told apart by the sequences it has named.
-pub(crate) async fn open_consumers(bus: &Bus, partition: u16) -> Result<Opened, BusError> {
+async fn open_consumers(bus: &Bus, partition: u16) -> Result<Opened, BusError> {
     let fresh = anew(
         bus,
         &names::deliveries(partition),

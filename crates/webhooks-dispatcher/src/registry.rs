@@ -1,30 +1,73 @@
 //! The webhooks as this dispatcher knows them: the read model, made ready for sending.
+//!
+//! What a webhook says of its own (retries, rate, requests at a time, order) is bounded again here:
+//! a value out of bounds was refused when it was saved, so if one arrives all the same, the
+//! installation's own applies, and the log says so.
 
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::Message as _;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 use webhooks_bus::ConfigSink;
 use webhooks_domain::{
-    endpoint::{AddressPolicy, EndpointRefusal, EndpointUrl},
-    sealing::{Binding, Keyring, Sealed},
-    signing::SigningKey,
+    endpoint::{AddressPolicy, CustomHeaders, EndpointRefusal, EndpointUrl},
+    health::Configured,
+    rate::RateLimit,
+    retry::RetryPolicy,
+    sealing::{Binding, Keyring, Purpose, Sealed},
+    signing::{AsymmetricKey, SigningKey},
 };
-use webhooks_proto::internal::v1::{SealedSecret, Status, WebhookConfig};
+use webhooks_proto::internal::v1::{
+    EndpointExtras, HeldChoice, Ordering as ConfiguredOrdering, SealedSecret, WebhookConfig,
+};
+
+use crate::{endpoint::Allowed, line::Ordering, settings::Limits};
 
 /// Status changes that a slow listener may miss before it has to look at everything.
 const CHANGES: usize = 1_024;
 
-/// What delivery needs to know of one webhook.
-#[derive(Debug)]
+/// What holds for a webhook that says nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defaults {
+    retry: RetryPolicy,
+    in_flight: usize,
+    in_flight_max: usize,
+}
+
+impl Defaults {
+    pub(crate) fn of(retry: &RetryPolicy, limits: &Limits) -> Self {
+        Self {
+            retry: *retry,
+            in_flight: limits.per_endpoint,
+            in_flight_max: limits.per_endpoint_max.max(limits.per_endpoint),
+        }
+    }
+}
+
+/// What delivery needs to know of one webhook. Not to be printed: the URL may carry a key.
 pub(crate) struct Target {
-    pub(crate) status: Status,
+    pub(crate) workspace: Uuid,
+    /// Its status as configured; deliveries may have made another one of it.
+    pub(crate) configured: Configured,
+    /// What becomes of what was held before `held_choice_at` (microseconds), while it is active.
+    pub(crate) held_choice: HeldChoice,
+    pub(crate) held_choice_at: i64,
     pub(crate) url: Result<EndpointUrl, EndpointRefusal>,
+    /// When its failed deliveries are tried again.
+    pub(crate) retry: RetryPolicy,
+    /// What it may do at a time.
+    pub(crate) allowed: Allowed,
     /// Keys with the time after which they sign no more (0 = never).
     keys: Vec<(SigningKey, i64)>,
+    /// Signs with `v1a` beside them.
+    pub(crate) asymmetric: Option<AsymmetricKey>,
+    /// The customer's own headers: none of them one of ours, each marked as sensitive.
+    pub(crate) headers: HeaderMap,
     /// A secret could not be opened: our fault, not the customer's.
     pub(crate) sealed_shut: bool,
 }
@@ -45,15 +88,17 @@ pub(crate) struct Registry {
     targets: RwLock<HashMap<Uuid, Arc<Target>>>,
     policy: AddressPolicy,
     keyring: Keyring,
+    defaults: Defaults,
     changes: broadcast::Sender<Uuid>,
 }
 
 impl Registry {
-    pub(crate) fn new(policy: AddressPolicy, keyring: Keyring) -> Self {
+    pub(crate) fn new(policy: AddressPolicy, keyring: Keyring, defaults: Defaults) -> Self {
         Self {
             targets: RwLock::default(),
             policy,
             keyring,
+            defaults,
             changes: broadcast::Sender::new(CHANGES),
         }
     }
@@ -66,36 +111,123 @@ impl Registry {
             .cloned()
     }
 
+    /// When failed deliveries of a webhook are tried again.
+    pub(crate) fn retry_of(&self, webhook: Uuid) -> RetryPolicy {
+        self.get(webhook)
+            .map_or(self.defaults.retry, |target| target.retry)
+    }
+
     /// Tells of webhooks that have changed or gone.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Uuid> {
         self.changes.subscribe()
     }
 
     fn make(&self, config: &WebhookConfig) -> Target {
-        let mut sealed_shut = false;
         let mut keys = Vec::with_capacity(config.secrets.len());
+        let mut opened = true;
         for secret in &config.secrets {
-            match self.open(config, secret) {
+            let key = self
+                .open(config, Purpose::SigningKey, secret)
+                .and_then(|key| SigningKey::from_bytes(key).map_err(|error| error.to_string()));
+            match key {
                 Ok(key) => keys.push((key, secret.expires_at)),
-                Err(error) => {
-                    sealed_shut = true;
-                    tracing::error!(
-                        error,
-                        key.id = secret.key_id,
-                        "a signing secret does not open"
-                    );
-                }
+                Err(error) => opened = cannot_open("signing key", secret, &error),
+            }
+        }
+        let mut asymmetric = None;
+        if let Some(secret) = &config.ed25519 {
+            let seed = self
+                .open(config, Purpose::Ed25519, secret)
+                .and_then(|seed| {
+                    seed.try_into()
+                        .map_err(|_| "a seed has 32 bytes".to_owned())
+                });
+            match seed {
+                Ok(seed) => asymmetric = Some(AsymmetricKey::from_seed(seed)),
+                Err(error) => opened = cannot_open("ed25519 key", secret, &error),
+            }
+        }
+        let mut extras = EndpointExtras::default();
+        if let Some(secret) = &config.extras {
+            let read = self
+                .open(config, Purpose::Extras, secret)
+                .and_then(|bytes| {
+                    EndpointExtras::decode(bytes.as_slice()).map_err(|error| error.to_string())
+                });
+            match read {
+                Ok(read) => extras = read,
+                Err(error) => opened = cannot_open("custom headers", secret, &error),
             }
         }
         Target {
-            status: Status::try_from(config.status).unwrap_or(Status::Unspecified),
-            url: EndpointUrl::parse(&config.endpoint_url, &self.policy),
-            sealed_shut: sealed_shut || keys.is_empty(),
+            workspace: Uuid::from_slice(&config.workspace_id).unwrap_or_default(),
+            configured: webhooks_bus::configured(config),
+            held_choice: config.held_choice(),
+            held_choice_at: config.held_choice_at,
+            url: with_query(&config.endpoint_url, &extras, &self.policy),
+            retry: self.retry(config),
+            allowed: self.allowed(config),
+            sealed_shut: !opened || keys.is_empty(),
             keys,
+            asymmetric,
+            headers: custom_headers(config, &extras),
         }
     }
 
-    fn open(&self, config: &WebhookConfig, secret: &SealedSecret) -> Result<SigningKey, String> {
+    fn retry(&self, config: &WebhookConfig) -> RetryPolicy {
+        let Some(own) = &config.retry else {
+            return self.defaults.retry;
+        };
+        let policy = RetryPolicy::from_numbers(
+            own.max_attempts,
+            own.base_ms,
+            own.factor_milli,
+            own.cap_ms,
+            own.jitter_milli,
+            own.max_age_ms,
+        );
+        match policy.validate() {
+            Ok(()) => RetryPolicy {
+                immediate: self.defaults.retry.immediate,
+                ..policy
+            },
+            Err(error) => {
+                tracing::error!(%error, webhook.id = %shown(config), "a retry policy is out of bounds");
+                self.defaults.retry
+            }
+        }
+    }
+
+    fn allowed(&self, config: &WebhookConfig) -> Allowed {
+        let cap = match usize::try_from(config.max_in_flight) {
+            Ok(0) | Err(_) => self.defaults.in_flight,
+            Ok(own) => own.min(self.defaults.in_flight_max),
+        };
+        let rate = config.rate.as_ref().and_then(|rate| {
+            RateLimit::new(rate.count, rate.period_seconds, rate.burst)
+                .inspect_err(|error| {
+                    tracing::error!(%error, webhook.id = %shown(config), "a rate limit is out of bounds");
+                })
+                .ok()
+        });
+        let ordering = match config.ordering() {
+            ConfiguredOrdering::None => Ordering::None,
+            ConfiguredOrdering::Link => Ordering::Link,
+            ConfiguredOrdering::Visitor => Ordering::Visitor,
+        };
+        Allowed {
+            cap,
+            rate,
+            ordering,
+        }
+    }
+
+    fn open(
+        &self,
+        config: &WebhookConfig,
+        purpose: Purpose,
+        secret: &SealedSecret,
+    ) -> Result<Vec<u8>, String> {
         let id = |bytes: &[u8]| Uuid::from_slice(bytes).map_err(|error| error.to_string());
         let binding = Binding {
             workspace: id(&config.workspace_id)?,
@@ -112,12 +244,67 @@ impl Registry {
             nonce,
             ciphertext: secret.ciphertext.to_vec(),
         };
-        let key = self
-            .keyring
-            .open(binding, &sealed)
-            .map_err(|error| error.to_string())?;
-        SigningKey::from_bytes(key).map_err(|error| error.to_string())
+        self.keyring
+            .open_for(purpose, binding, &sealed)
+            .map_err(|error| error.to_string())
     }
+}
+
+/// Always false: it is not open.
+fn cannot_open(what: &str, secret: &SealedSecret, error: &str) -> bool {
+    tracing::error!(
+        error,
+        key.id = secret.key_id,
+        what,
+        "a secret does not open"
+    );
+    false
+}
+
+fn shown(config: &WebhookConfig) -> Uuid {
+    Uuid::from_slice(&config.id).unwrap_or_default()
+}
+
+/// The URL to call, with what the extras append to its query.
+fn with_query(
+    text: &str,
+    extras: &EndpointExtras,
+    policy: &AddressPolicy,
+) -> Result<EndpointUrl, EndpointRefusal> {
+    let url = EndpointUrl::parse(text, policy)?;
+    if extras.query.is_empty() {
+        return Ok(url);
+    }
+    let mut whole = url.into_url();
+    whole
+        .query_pairs_mut()
+        .extend_pairs(extras.query.iter().map(|pair| (&pair.name, &pair.value)));
+    EndpointUrl::parse(whole.as_str(), policy)
+}
+
+/// The custom headers that may be sent. One that may not (it was refused when it was saved) is left
+/// out; the others go.
+fn custom_headers(config: &WebhookConfig, extras: &EndpointExtras) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(extras.headers.len());
+    let mut left_out = 0;
+    for header in &extras.headers {
+        let one = [(header.name.as_str(), header.value.as_str())];
+        let checked = CustomHeaders::check(one).ok();
+        let Some((name, mut value)) = checked.as_ref().and_then(|checked| {
+            let (name, value) = checked.iter().next()?;
+            let name = HeaderName::try_from(name).ok()?;
+            Some((name, HeaderValue::try_from(value).ok()?))
+        }) else {
+            left_out += 1;
+            continue;
+        };
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    if left_out > 0 {
+        tracing::error!(webhook.id = %shown(config), left_out, "custom headers that may not be sent");
+    }
+    headers
 }
 
 impl ConfigSink for Registry {

@@ -25,6 +25,7 @@ pub(crate) fn without_attempt(
         next_attempt_at: 0,
         at: now_micros,
         attempt: None,
+        reason: String::new(),
     }
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn of_attempt(
         timings: Some(v1::Timings {
             dns_us: result.timings.dns.map(micros),
             connect_us: result.timings.connect.map(micros),
-            tls_us: None,
+            tls_us: result.timings.tls.map(micros),
             first_byte_us: result.timings.first_byte.map(micros),
             total_us: Some(micros(result.timings.total)),
         }),
@@ -82,6 +83,7 @@ pub(crate) fn of_attempt(
         next_attempt_at,
         at: now_micros,
         attempt: Some(record),
+        reason: String::new(),
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use futures::{
     FutureExt as _,
     future::{BoxFuture, join_all},
@@ -29,7 +30,7 @@ use webhooks_proto::internal::v1::{
     DeadLetter, DeliveryReport, RecordedDelivery, RecordedRequest, ReportRequest,
     report_service_client::ReportServiceClient,
 };
-use webhooks_runtime::{Clock, Secret};
+use webhooks_runtime::{Clock, Secret, tls::GrpcClientTls};
 
 /// Reports of one call.
 const MAX_BATCH: usize = 500;
@@ -80,10 +81,17 @@ impl Reporter {
     pub(crate) fn new(
         bus: &Bus,
         url: &str,
+        tls: &GrpcClientTls,
         token: &Secret,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
-        let channel = Endpoint::from_shared(url.to_owned())?
+        let mut endpoint = Endpoint::from_shared(url.to_owned())?;
+        if url.starts_with("https://") {
+            endpoint = endpoint
+                .tls_config(tls.config())
+                .context("cannot use WEBHOOKS_MANAGEMENT_GRPC_TLS_CERT")?;
+        }
+        let channel = endpoint
             .connect_timeout(Duration::from_secs(2))
             .timeout(CALL_TIMEOUT)
             .tcp_nodelay(true)

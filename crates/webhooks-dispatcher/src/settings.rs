@@ -1,11 +1,11 @@
 //! What the dispatcher is told by the environment.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use webhooks_bus::BusSettings;
-use webhooks_domain::{retry::RetryPolicy, sealing::Keyring};
+use webhooks_domain::{health::HealthPolicy, retry::RetryPolicy, sealing::Keyring};
 use webhooks_egress::EgressSettings;
-use webhooks_runtime::{Env, Secret, Settings};
+use webhooks_runtime::{Env, Secret, Settings, tls::GrpcClientTls};
 
 /// Everything the dispatcher is told.
 #[derive(Debug)]
@@ -18,10 +18,16 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// Where reports go: management's gRPC address, `http://host:port`.
     pub management: String,
+    /// What we show there, and what we ask of it.
+    pub management_tls: GrpcClientTls,
     /// What we authenticate with there.
     pub internal_token: Secret,
     /// Opens webhooks' signing keys.
     pub keyring: Option<Keyring>,
+    /// When endpoints are paused, probed and disabled.
+    pub health: HealthPolicy,
+    /// How long a delivery is held. Below the HELD stream's own limit.
+    pub hold_max_age: Duration,
     /// Limits of this process.
     pub limits: Limits,
 }
@@ -29,8 +35,10 @@ pub struct Config {
 /// Limits of one dispatcher process.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Requests on the wire to one endpoint at a time.
+    /// Requests on the wire to one endpoint at a time, unless its webhook says otherwise.
     pub per_endpoint: usize,
+    /// The most that a webhook may say.
+    pub per_endpoint_max: usize,
     /// Requests on the wire in all.
     pub in_flight: usize,
     /// Deliveries that wait in memory for one slow endpoint; more are parked. A fast one may have more.
@@ -78,12 +86,14 @@ impl Settings for Config {
                 "1s",
                 "upper bound of the random wait before the second attempt",
             ),
+            max_age: None,
         };
         let management = env.string(
             "WEBHOOKS_MANAGEMENT_GRPC_URL",
             "http://127.0.0.1:9090",
             "management's gRPC address",
         );
+        let management_tls = GrpcClientTls::read(env);
         let internal_token = env.secret(
             "WEBHOOKS_INTERNAL_TOKEN",
             "what services authenticate with among each other",
@@ -102,7 +112,13 @@ impl Settings for Config {
                 "WEBHOOKS_ENDPOINT_IN_FLIGHT",
                 8,
                 1..=1_000,
-                "requests on the wire to one endpoint at a time",
+                "requests on the wire to one endpoint at a time, unless its webhook says otherwise",
+            ),
+            per_endpoint_max: env.ranged(
+                "WEBHOOKS_ENDPOINT_IN_FLIGHT_MAX",
+                64,
+                1..=1_000,
+                "the most requests on the wire at a time that a webhook may ask for",
             ),
             in_flight: env.ranged(
                 "WEBHOOKS_DISPATCHER_IN_FLIGHT",
@@ -134,9 +150,74 @@ impl Settings for Config {
             egress,
             retry,
             management,
+            management_tls,
             internal_token,
             keyring,
+            health: read_health(env),
+            hold_max_age: env.duration_ranged(
+                "WEBHOOKS_HOLD_MAX_AGE",
+                "7d",
+                HOLD_BOUNDS,
+                "how long a delivery is held for a paused or automatically disabled webhook; then it ends and may be replayed",
+            ),
             limits,
         }
     }
+}
+
+/// How long deliveries may be held: the stream keeps them for eight days.
+const HOLD_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 3_600 + 12 * 3_600);
+
+/// Bounds of the pauses between probes and of the steps of a ramp.
+const PAUSES: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3_600);
+
+fn read_health(env: &mut Env) -> HealthPolicy {
+    let standard = HealthPolicy::STANDARD;
+    let policy = HealthPolicy {
+        breaker_failures: env.ranged(
+            "WEBHOOKS_BREAKER_FAILURES",
+            standard.breaker_failures,
+            1..=100,
+            "deliveries that fail in a row before an endpoint is paused and its owner warned",
+        ),
+        auto_disable_failures: env.ranged(
+            "WEBHOOKS_AUTO_DISABLE_FAILURES",
+            standard.auto_disable_failures,
+            1..=1_000,
+            "deliveries (and probes) that fail in a row before a webhook is disabled automatically",
+        ),
+        probe_pause: env.duration_ranged(
+            "WEBHOOKS_PROBE_PAUSE",
+            "30s",
+            PAUSES,
+            "pause before a paused endpoint is probed; each failed probe doubles it",
+        ),
+        probe_pause_cap: env.duration_ranged(
+            "WEBHOOKS_PROBE_PAUSE_CAP",
+            "10m",
+            PAUSES,
+            "longest pause between probes",
+        ),
+        ramp_step: env.duration_ranged(
+            "WEBHOOKS_RAMP_STEP",
+            "1s",
+            PAUSES,
+            "after an endpoint has recovered, its requests at a time double at most this often",
+        ),
+    };
+    if policy.auto_disable_failures < policy.breaker_failures {
+        env.problem(
+            "WEBHOOKS_AUTO_DISABLE_FAILURES",
+            "must not be less than WEBHOOKS_BREAKER_FAILURES",
+        );
+    }
+    if policy.probe_pause_cap < policy.probe_pause {
+        env.problem(
+            "WEBHOOKS_PROBE_PAUSE_CAP",
+            "must not be less than WEBHOOKS_PROBE_PAUSE",
+        );
+    }
+    policy
 }

@@ -3,22 +3,27 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
-use webhooks_bus::{Bus, ConfigMirror, Leases};
-use webhooks_domain::retry::RetryPolicy;
+use webhooks_bus::{Bus, CancelledMirror, ConfigMirror, HealthMirror, HealthStore, Leases};
+use webhooks_domain::health::HealthPolicy;
 use webhooks_egress::Egress;
 use webhooks_runtime::Clock;
 
-use crate::{registry::Registry, reporter::Reporter, settings::Limits};
+use crate::{
+    fair::Places, floor::FannedOut, registry::Registry, reporter::Reporter, settings::Limits,
+};
 
 /// The settings that partitions use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PartitionSettings {
-    pub(crate) retry: RetryPolicy,
     pub(crate) limits: Limits,
+    pub(crate) health: HealthPolicy,
+    /// How long a delivery is held.
+    pub(crate) hold_max_age: Duration,
 }
 
 /// What all partitions share.
@@ -30,10 +35,17 @@ pub(crate) struct Shared {
     pub(crate) mirror: ConfigMirror,
     pub(crate) reporter: Reporter,
     pub(crate) leases: Leases,
+    /// What is kept of every endpoint's health.
+    pub(crate) health: HealthMirror,
+    pub(crate) health_store: HealthStore,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: PartitionSettings,
-    /// Requests on the wire in all.
-    pub(crate) places: Arc<Semaphore>,
+    /// Requests on the wire in all, shared between workspaces.
+    pub(crate) places: Arc<Places>,
+    /// Deliveries that a person took back.
+    pub(crate) cancelled: CancelledMirror,
+    /// What ordered webhooks wait for.
+    pub(crate) fanned_out: FannedOut,
     /// Deliveries on the wire, across losing and regaining a partition in one process.
     on_the_wire: Mutex<HashSet<Uuid>>,
 }
@@ -51,11 +63,14 @@ impl Shared {
         mirror: ConfigMirror,
         reporter: Reporter,
         leases: Leases,
+        health: HealthMirror,
         clock: Arc<dyn Clock>,
         settings: PartitionSettings,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(settings.limits.in_flight));
+        let places = Places::new(settings.limits.in_flight);
         Self {
+            health,
+            health_store: HealthStore::new(&bus),
             name,
             bus,
             egress,
@@ -66,8 +81,15 @@ impl Shared {
             clock,
             settings,
             places,
+            fanned_out: FannedOut::default(),
             on_the_wire: Mutex::default(),
+            cancelled: CancelledMirror::default(),
         }
+    }
+
+    /// The same, knowing which deliveries a person took back.
+    pub(crate) fn with_cancelled(self, cancelled: CancelledMirror) -> Self {
+        Self { cancelled, ..self }
     }
 
     /// Whether a request of `partition` may start at this moment: the partition is ours, and our

@@ -38,6 +38,9 @@ impl Subscription for Hook {
     fn triggers(&self) -> &[String] {
         &self.triggers
     }
+    fn event_actions(&self) -> &[String] {
+        &[]
+    }
     fn created_at_micros(&self) -> i64 {
         0
     }

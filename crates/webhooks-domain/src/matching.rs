@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::event::ParsedEvent;
+use crate::{event::ParsedEvent, webhook::event_action_word};
 
 /// A webhook fires for events accepted up to this long before its creation: two of our own
 /// clocks may disagree by so much, and "created, then published" must hold for the customer.
@@ -49,6 +49,9 @@ pub trait Subscription {
     fn link_ids(&self) -> &[Uuid];
     /// The step kinds it fires for; empty means every kind.
     fn triggers(&self) -> &[String];
+    /// The event actions it fires for, in the short form (`CLIENT_REDIRECT`); empty means every
+    /// action. They are asked one by one, not indexed: they only narrow what the kinds let through.
+    fn event_actions(&self) -> &[String];
     /// When it was created, in microseconds since the epoch.
     fn created_at_micros(&self) -> i64;
     /// What its status says.
@@ -64,6 +67,8 @@ pub struct EventFacts<'a> {
     pub link_id: Uuid,
     /// The completed step's kind, an open enum.
     pub step_kind: &'a str,
+    /// What completed the step, an open enum, in the short or the long form; empty = not told.
+    pub event_action: &'a str,
     /// When ingest accepted it, in microseconds since the epoch, by our clock.
     pub accepted_at_micros: i64,
     /// When it says it happened, in microseconds since the epoch, by the publisher's clock.
@@ -78,6 +83,7 @@ impl<'a> EventFacts<'a> {
             workspace_id: event.workspace_id,
             link_id: event.link_id,
             step_kind: &event.step_kind,
+            event_action: event.event_action.as_deref().unwrap_or_default(),
             accepted_at_micros,
             timestamp_micros: event.timestamp_micros,
         }
@@ -94,6 +100,8 @@ pub enum VerdictReason {
     OtherLink,
     /// It fires for other step kinds.
     OtherKind,
+    /// It fires for other event actions.
+    OtherAction,
     /// Its status makes no deliveries.
     Disabled,
     /// The event had been accepted before it was created.
@@ -120,6 +128,7 @@ impl VerdictReason {
             Self::OtherWorkspace => "other_workspace",
             Self::OtherLink => "other_link",
             Self::OtherKind => "other_kind",
+            Self::OtherAction => "other_action",
             Self::Disabled => "disabled",
             Self::AcceptedBeforeCreation => "accepted_before_creation",
             Self::HappenedBeforeCreation => "happened_before_creation",
@@ -134,6 +143,8 @@ impl VerdictReason {
 pub fn verdict<T: Subscription + ?Sized>(webhook: &T, event: &EventFacts<'_>) -> VerdictReason {
     let links = webhook.link_ids();
     let kinds = webhook.triggers();
+    let actions = webhook.event_actions();
+    let action = event_action_word(event.event_action);
     let created_at = webhook.created_at_micros();
     let accepted_by = event
         .accepted_at_micros
@@ -147,6 +158,8 @@ pub fn verdict<T: Subscription + ?Sized>(webhook: &T, event: &EventFacts<'_>) ->
         VerdictReason::OtherLink
     } else if !kinds.is_empty() && !kinds.iter().any(|kind| kind == event.step_kind) {
         VerdictReason::OtherKind
+    } else if !actions.is_empty() && !actions.iter().any(|word| word == action) {
+        VerdictReason::OtherAction
     } else if webhook.participation() == Participation::Ignore {
         VerdictReason::Disabled
     } else if accepted_by < created_at {

@@ -1,7 +1,8 @@
 //! Secrets at rest: XChaCha20-Poly1305 with a named key and associated data.
 //!
-//! The associated data binds a ciphertext to its workspace, webhook and version: a row copied to
-//! another tenant does not open. The nonce is 24 random bytes drawn by the caller.
+//! The associated data binds a ciphertext to its workspace, webhook, version and [`Purpose`]: a row
+//! copied to another tenant does not open, nor does one put in another's place (custom headers where
+//! a signing key belongs). The nonce is 24 random bytes drawn by the caller.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -42,6 +43,29 @@ pub struct Binding {
     pub webhook: Uuid,
     /// Version of the secret, from 1.
     pub version: u32,
+}
+
+/// What a sealed secret is for. Part of the associated data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A key that signs with `v1` (HMAC-SHA256).
+    SigningKey,
+    /// An encoded `EndpointExtras`: custom headers.
+    Extras,
+    /// A key that signs with `v1a` (ed25519).
+    Ed25519,
+}
+
+impl Purpose {
+    /// What stands behind workspace, webhook and version. A signing key's is empty: it is how
+    /// secrets were sealed before there were other purposes, and those stay readable.
+    const fn label(self) -> &'static [u8] {
+        match self {
+            Self::SigningKey => b"",
+            Self::Extras => b"extras",
+            Self::Ed25519 => b"ed25519",
+        }
+    }
 }
 
 /// A sealed secret.
@@ -98,14 +122,32 @@ impl Keyring {
         })
     }
 
-    /// Seals `secret` for its owner with the active key and a fresh random `nonce`.
+    /// The id of the key that seals.
+    #[must_use]
+    pub fn active(&self) -> &str {
+        &self.active
+    }
+
+    /// Seals a signing key for its owner with the active key and a fresh random `nonce`.
     #[must_use]
     pub fn seal(&self, binding: Binding, secret: &[u8], nonce: [u8; NONCE_BYTES]) -> Sealed {
+        self.seal_for(Purpose::SigningKey, binding, secret, nonce)
+    }
+
+    /// Seals `secret` for its owner and `purpose` with the active key and a fresh random `nonce`.
+    #[must_use]
+    pub fn seal_for(
+        &self,
+        purpose: Purpose,
+        binding: Binding,
+        secret: &[u8],
+        nonce: [u8; NONCE_BYTES],
+    ) -> Sealed {
         let key = self
             .keys
             .get(&self.active)
             .expect("the active key is in the ring");
-        let aad = associated_data(binding);
+        let aad = associated_data(purpose, binding);
         let ciphertext = key
             .encrypt(
                 XNonce::from_slice(&nonce),
@@ -122,16 +164,29 @@ impl Keyring {
         }
     }
 
-    /// Opens a secret for its owner.
+    /// Opens a signing key for its owner.
     ///
     /// # Errors
-    /// When the key is unknown, the data damaged, or the owner another.
+    /// As [`Keyring::open_for`].
     pub fn open(&self, binding: Binding, sealed: &Sealed) -> Result<Vec<u8>, SealError> {
+        self.open_for(Purpose::SigningKey, binding, sealed)
+    }
+
+    /// Opens a secret for its owner and `purpose`.
+    ///
+    /// # Errors
+    /// When the key is unknown, the data damaged, or the owner or purpose another.
+    pub fn open_for(
+        &self,
+        purpose: Purpose,
+        binding: Binding,
+        sealed: &Sealed,
+    ) -> Result<Vec<u8>, SealError> {
         let key = self
             .keys
             .get(&sealed.key_id)
             .ok_or_else(|| SealError::UnknownKey(sealed.key_id.clone()))?;
-        let aad = associated_data(binding);
+        let aad = associated_data(purpose, binding);
         key.decrypt(
             XNonce::from_slice(&sealed.nonce),
             Payload {
@@ -143,11 +198,13 @@ impl Keyring {
     }
 }
 
-fn associated_data(binding: Binding) -> Vec<u8> {
-    let mut data = Vec::with_capacity(36);
+fn associated_data(purpose: Purpose, binding: Binding) -> Vec<u8> {
+    let mut data = Vec::with_capacity(48);
     data.extend_from_slice(binding.workspace.as_bytes());
     data.extend_from_slice(binding.webhook.as_bytes());
     data.extend_from_slice(&binding.version.to_be_bytes());
+    // Last and alone of variable length, so that no two bindings read alike.
+    data.extend_from_slice(purpose.label());
     data
 }
 
@@ -192,6 +249,32 @@ mod tests {
         let mut damaged = sealed;
         damaged.ciphertext[0] ^= 1;
         assert_eq!(ring.open(owner, &damaged).unwrap_err(), SealError::Refused);
+    }
+
+    #[test]
+    fn a_secret_opens_only_for_its_purpose() {
+        let ring = ring(&format!("a:{}", key(1)));
+        let owner = Binding {
+            workspace: Uuid::from_u128(1),
+            webhook: Uuid::from_u128(2),
+            version: 1,
+        };
+        let all = [Purpose::SigningKey, Purpose::Extras, Purpose::Ed25519];
+        for sealed_for in all {
+            let sealed = ring.seal_for(sealed_for, owner, b"secret", [7; 24]);
+            for opened_for in all {
+                assert_eq!(
+                    ring.open_for(opened_for, owner, &sealed).is_ok(),
+                    sealed_for == opened_for
+                );
+            }
+        }
+        // What was sealed before there were purposes is a signing key.
+        let sealed = ring.seal(owner, b"secret", [7; 24]);
+        assert_eq!(
+            ring.open_for(Purpose::SigningKey, owner, &sealed).unwrap(),
+            b"secret"
+        );
     }
 
     #[test]

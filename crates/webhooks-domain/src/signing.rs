@@ -1,8 +1,11 @@
-//! Standard Webhooks signatures, version `v1` (HMAC-SHA256).
+//! Standard Webhooks signatures: version `v1` (HMAC-SHA256) here, `v1a` (ed25519) as
+//! [`AsymmetricKey`].
 //!
 //! Signed are the bytes `id.timestamp.body`; the header holds one token per valid secret,
 //! separated by single spaces (two would crash the Python verifier). Source: Standard Webhooks
 //! specification 1.0.0.
+
+mod asymmetric;
 
 use std::fmt;
 
@@ -10,8 +13,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
+pub use asymmetric::{AsymmetricKey, SEED_BYTES, verify_v1a};
+
 /// Shortest and longest signing key, in bytes (Standard Webhooks, "Signature scheme").
 pub const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// Fewest different bytes of a secret that a customer chose.
+pub const MIN_DISTINCT_BYTES: usize = 12;
 
 /// Length of the keys we make, in bytes.
 pub const NEW_KEY_BYTES: usize = 32;
@@ -40,6 +48,9 @@ pub enum SecretError {
     /// Too short or too long.
     #[error("a secret holds 24 to 64 bytes")]
     Length,
+    /// Nobody drew these bytes at random.
+    #[error("a secret is drawn at random: this one repeats its bytes")]
+    Weak,
 }
 
 impl SigningKey {
@@ -72,6 +83,26 @@ impl SigningKey {
                 .decode(encoded)
                 .map_err(|_| SecretError::Encoding)?,
         )
+    }
+
+    /// Reads a secret that a customer chose: like [`Self::parse`], and strong enough.
+    ///
+    /// The check is against what people type or fill in (one byte repeated, a short pattern over
+    /// and over, a counter), not a proof of entropy: at least [`MIN_DISTINCT_BYTES`] different
+    /// bytes, and no constant step from each byte to the next. Of random secrets of 24 bytes, far
+    /// fewer than one in 10^9 is refused.
+    ///
+    /// # Errors
+    /// Names what is wrong; never repeats the text.
+    pub fn parse_chosen(text: &str) -> Result<Self, SecretError> {
+        let key = Self::parse(text)?;
+        let distinct: std::collections::BTreeSet<u8> = key.0.iter().copied().collect();
+        let mut steps = key.0.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+        let first = steps.next();
+        if distinct.len() < MIN_DISTINCT_BYTES || steps.all(|step| Some(step) == first) {
+            return Err(SecretError::Weak);
+        }
+        Ok(key)
     }
 
     /// The customer's spelling. Shown once, at creation and rotation.
@@ -191,6 +222,27 @@ mod tests {
         assert_eq!(
             format!("{:?}", SigningKey::from_random([7; 32])),
             "SigningKey(***)"
+        );
+    }
+
+    #[test]
+    fn a_chosen_secret_is_not_a_pattern() {
+        let text = |bytes: Vec<u8>| SigningKey::from_bytes(bytes).unwrap().reveal();
+        for weak in [
+            vec![0; 32],
+            b"abababababababababababababababab".to_vec(),
+            b"passwordpasswordpassword".to_vec(),
+            (0..32).collect(),
+            (0..32).rev().collect(),
+            (0..64).map(|n| n * 3).collect(),
+        ] {
+            let refused = SigningKey::parse_chosen(&text(weak)).unwrap_err();
+            assert_eq!(refused, SecretError::Weak);
+        }
+        SigningKey::parse_chosen("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        assert_eq!(
+            SigningKey::parse_chosen("whsec_AAAA").unwrap_err(),
+            SecretError::Length
         );
     }
 

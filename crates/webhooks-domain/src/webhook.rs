@@ -19,6 +19,33 @@ pub const MAX_NAME_CHARS: usize = 255;
 /// Most links one webhook can be bound to.
 pub const MAX_LINKS: usize = 1_000;
 
+/// Most event actions one webhook can ask for.
+pub const MAX_EVENT_ACTIONS: usize = 64;
+
+/// Longest event action, in bytes, without its prefix.
+pub const MAX_EVENT_ACTION_BYTES: usize = 64;
+
+/// The vendor's long spelling of an event action begins so.
+const EVENT_ACTION_PREFIX: &str = "EVENT_ACTION_";
+
+/// The short form of an event action, in which webhooks keep it and events are compared:
+/// `EVENT_ACTION_CLIENT_REDIRECT` and `CLIENT_REDIRECT` are one word.
+#[must_use]
+pub fn event_action_word(word: &str) -> &str {
+    word.strip_prefix(EVENT_ACTION_PREFIX).unwrap_or(word)
+}
+
+/// Whether a short word can be an event action: capitals, digits and underscores, beginning with a
+/// capital. The list of actions is open, so an unknown word is no mistake that can be told.
+#[must_use]
+pub fn is_event_action(word: &str) -> bool {
+    (1..=MAX_EVENT_ACTION_BYTES).contains(&word.len())
+        && word.starts_with(|first: char| first.is_ascii_uppercase())
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
 /// A webhook's status: what the customer sees, and what delivery obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WebhookStatus {
@@ -103,6 +130,40 @@ words!(WebhookStatus, "status", Active => "ACTIVE", Paused => "PAUSED", Disabled
 words!(StatusReason, "status reason", User => "USER", DeliveryFailures => "DELIVERY_FAILURES", ConsecutiveFailures => "CONSECUTIVE_FAILURES", EndpointGone => "ENDPOINT_GONE");
 words!(WebhookSource, "source", Linkbreakers => "LINKBREAKERS", Make => "MAKE", Zapier => "ZAPIER");
 
+/// Which deliveries of a webhook go one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DeliveryOrder {
+    /// None wait for each other.
+    #[default]
+    None,
+    /// Those of one link.
+    Link,
+    /// Those of one visitor.
+    Visitor,
+}
+
+words!(DeliveryOrder, "ordering", None => "NONE", Link => "LINK", Visitor => "VISITOR");
+
+/// What becomes of deliveries that were held while a webhook was not active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HeldChoice {
+    /// They stay held until somebody chooses, or they expire.
+    #[default]
+    Keep,
+    /// They go out.
+    Deliver,
+    /// They end without having been sent.
+    Discard,
+}
+
+words!(HeldChoice, "choice for held deliveries", Keep => "KEEP", Deliver => "DELIVER", Discard => "DISCARD");
+
+/// Requests a webhook may have open at the same time, when it says nothing else.
+pub const DEFAULT_IN_FLIGHT: u32 = 8;
+
+/// Most requests a webhook may have open at the same time.
+pub const MAX_IN_FLIGHT: u32 = 64;
+
 /// A workspace's plan. Sponsored and trial workspaces carry the plan they follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Plan {
@@ -145,6 +206,27 @@ mod tests {
             "GOLD".parse::<Plan>().unwrap_err().to_string(),
             "unknown plan \"GOLD\""
         );
+    }
+
+    #[test]
+    fn an_event_action_has_one_word_and_a_charset() {
+        assert_eq!(event_action_word("EVENT_ACTION_LINK_VISIT"), "LINK_VISIT");
+        assert_eq!(event_action_word("LINK_VISIT"), "LINK_VISIT");
+        for good in ["A", "CLIENT_REDIRECT", "V2_X", &"X".repeat(64)] {
+            assert!(is_event_action(good), "{good}");
+        }
+        for bad in [
+            "",
+            "_A",
+            "2A",
+            "client_redirect",
+            "A-B",
+            "A B",
+            "\u{c4}",
+            &"X".repeat(65),
+        ] {
+            assert!(!is_event_action(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn corpus() -> Corpus {
 }
 
 #[test]
-fn every_case_of_the_corpus_gets_its_verdict() {
+fn s_01_s_12_s_13_s_14_every_case_of_the_corpus_gets_its_verdict() {
     let corpus = corpus();
     let policy = AddressPolicy {
         own_hosts: corpus.policy.own_hosts,
@@ -116,6 +116,10 @@ fn each_rule_has_its_reason() {
         "https://hooks.example.com:99999/",
         "https://hooks..example.com/",
         "https://hooks.example.com../",
+        "https://2130706433../",
+        "https://0x7f.1../",
+        "https://127.0.0.1../",
+        "https://479../",
         "https://-hooks.example.com/",
         "https://hooks.example.com%2f.evil.example/",
         "https://[fe80::1%25eth0]/",
@@ -361,7 +365,7 @@ const NEIGHBOURS: [&str; 35] = [
 ];
 
 #[test]
-fn neighbours_of_forbidden_ranges_are_allowed() {
+fn s_05_neighbours_of_forbidden_ranges_are_allowed() {
     for text in NEIGHBOURS {
         let ip: IpAddr = text.parse().expect("test data");
         assert_eq!(classify(ip), AddressClass::Global, "{text}");
@@ -430,7 +434,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn every_address_of_a_forbidden_range_is_refused(
+    fn s_04_every_address_of_a_forbidden_range_is_refused(
         row in 0..FORBIDDEN.len(), noise: u128
     ) {
         let ip = inside(FORBIDDEN[row], noise);
@@ -448,7 +452,7 @@ proptest! {
     }
 
     #[test]
-    fn an_ipv4_address_inside_ipv6_is_refused_or_judged_as_itself(bits: u32) {
+    fn s_04_an_ipv4_address_inside_ipv6_is_refused_or_judged_as_itself(bits: u32) {
         let v4 = Ipv4Addr::from_bits(bits);
         prop_assert_eq!(classify(v4.to_ipv6_mapped().into()), classify(v4.into()));
         for carrier in carriers(v4) {
@@ -457,7 +461,7 @@ proptest! {
     }
 
     #[test]
-    fn spellings_of_one_ipv4_address_get_one_verdict(bits: u32) {
+    fn s_03_spellings_of_one_ipv4_address_get_one_verdict(bits: u32) {
         let policy = AddressPolicy::default();
         let v4 = Ipv4Addr::from_bits(bits);
         let [a, b, c, d] = v4.octets();
@@ -473,6 +477,49 @@ proptest! {
         ] {
             let verdict = EndpointUrl::parse(&text, &policy).map(|url| url.literal_ip());
             prop_assert_eq!(verdict, expected, "{}", text);
+        }
+    }
+
+    /// The four prefixes under which IPv4 hides, each as a literal and as an answer.
+    #[test]
+    fn s_04_nothing_under_the_prefixes_that_carry_ipv4_is_dialled(noise: u128) {
+        let policy = AddressPolicy::default();
+        for prefix in ["::/8", "64:ff9b::/32", "2001::/32", "2002::/16"] {
+            let ip = inside(prefix, noise);
+            let literal = EndpointUrl::parse(&format!("https://[{ip}]/"), &policy);
+            prop_assert_eq!(literal, Err(EndpointRefusal::BlockedAddress), "{}", ip);
+            let public = IpAddr::from([93, 184, 216, 34]);
+            let answers = [public, ip];
+            prop_assert_eq!(vet_addresses(&answers, &policy), Err(EndpointRefusal::BlockedAddress));
+        }
+    }
+
+    /// All of IPv6 outside 2000::/3 but IPv4 in its mapped spelling.
+    #[test]
+    fn s_04_all_of_ipv6_that_is_not_global_unicast_is_refused(bits: u128) {
+        let ip = Ipv6Addr::from_bits(bits);
+        let global = bits >> 125 == 1;
+        prop_assume!(!global && ip.to_ipv4_mapped().is_none());
+        let verdict = vet_addresses(&[ip.into()], &AddressPolicy::default());
+        prop_assert_eq!(verdict, Err(EndpointRefusal::BlockedAddress));
+    }
+
+    /// What is accepted is read again as itself, in the form that is dialled.
+    #[test]
+    fn s_13_the_form_that_is_dialled_is_read_as_itself(
+        host in "[a-zA-Z0-9.%_-]{1,24}|[0-9.xXa-f]{1,16}\\.{0,2}|[\\PC]{1,6}",
+        port in prop::option::of(0_u16..),
+        tail in "[/?][ -~]{0,20}|[/?]\\PC{0,10}|",
+    ) {
+        let policy = AddressPolicy::default();
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let text = format!("https://{host}{port}{tail}");
+        if let Ok(url) = EndpointUrl::parse(&text, &policy) {
+            let dialled = url.url().as_str();
+            let again = EndpointUrl::parse(dialled, &policy);
+            prop_assert_eq!(again.as_ref().map(EndpointUrl::url), Ok(url.url()), "{}", text);
+            prop_assert_eq!(again.map(|again| again.literal_ip()), Ok(url.literal_ip()));
+            prop_assert!(url.host().parse::<IpAddr>().is_err() || url.literal_ip().is_some());
         }
     }
 

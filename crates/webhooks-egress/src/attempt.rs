@@ -93,8 +93,10 @@ impl AttemptResult {
 pub struct Timings {
     /// Resolving the name; absent for literals, next to nothing when cached.
     pub dns: Option<Duration>,
-    /// TCP connect and TLS handshake together; absent on a reused connection.
+    /// Until the TCP connection stood; absent on a reused connection.
     pub connect: Option<Duration>,
+    /// The TLS handshake after it; absent on a reused connection and without TLS.
+    pub tls: Option<Duration>,
     /// From the start of the attempt to the end of the answer's head.
     pub first_byte: Option<Duration>,
     /// The whole attempt.

@@ -3,72 +3,68 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method};
-use reqwest::{Certificate, Client, ClientBuilder, Request, Response};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
-use webhooks_domain::endpoint::{AddressPolicy, Outcome};
+use webhooks_domain::endpoint::{AddressPolicy, EndpointRefusal, Outcome};
 
 use crate::attempt::{AttemptResult, OutboundRequest, ResponseHeaders, Timings};
-use crate::config::{EgressConfig, EgressError, MAX_READ_HEADER_BYTES, MAX_READ_HEADERS};
+use crate::clients::{Clients, HttpClient};
+use crate::config::{EgressConfig, EgressError, MAX_READ_HEADER_BYTES};
 use crate::diagnose::failure_of;
-use crate::dial_timer::{DialTimerLayer, timed};
+use crate::dial::timed;
 use crate::failure::Failure;
 use crate::resolver::VettingResolver;
+use crate::tls::{TlsIdentity, Trust};
+use crate::wire::Tap;
 
 /// The way out. Clones share connections and cache.
 #[derive(Clone)]
 pub struct Egress(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    clients: Clients,
     resolver: VettingResolver,
     policy: Arc<AddressPolicy>,
     attempt_timeout: Duration,
     max_response_body: usize,
     max_read_body: usize,
-    /// False when there is no certificate authority to trust, which only a development policy
-    /// survives. Then TLS cannot work, and that is nobody's fault but ours.
-    tls: bool,
+    user_agent: HeaderValue,
 }
 
 impl Egress {
     /// Sets up resolver and client. Sends nothing. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Unreadable system DNS settings or extra certificates, or no certificate authority to trust.
+    /// Unreadable system DNS settings or extra certificates, no certificate authority to trust, or a
+    /// user agent that is no header value.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         if config.policy.is_opened() || config.extra_ca_pem.is_some() {
             tracing::warn!(
                 allow_http = config.policy.allow_http,
-                allow_cidrs = ?config.policy.allow_cidrs,
+                allow_cidrs = ?config.policy.allow_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 allow_hosts = ?config.policy.allow_hosts,
                 extra_ca = config.extra_ca_pem.is_some(),
-                "the address guard is opened; not for production"
+                "egress.opened: endpoints that production refuses are allowed"
             );
         }
-        let extra = extra_authorities(&config)?;
+        let user_agent =
+            HeaderValue::try_from(&config.user_agent).map_err(EgressError::UserAgent)?;
+        let trust = Trust::load(&config)?;
         let policy = Arc::new(config.policy.clone());
         let resolver = VettingResolver::new(&config, Arc::clone(&policy))?;
-        let build = || client_builder(&config, resolver.clone());
-        let (client, tls) = match build().tls_certs_merge(extra).build() {
-            Ok(client) => (client, true),
-            // A machine without certificates may still develop over plain http.
-            Err(error) if config.policy.allow_http => {
-                tracing::error!(%error, "no trusted certificates: https endpoints cannot be called");
-                let client = build().tls_certs_only([]).build();
-                (client.map_err(EgressError::Client)?, false)
-            }
-            Err(error) => return Err(EgressError::Client(error)),
-        };
         Ok(Self(Arc::new(Inner {
-            client,
-            resolver,
-            policy,
             attempt_timeout: config.attempt_timeout,
             max_response_body: config.max_response_body,
             max_read_body: config.max_read_body,
-            tls,
+            clients: Clients::new(config, trust, resolver.clone(), Arc::clone(&policy)),
+            resolver,
+            policy,
+            user_agent,
         })))
     }
 
@@ -76,23 +72,50 @@ impl Egress {
     ///
     /// Dropping the future drops the connection; the endpoint may have seen the request.
     pub async fn send(&self, request: OutboundRequest) -> AttemptResult {
+        self.send_as(request, None).await
+    }
+
+    /// [`send`](Self::send) with a TLS identity: the webhook's client certificate, and authorities it
+    /// trusts beside the installation's.
+    pub async fn send_as(
+        &self,
+        request: OutboundRequest,
+        identity: Option<&Arc<TlsIdentity>>,
+    ) -> AttemptResult {
         let start = Instant::now();
-        let mut result = self.0.attempt(request, start).await;
+        let mut result = self.0.attempt(request, identity, start).await;
         result.timings.total = start.elapsed();
         result
     }
 }
 
 impl Inner {
-    async fn attempt(&self, request: OutboundRequest, start: Instant) -> AttemptResult {
+    async fn attempt(
+        &self,
+        request: OutboundRequest,
+        identity: Option<&Arc<TlsIdentity>>,
+        start: Instant,
+    ) -> AttemptResult {
         let deadline = start + self.attempt_timeout;
         let OutboundRequest { url, headers, body } = request;
         if let Err(refusal) = url.check(&self.policy) {
             return AttemptResult::failed(Failure::Refused(refusal));
         }
-        if !self.tls && url.url().scheme() == "https" {
+        // The parsed URL, not its text: there is no second parser that could read it another way. The
+        // few URLs that HTTP has no form for are the customer's to change.
+        let Ok(uri) = Uri::try_from(url.url().as_str()) else {
+            return AttemptResult::failed(Failure::Refused(EndpointRefusal::Malformed));
+        };
+        if !self.clients.can_verify(identity) && url.url().scheme() == "https" {
             return AttemptResult::failed(Failure::Internal);
         }
+        let client = match self.clients.client(identity) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%error, "a TLS identity that was accepted does not work");
+                return AttemptResult::failed(Failure::Internal);
+            }
+        };
 
         let mut timings = Timings::default();
         if url.literal_ip().is_none() {
@@ -107,17 +130,49 @@ impl Inner {
             }
         }
 
-        let mut request = Request::new(Method::POST, url.into_url());
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        *request.body_mut() = Some(body.into());
-        let (sent, dial) = timed(timeout_at(deadline, self.client.execute(request))).await;
-        timings.connect = dial;
-        let mut result = match sent {
-            Err(_) => AttemptResult::failed(Failure::Timeout),
+        let defaults = [
+            (ACCEPT, HeaderValue::from_static("*/*")),
+            (USER_AGENT, self.user_agent.clone()),
+        ];
+        for (name, value) in defaults {
+            request.headers_mut().entry(name).or_insert(value);
+        }
+        let exchange = Exchange {
+            host: url.host(),
+            line: Line(capture_connection(&mut request)),
+            start,
+            deadline,
+        };
+        let mut result = self
+            .exchange(&client, request, &exchange, &mut timings)
+            .await;
+        result.timings = timings;
+        result
+    }
+
+    async fn exchange(
+        &self,
+        client: &HttpClient,
+        request: Request<Full<Bytes>>,
+        exchange: &Exchange<'_>,
+        timings: &mut Timings,
+    ) -> AttemptResult {
+        let sending = client.request(request);
+        tokio::pin!(sending);
+        let (sent, dial) = timed(timeout_at(exchange.deadline, sending.as_mut())).await;
+        (timings.connect, timings.tls) = (dial.connect, dial.tls);
+        match sent {
+            Err(_) => {
+                // Before the request is dropped, so that the connection learns both at once.
+                exchange.line.abandon();
+                AttemptResult::failed(Failure::Timeout)
+            }
             Ok(Err(error)) => {
                 let failure = failure_of(&error);
-                // The URL may carry a token.
-                let error = error.without_url();
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     reason = failure.reason(),
@@ -126,50 +181,105 @@ impl Inner {
                 AttemptResult::failed(failure)
             }
             Ok(Ok(response)) => {
-                timings.first_byte = Some(start.elapsed());
-                self.read(response, deadline).await
+                timings.first_byte = Some(exchange.start.elapsed());
+                self.read(response, exchange).await
             }
-        };
-        result.timings = timings;
-        result
+        }
     }
 
     /// Reads an answer whose head is there. The head decides, the body is for the log.
-    async fn read(&self, mut response: Response, deadline: Instant) -> AttemptResult {
+    async fn read(
+        &self,
+        mut response: Response<Incoming>,
+        exchange: &Exchange<'_>,
+    ) -> AttemptResult {
+        let line = &exchange.line;
         let status = response.status().as_u16();
-        let remote_ip = response.remote_addr().map(|address| address.ip());
-        if remote_ip.is_some_and(|ip| self.policy.vet_address(ip).is_err()) {
-            // Cannot happen while resolver and literal check do their work. Should it ever, the
-            // answer must not reach a customer.
-            tracing::error!(?remote_ip, "an answer came from a forbidden address");
-            return AttemptResult::failed(Failure::Internal);
+        let tap = response.extensions_mut().remove::<Tap>();
+        if is_irregular(&response) || tap.as_ref().is_none_or(Tap::is_irregular) {
+            line.do_not_reuse();
         }
         let mut result = if header_bytes(response.headers()) > MAX_READ_HEADER_BYTES {
             AttemptResult::failed(Failure::HeadTooLarge)
         } else if Outcome::of_status(status) == Outcome::Success {
             AttemptResult::succeeded()
         } else {
-            let host = response.url().host_str().unwrap_or_default();
-            AttemptResult::failed_with_status(status, host)
+            AttemptResult::failed_with_status(status, exchange.host)
         };
         result.status = Some(status);
-        result.remote_ip = remote_ip;
+        result.remote_ip = tap.as_ref().map(|tap| tap.remote().ip());
         if result.failure == Some(Failure::HeadTooLarge) {
+            line.abandon();
             return result;
+        }
+        if let Some(tap) = &tap {
+            tap.body_begins();
         }
         result.response_headers = ResponseHeaders::new(std::mem::take(response.headers_mut()));
         let mut body = KeptBody::new(self.max_response_body);
-        let whole = timeout_at(deadline, body.read(&mut response, self.max_read_body)).await;
-        result.response_body_truncated = !matches!(whole, Ok(true)) || body.overflowed();
+        let incoming = response.body_mut();
+        let whole = matches!(
+            timeout_at(exchange.deadline, body.read(incoming, self.max_read_body)).await,
+            Ok(true)
+        );
+        match &tap {
+            Some(tap) if whole => tap.head_begins(),
+            _ => line.abandon(),
+        }
+        result.response_body_truncated = !whole || body.overflowed();
         result.response_body = body.finish();
         result
     }
 }
 
-/// The beginning of a body. One chunk, the usual case, is kept without copying.
+/// What an attempt knows while it is under way.
+struct Exchange<'a> {
+    host: &'a str,
+    line: Line,
+    start: Instant,
+    deadline: Instant,
+}
+
+/// The connection an attempt is on, once it is on one.
+struct Line(CaptureConnection);
+
+impl Line {
+    /// No other attempt shall use it.
+    fn do_not_reuse(&self) {
+        if let Some(connected) = self.0.connection_metadata().as_ref() {
+            connected.poison();
+        }
+    }
+
+    /// It is of no use any more, to us or to others.
+    fn abandon(&self) {
+        let connected = self.0.connection_metadata();
+        let Some(connected) = connected.as_ref() else {
+            return;
+        };
+        connected.poison();
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        if let Some(tap) = extras.get::<Tap>() {
+            tap.abandon();
+        }
+    }
+}
+
+/// Whether others might disagree with us about where an answer ends.
+fn is_irregular<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let has_two_lengths = headers.get_all(CONTENT_LENGTH).iter().count() > 1
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length.as_bytes().contains(&b','));
+    let has_both = headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING);
+    has_two_lengths || has_both || response.version() != Version::HTTP_11
+}
+
+/// The beginning of a body, copied out of the client's buffers, which are larger than what is kept.
 struct KeptBody {
-    first: Bytes,
-    rest: BytesMut,
+    kept: Vec<u8>,
     read: usize,
     limit: usize,
 }
@@ -177,21 +287,20 @@ struct KeptBody {
 impl KeptBody {
     fn new(limit: usize) -> Self {
         Self {
-            first: Bytes::new(),
-            rest: BytesMut::new(),
+            kept: Vec::new(),
             read: 0,
             limit,
         }
     }
 
     /// Reads until the end (true), or until `max_read` bytes are passed or the connection breaks.
-    async fn read(&mut self, response: &mut Response, max_read: usize) -> bool {
+    async fn read(&mut self, incoming: &mut Incoming, max_read: usize) -> bool {
         while self.read <= max_read {
-            match response.chunk().await {
-                Ok(Some(chunk)) => self.keep(chunk),
-                Ok(None) => return true,
-                Err(error) => {
-                    let error = error.without_url();
+            match incoming.frame().await {
+                None => return true,
+                // What is no data is trailers, which nobody reads.
+                Some(Ok(frame)) => self.keep(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         "the body of the answer broke off"
@@ -203,29 +312,19 @@ impl KeptBody {
         false
     }
 
-    fn keep(&mut self, mut chunk: Bytes) {
-        let room = self.limit.saturating_sub(self.read);
-        self.read += chunk.len();
-        chunk.truncate(room);
-        if self.first.is_empty() {
-            self.first = chunk;
-        } else {
-            self.rest.extend_from_slice(&chunk);
-        }
+    fn keep(&mut self, chunk: &[u8]) {
+        let room = self.limit.saturating_sub(self.read).min(chunk.len());
+        self.kept.extend_from_slice(&chunk[..room]);
+        self.read = self.read.saturating_add(chunk.len());
     }
 
     fn overflowed(&self) -> bool {
         self.read > self.limit
     }
 
-    fn finish(self) -> Bytes {
-        if self.rest.is_empty() {
-            return self.first;
-        }
-        let mut whole = BytesMut::with_capacity(self.first.len() + self.rest.len());
-        whole.extend_from_slice(&self.first);
-        whole.extend_from_slice(&self.rest);
-        whole.freeze()
+    fn finish(mut self) -> Bytes {
+        self.kept.shrink_to_fit();
+        self.kept.into()
     }
 }
 
@@ -234,32 +333,4 @@ fn header_bytes(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
-}
-
-fn extra_authorities(config: &EgressConfig) -> Result<Vec<Certificate>, EgressError> {
-    let Some(pem) = &config.extra_ca_pem else {
-        return Ok(Vec::new());
-    };
-    let extra = Certificate::from_pem_bundle(pem).map_err(EgressError::ExtraCa)?;
-    if extra.is_empty() {
-        return Err(EgressError::NoExtraCa);
-    }
-    Ok(extra)
-}
-
-/// The one place where an outbound client is configured. Deadlines other than the dial's are ours.
-fn client_builder(config: &EgressConfig, resolver: VettingResolver) -> ClientBuilder {
-    Client::builder()
-        .dns_resolver(resolver)
-        .connector_layer(DialTimerLayer)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .referer(false)
-        .http1_only()
-        .http1_max_headers(MAX_READ_HEADERS)
-        .connect_timeout(config.connect_timeout)
-        .pool_idle_timeout(config.pool_idle_timeout)
-        .pool_max_idle_per_host(config.pool_max_idle_per_host)
-        .user_agent(&config.user_agent)
 }

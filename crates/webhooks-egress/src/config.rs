@@ -12,8 +12,18 @@ pub(crate) const MAX_KEPT_HEADERS: usize = 64;
 pub(crate) const MAX_KEPT_HEADER_BYTES: usize = 32 * 1024;
 /// The most response headers read; more is an invalid response.
 pub(crate) const MAX_READ_HEADERS: usize = 100;
-/// The most bytes of response headers accepted; more is an invalid response.
-pub(crate) const MAX_READ_HEADER_BYTES: usize = 64 * 1024;
+/// The most bytes of an answer's head accepted, status line, names, values and line ends; more is an
+/// invalid response. The client's buffers grow no larger than this.
+pub(crate) const MAX_READ_HEADER_BYTES: usize = 32 * 1024;
+/// The most bytes taken from the wire for a TLS handshake, and again for an answer's head with all
+/// informational answers before it and what of the body came along: twice the head itself.
+pub(crate) const MAX_HEAD_WIRE_BYTES: usize = 64 * 1024;
+/// The most bytes taken from the wire for a body, whatever they are made of: eight times what is read.
+pub(crate) const MAX_BODY_WIRE_BYTES: usize = 512 * 1024;
+/// Clients kept for TLS identities; the least recently used one makes room.
+pub(crate) const MAX_IDENTITY_CLIENTS: usize = 256;
+/// The longest PEM text of a TLS identity, in bytes.
+pub(crate) const MAX_IDENTITY_PEM_BYTES: usize = 64 * 1024;
 /// Names kept in the resolver's cache.
 pub(crate) const MAX_CACHED_NAMES: usize = 10_000;
 /// DNS lookups under way at once; more wait, within their budget.
@@ -74,7 +84,7 @@ impl Default for EgressConfig {
             max_response_body: 16 * 1024,
             max_read_body: 64 * 1024,
             pool_idle_timeout: Duration::from_secs(60),
-            pool_max_idle_per_host: 32,
+            pool_max_idle_per_host: 256,
             user_agent: concat!("Linkbreakers-Webhooks/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -89,11 +99,17 @@ pub enum EgressError {
     Resolver(#[source] hickory_resolver::net::NetError),
     /// The extra certificate authorities are no PEM certificates.
     #[error("cannot read the extra certificate authorities")]
-    ExtraCa(#[source] reqwest::Error),
+    ExtraCa(#[source] rustls::pki_types::pem::Error),
+    /// One of the extra certificate authorities is not a usable certificate.
+    #[error("an extra certificate authority is not valid")]
+    ExtraCaRefused(#[source] rustls::Error),
     /// The extra certificate authorities hold no certificate.
     #[error("no certificate in the extra certificate authorities")]
     NoExtraCa,
-    /// The HTTP client could not be built; without any trusted certificate authority, for example.
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
+    /// The user agent is no header value.
+    #[error("the user agent is not a valid header value")]
+    UserAgent(#[source] http::header::InvalidHeaderValue),
+    /// There is no certificate authority to trust, so that no endpoint could be verified.
+    #[error("no trusted certificate authorities on this system")]
+    NoAuthorities,
 }

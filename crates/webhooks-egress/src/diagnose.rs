@@ -1,35 +1,29 @@
 //! From the HTTP client's error to one of our fixed failures.
 //!
 //! The client wraps errors in errors; what happened is the innermost one that we know. Two traps:
-//! `io::Error::source` skips the error it wraps, so that must be stepped into by hand; and the
-//! client's own time-out type is private, so it is asked for by method.
+//! `io::Error::source` skips the error it wraps, so that must be stepped into by hand; and an error
+//! without a source may be a server that talks before it was asked.
 
 use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
+use hyper_util::client::legacy::Error;
 use rustls::CertificateError;
 
 use crate::failure::Failure;
 use crate::resolver::DialFailure;
+use crate::wire::TooManyBytes;
 
 /// How deep a chain is followed. Real ones are five or six long.
 const MAX_DEPTH: usize = 16;
 
 /// What went wrong before the head of an answer was there.
-pub(crate) fn failure_of(error: &reqwest::Error) -> Failure {
-    let fallback = if error.is_builder() {
-        Failure::Internal
-    } else if error.is_connect() {
+pub(crate) fn failure_of(error: &Error) -> Failure {
+    innermost(error).unwrap_or(if error.is_connect() {
         Failure::HostUnreachable
     } else {
         Failure::ConnectionClosed
-    };
-    match innermost(error) {
-        Some(failure) => failure,
-        None if error.is_timeout() && error.is_connect() => Failure::ConnectTimeout,
-        None if error.is_timeout() => Failure::Timeout,
-        None => fallback,
-    }
+    })
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> Option<Failure> {
@@ -40,6 +34,9 @@ fn innermost(error: &(dyn StdError + 'static)) -> Option<Failure> {
         next = error.source();
         if let Some(DialFailure(failure)) = error.downcast_ref() {
             return Some(*failure);
+        }
+        if error.is::<TooManyBytes>() {
+            return Some(Failure::HeadTooLarge);
         }
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return Some(tls_failure(error));
@@ -87,6 +84,7 @@ fn io_failure(error: &io::Error) -> Option<Failure> {
     }
     match error.kind() {
         ErrorKind::ConnectionRefused => Some(Failure::ConnectionRefused),
+        ErrorKind::TimedOut => Some(Failure::ConnectTimeout),
         ErrorKind::ConnectionReset
         | ErrorKind::ConnectionAborted
         | ErrorKind::BrokenPipe
@@ -145,6 +143,7 @@ mod tests {
             Some(Failure::TlsHandshake),
         );
         check(io::Error::from_raw_os_error(24), Some(Failure::Internal));
+        check(io::Error::other(TooManyBytes), Some(Failure::HeadTooLarge));
         check(io::Error::other("something else"), None);
     }
 }

@@ -155,3 +155,71 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn s_15_no_text_for_customers_names_an_address_or_anything_inside() {
+        use EndpointRefusal as No;
+        let refusals = [
+            No::TooLong,
+            No::Malformed,
+            No::SchemeNotHttps,
+            No::Userinfo,
+            No::Fragment,
+            No::BlockedPort,
+            No::SingleLabel,
+            No::BlockedHostName,
+            No::OwnHost,
+            No::BlockedAddress,
+            No::OwnAddress,
+            No::NoAddress,
+        ];
+        let others = [
+            Failure::Status(302),
+            Failure::Status(410),
+            Failure::Status(500),
+            Failure::NameNotFound,
+            Failure::NameLookupFailed,
+            Failure::ResolverDown,
+            Failure::ConnectTimeout,
+            Failure::ConnectionRefused,
+            Failure::HostUnreachable,
+            Failure::ConnectionClosed,
+            Failure::CertificateExpired,
+            Failure::CertificateNotYetValid,
+            Failure::CertificateWrongHost,
+            Failure::CertificateUntrusted,
+            Failure::CertificateInvalid,
+            Failure::TlsHandshake,
+            Failure::Timeout,
+            Failure::InvalidResponse,
+            Failure::HeadTooLarge,
+            Failure::Internal,
+        ];
+        for failure in refusals.map(Failure::Refused).into_iter().chain(others) {
+            let refusal = match failure {
+                Failure::Refused(refusal) => refusal.to_string(),
+                _ => String::new(),
+            };
+            for text in [failure.message(), failure.reason(), &refusal] {
+                let is_address = |word: &str| word.parse::<IpAddr>().is_ok();
+                assert!(!text.split_whitespace().any(is_address), "{text}");
+                for word in [
+                    "private",
+                    "internal network",
+                    "loopback",
+                    "resolver",
+                    "127.",
+                ] {
+                    let names_us = text.contains(word) && failure.outcome() != Outcome::Internal;
+                    assert!(!names_us, "{word}: {text}");
+                }
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@
 //!    written around the API, and a name that was public yesterday may be private today. This also
 //!    covers attempts that would ride on a connection from before the change.
 //! 2. **Literals in `send`.** HTTP clients skip the resolver when the host is an address already
-//!    (hyper-util does, so reqwest does): a guard that sits only in the resolver never hears of
+//!    (hyper-util, which is underneath, does): a guard that sits only in the resolver never hears of
 //!    `https://127.0.0.1/`, in any of its spellings.
 //! 3. **Names in the resolver that the dialler itself uses.** What was checked is what is dialled;
 //!    there is no second lookup that could answer differently (DNS rebinding). All answers are
@@ -39,15 +39,19 @@
 mod attempt;
 mod cache;
 mod client;
+mod clients;
 mod config;
 mod diagnose;
-mod dial_timer;
+mod dial;
 mod failure;
 mod resolver;
 mod settings;
+mod tls;
+mod wire;
 
 pub use attempt::{AttemptResult, OutboundRequest, ResponseHeaders, Timings};
 pub use client::Egress;
 pub use config::{EgressConfig, EgressError};
 pub use failure::Failure;
 pub use settings::{EgressSettings, PolicySettings};
+pub use tls::{TlsIdentity, TlsIdentityError};

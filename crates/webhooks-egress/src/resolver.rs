@@ -3,8 +3,11 @@
 //! The dialler uses this resolver and no other, so the verdict and the dial share one answer. A
 //! verdict is cached with the addresses it is about.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -14,10 +17,11 @@ use hickory_resolver::config::{
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
-use reqwest::dns::{Addrs, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name as HostName;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
+use tower::Service;
 use webhooks_domain::endpoint::{AddressPolicy, EndpointRefusal, vet_addresses};
 
 use crate::cache::{NameCache, Slot};
@@ -93,17 +97,20 @@ impl VettingResolver {
     }
 }
 
-impl Resolve for VettingResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+impl Service<HostName> for VettingResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = DialFailure;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialFailure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialFailure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: HostName) -> Self::Future {
         let resolver = self.clone();
         Box::pin(async move {
-            let addresses = resolver
-                .addresses(name.as_str())
-                .await
-                .map_err(DialFailure)?;
-            let addresses: Addrs =
-                Box::new((0..addresses.len()).map(move |index| addresses[index]));
-            Ok(addresses)
+            let addresses = resolver.addresses(name.as_str()).await;
+            Ok(addresses.map_err(DialFailure)?.to_vec().into_iter())
         })
     }
 }
@@ -172,9 +179,8 @@ impl Inner {
         let found = self.dns.lookup_ip(qualified).await?;
         let ttl = found
             .valid_until()
-            .saturating_duration_since(std::time::Instant::now())
-            .clamp(MIN_TTL, MAX_TTL);
-        Ok((found.iter().collect(), ttl))
+            .saturating_duration_since(std::time::Instant::now());
+        Ok((found.iter().collect(), believed(ttl)))
     }
 
     /// Whose fault is a name that does not resolve? Ours, while the control name fails as well.
@@ -196,6 +202,11 @@ impl Inner {
             Failure::ResolverDown
         }
     }
+}
+
+/// How long an answer is believed that says so long: 5 s to 5 min.
+fn believed(ttl: Duration) -> Duration {
+    ttl.clamp(MIN_TTL, MAX_TTL)
 }
 
 fn dns_client(config: &EgressConfig) -> Result<TokioResolver, NetError> {
@@ -230,4 +241,21 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
         })
         .to_vec();
     NameServerConfig::new(address.ip(), true, connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r_27_no_answer_is_believed_too_shortly_or_too_long() {
+        let check = |seconds: u64, expected: u64| {
+            let believed = believed(Duration::from_secs(seconds));
+            assert_eq!(believed, Duration::from_secs(expected));
+        };
+        check(0, 5);
+        check(60, 60);
+        check(86_400, 300);
+        check(u64::MAX, 300);
+    }
 }

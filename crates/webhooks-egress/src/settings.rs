@@ -14,6 +14,12 @@ pub struct PolicySettings(pub AddressPolicy);
 
 impl Settings for PolicySettings {
     fn read(env: &mut Env) -> Self {
+        // Read by the rules of production mode only.
+        env.bool(
+            "WEBHOOKS_EGRESS_ALLOW_CIDRS_ACKNOWLEDGED",
+            false,
+            "in production mode: WEBHOOKS_EGRESS_ALLOW_CIDRS is meant",
+        );
         Self(AddressPolicy {
             allow_http: env.bool("WEBHOOKS_EGRESS_ALLOW_HTTP", false, "accept endpoints over plain http; for development and private installations"),
             allow_cidrs: env.parsed_list("WEBHOOKS_EGRESS_ALLOW_CIDRS", "", "private address ranges that endpoints may lie in, comma separated; for development and private installations"),
@@ -103,14 +109,8 @@ impl EgressSettings {
     /// # Errors
     /// When the file with extra authorities cannot be read.
     pub fn load(self) -> std::io::Result<EgressConfig> {
-        self.policy.warn_if_opened();
-        let extra_ca_pem = match &self.extra_ca {
-            None => None,
-            Some(path) => {
-                tracing::warn!(file = %path.display(), "egress.opened: extra certificate authorities are trusted");
-                Some(std::fs::read(path)?)
-            }
-        };
+        // What is opened is said once, by the client that is made of this.
+        let extra_ca_pem = self.extra_ca.as_ref().map(std::fs::read).transpose()?;
         Ok(EgressConfig {
             policy: self.policy.0,
             extra_ca_pem,

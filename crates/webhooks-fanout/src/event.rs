@@ -8,8 +8,10 @@ use webhooks_domain::event::{EventLimits, ParsedEvent, parse_event};
 /// An accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedEvent {
-    /// Its sequence on EVENTS.
+    /// Its sequence on EVENTS; of the first copy, if this is a second one.
     pub seq: u64,
+    /// A second copy: the first was acknowledged, and something of it is missing.
+    pub again: bool,
     /// Its id, unique within the workspace.
     pub id: String,
     /// Its workspace.
@@ -77,8 +79,12 @@ impl AcceptedEvent {
             ));
         }
         let traceparent = header(headers::TRACEPARENT).unwrap_or_default().to_owned();
+        let first = header(headers::AGAIN)
+            .map(|text| text.parse().map_err(|_| unreadable(headers::AGAIN)))
+            .transpose()?;
         Ok(Self {
-            seq,
+            seq: first.unwrap_or(seq),
+            again: first.is_some(),
             id,
             workspace,
             accepted_at,

@@ -220,7 +220,17 @@ impl Fanout {
             return Ok((drawn, false));
         }
         match self.recorded(event, seq).await? {
-            Some(recorded) => Ok((recorded, true)),
+            Some(recorded) => {
+                if event.again
+                    && let Some(first) = recorded.first()
+                {
+                    // Whoever keeps the history has missed it: it comes once more.
+                    self.publisher
+                        .publish(verdict_message(event, first, "again"))
+                        .await?;
+                }
+                Ok((recorded, true))
+            }
             None => {
                 // Its id outlived it, which no retention of ours does; an operator removed it.
                 tracing::warn!(

@@ -1,4 +1,10 @@
 //! The webhooks in memory, fed by the read model.
+//!
+//! Whether a delivery is held is decided here by the *configured* status alone. What deliveries have
+//! made of an endpoint (its breaker is open, it was disabled automatically) is for the dispatcher
+//! that owns it to know, this very moment; fan-out would know it a little later, and what it wrote
+//! to HELD just after a recovery would wait for the next look there. So such deliveries go to
+//! DELIVERIES like any other, and their owner moves them to HELD.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -27,6 +33,8 @@ pub struct Subscriber {
     pub link_ids: Vec<Uuid>,
     /// The step kinds it fires for; empty = every kind.
     pub triggers: Vec<String>,
+    /// The event actions it fires for, in the short form; empty = every action.
+    pub event_actions: Vec<String>,
     /// What made it, in the short form.
     pub source: String,
     /// The member who made it.
@@ -64,6 +72,7 @@ impl TryFrom<WebhookConfig> for Subscriber {
             name: config.name,
             endpoint_url: config.endpoint_url,
             triggers: config.triggers,
+            event_actions: config.event_actions,
             source: config.source,
             created_at: config.created_at,
             updated_at: config.updated_at,
@@ -98,6 +107,10 @@ impl Subscription for Subscriber {
 
     fn triggers(&self) -> &[String] {
         &self.triggers
+    }
+
+    fn event_actions(&self) -> &[String] {
+        &self.event_actions
     }
 
     fn created_at_micros(&self) -> i64 {
@@ -184,6 +197,7 @@ mod tests {
             workspace_id: WORKSPACE,
             link_id: LINK,
             step_kind: "KIND_EXIT",
+            event_action: "CLIENT_REDIRECT",
             accepted_at_micros: 0,
             timestamp_micros: 0,
         }
@@ -243,6 +257,33 @@ mod tests {
         feed(&index, config(1, Status::Active));
         index.reset();
         assert!(index.is_empty());
+    }
+
+    #[test]
+    fn an_event_action_that_is_not_listed_makes_nothing() {
+        let index = SharedIndex::default();
+        for (id, actions) in [
+            (1, &[][..]),
+            (2, &["CLIENT_REDIRECT"][..]),
+            (3, &["FORM_SUBMIT"][..]),
+        ] {
+            let listening = WebhookConfig {
+                event_actions: actions.iter().map(|&word| word.to_owned()).collect(),
+                ..config(id, Status::Active)
+            };
+            feed(&index, listening);
+        }
+        let matched = |event_action| -> Vec<u128> {
+            let event = EventFacts {
+                event_action,
+                ..event()
+            };
+            let found = index.matches(&event);
+            found.iter().map(|one| one.webhook.id.as_u128()).collect()
+        };
+        assert_eq!(matched("CLIENT_REDIRECT"), [1, 2]);
+        assert_eq!(matched("EVENT_ACTION_FORM_SUBMIT"), [1, 3]);
+        assert_eq!(matched(""), [1]);
     }
 
     #[test]

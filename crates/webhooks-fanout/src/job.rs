@@ -132,6 +132,7 @@ impl Job {
             next_attempt_at: 0,
             at: now_micros,
             attempt: None,
+            reason: "hold_overflow".to_owned(),
         };
         let id = uuid(&self.reference.delivery_id, "the delivery").unwrap_or_default();
         Outgoing::new(

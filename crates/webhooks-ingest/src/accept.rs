@@ -66,6 +66,8 @@ pub struct Submission {
     pub explicit_id: Option<String>,
     /// The workspace the caller may publish for.
     pub workspace: Uuid,
+    /// Events per second that it may publish here; 0 = as the installation says.
+    pub events_per_second: u32,
     /// The caller's trace, continued when valid.
     pub traceparent: Option<String>,
     /// Which way it came.
@@ -170,9 +172,11 @@ impl Inner {
     async fn accept(&self, submission: Submission) -> Result<Accepted, Refusal> {
         // INTAKE's publishers have JetStream's yes already: their events are not refused for being many.
         if submission.door != Door::Nats
-            && !self
-                .quota
-                .take(submission.workspace, self.clock.now_micros())
+            && !self.quota.take(
+                submission.workspace,
+                submission.events_per_second,
+                self.clock.now_micros(),
+            )
         {
             return Err(Refusal::new(
                 RefusalKind::Quota,

@@ -17,6 +17,15 @@ use crate::refusal::{Refusal, RefusalKind};
 /// The scope that publishing wants.
 pub const PUBLISH_SCOPE: &str = "events:write";
 
+/// What a credential opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// The workspace that may be published for.
+    pub workspace: Uuid,
+    /// Events per second that it may publish here; 0 = as the installation says.
+    pub events_per_second: u32,
+}
+
 /// What a token allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Grant {
@@ -25,6 +34,8 @@ struct Grant {
     scopes: Vec<String>,
     /// Microseconds since the epoch; 0 = never.
     expires_at: i64,
+    /// 0 = as the installation says.
+    events_per_second: u32,
 }
 
 /// The known tokens by their public id. As many as management wrote; each is some 200 bytes.
@@ -34,12 +45,16 @@ pub struct TokenDirectory {
 }
 
 impl TokenDirectory {
-    /// The workspace that a request with this `authorization` value may publish for.
+    /// What a request with this `authorization` value may publish.
     ///
     /// # Errors
     /// [`RefusalKind::Unauthenticated`] without a known, unexpired token;
     /// [`RefusalKind::MissingScope`] when it lacks [`PUBLISH_SCOPE`].
-    pub fn authorise(&self, authorization: Option<&str>, now_micros: i64) -> Result<Uuid, Refusal> {
+    pub fn authorise(
+        &self,
+        authorization: Option<&str>,
+        now_micros: i64,
+    ) -> Result<Permit, Refusal> {
         let unknown = |message: &str| Refusal::new(RefusalKind::Unauthenticated, message);
         let header =
             authorization.ok_or_else(|| unknown("send `Authorization: Bearer <token>`"))?;
@@ -62,7 +77,10 @@ impl TokenDirectory {
                 format!("the token lacks the scope `{PUBLISH_SCOPE}`"),
             ));
         }
-        Ok(grant.workspace)
+        Ok(Permit {
+            workspace: grant.workspace,
+            events_per_second: grant.events_per_second,
+        })
     }
 
     fn put(&self, id: &str, config: Option<TokenConfig>) {
@@ -72,6 +90,7 @@ impl TokenDirectory {
                 hash: config.hash.to_vec(),
                 scopes: config.scopes,
                 expires_at: config.expires_at,
+                events_per_second: config.events_per_second,
             }))
         });
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +137,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// As [`TokenDirectory::authorise`]; but a token cannot be called unknown by a process that
     /// has not heard of any yet.
-    pub(crate) fn authorise(&self, authorization: Option<&str>) -> Result<Uuid, Refusal> {
+    pub(crate) fn authorise(&self, authorization: Option<&str>) -> Result<Permit, Refusal> {
         let result = self
             .tokens
             .authorise(authorization, self.clock.now_micros());
@@ -151,6 +170,7 @@ mod tests {
             hash: token.hash().to_vec().into(),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             expires_at,
+            events_per_second: 30,
         }
     }
 
@@ -165,12 +185,13 @@ mod tests {
         let known = token(1);
         let directory = directory(config(&known, &[], 0));
         let header = format!("Bearer {}", known.reveal());
-        assert_eq!(
-            directory.authorise(Some(&header), 0),
-            Ok(Uuid::from_u128(7))
-        );
+        let permit = Permit {
+            workspace: Uuid::from_u128(7),
+            events_per_second: 30,
+        };
+        assert_eq!(directory.authorise(Some(&header), 0), Ok(permit));
         let lower = format!("bearer  {}", known.reveal());
-        assert_eq!(directory.authorise(Some(&lower), 0), Ok(Uuid::from_u128(7)));
+        assert_eq!(directory.authorise(Some(&lower), 0), Ok(permit));
         let stranger = format!("Bearer {}", token(2).reveal());
         let basic = format!("Basic {}", known.reveal());
         for bad in [

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use webhooks_bus::BusSettings;
 use webhooks_domain::event::EventLimits;
-use webhooks_runtime::{Env, Settings};
+use webhooks_runtime::{Env, Settings, tls::GrpcServerTls};
 
 use crate::accept::AcceptSettings;
 
@@ -17,6 +17,8 @@ pub struct Config {
     pub http_address: SocketAddr,
     /// Where `EventService` is served.
     pub grpc_address: SocketAddr,
+    /// How it is encrypted.
+    pub grpc_tls: GrpcServerTls,
     /// Most connections at each of the two.
     pub max_connections: usize,
     /// Messages of the INTAKE stream being stored at the same time.
@@ -40,6 +42,7 @@ impl Settings for Config {
                 any_port,
                 "address of the gRPC EventService; port 0 takes a free one",
             ),
+            grpc_tls: GrpcServerTls::read(env),
             max_connections: env.ranged(
                 "WEBHOOKS_INGEST_MAX_CONNECTIONS",
                 4_096,

@@ -7,7 +7,6 @@ use std::{panic::AssertUnwindSafe, sync::atomic::AtomicUsize, sync::atomic::Orde
 
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming, service::Interceptor};
-use uuid::Uuid;
 use webhooks_domain::event::{FieldProblem, format_micros};
 use webhooks_proto::v1::{
     AcceptedEvent, EventError, EventResult, FieldViolation, PublishEventRequest,
@@ -17,7 +16,7 @@ use webhooks_proto::v1::{
 
 use crate::{
     accept::{Accepted, Acceptor, Door, Submission},
-    auth::Gate,
+    auth::{Gate, Permit},
     http::{CALL_WINDOW, MANY_MAX_EVENTS, status_word},
     refusal::{Refusal, RefusalKind},
     rich_status,
@@ -32,7 +31,7 @@ pub const STREAM_MAX_EVENTS: usize = 10_000;
 /// Who calls, found out before the message is read.
 #[derive(Debug, Clone)]
 struct Caller {
-    workspace: Uuid,
+    permit: Permit,
     traceparent: Option<String>,
 }
 
@@ -48,13 +47,13 @@ impl Interceptor for Doorkeeper {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        let workspace = self
+        let permit = self
             .0
             .authorise(text("authorization"))
             .map_err(|refusal| refused(&refusal))?;
         let traceparent = text("traceparent").map(str::to_owned);
         request.extensions_mut().insert(Caller {
-            workspace,
+            permit,
             traceparent,
         });
         Ok(request)
@@ -80,7 +79,8 @@ impl GrpcDoor {
         let submission = Submission {
             payload: request.event,
             explicit_id: (!request.id.is_empty()).then_some(request.id),
-            workspace: caller.workspace,
+            workspace: caller.permit.workspace,
+            events_per_second: caller.permit.events_per_second,
             traceparent: caller.traceparent,
             door: Door::Grpc,
             received_at: None,

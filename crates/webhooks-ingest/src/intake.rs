@@ -126,6 +126,7 @@ impl Intake {
                 .header(headers::MSG_ID)
                 .map(|id| own_id(workspace, id).to_owned()),
             workspace,
+            events_per_second: 0,
             traceparent: pulled.header(headers::TRACEPARENT).map(str::to_owned),
             door: Door::Nats,
             received_at: Some(pulled.published_micros),

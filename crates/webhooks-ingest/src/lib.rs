@@ -21,7 +21,7 @@ mod service;
 
 pub use self::{
     accept::{AcceptSettings, Accepted, Acceptor, Door, Submission},
-    auth::{PUBLISH_SCOPE, TokenDirectory},
+    auth::{PUBLISH_SCOPE, Permit, TokenDirectory},
     config::Config,
     connections::{HEAD_MAX_BYTES, HEAD_TIMEOUT},
     grpc::{MESSAGE_MAX_BYTES, STREAM_MAX_EVENTS},

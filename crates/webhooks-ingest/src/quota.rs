@@ -28,10 +28,12 @@ pub struct Quota {
 struct Bucket {
     tokens: f64,
     at_micros: i64,
+    per_second: f64,
 }
 
 impl Bucket {
-    fn refilled(self, per_second: f64, now_micros: i64) -> Self {
+    fn refilled(self, now_micros: i64) -> Self {
+        let per_second = self.per_second;
         // A clock that steps back gives nothing and takes nothing.
         let passed =
             u32::try_from((now_micros - self.at_micros).max(0) / 1_000).unwrap_or(u32::MAX);
@@ -45,6 +47,7 @@ impl Bucket {
         Self {
             tokens: tokens.min(burst(per_second)),
             at_micros,
+            per_second,
         }
     }
 }
@@ -63,23 +66,31 @@ impl Quota {
         }
     }
 
-    /// Takes one event from the workspace's bucket; `false` when it is empty.
+    /// Takes one event from the workspace's bucket, which holds `own` events a second (0 = as many
+    /// as everyone's); `false` when it is empty.
     #[must_use]
-    pub fn take(&self, workspace: Uuid, now_micros: i64) -> bool {
-        if self.per_second <= 0.0 {
+    pub fn take(&self, workspace: Uuid, own: u32, now_micros: i64) -> bool {
+        let per_second = match own {
+            0 => self.per_second,
+            own => f64::from(own),
+        };
+        if per_second <= 0.0 {
             return true;
         }
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&workspace) {
-            let full = burst(self.per_second);
-            buckets.retain(|_, bucket| bucket.refilled(self.per_second, now_micros).tokens < full);
+            buckets
+                .retain(|_, bucket| bucket.refilled(now_micros).tokens < burst(bucket.per_second));
         }
         let fresh = Bucket {
-            tokens: burst(self.per_second),
+            tokens: burst(per_second),
             at_micros: now_micros,
+            per_second,
         };
         let bucket = buckets.entry(workspace).or_insert(fresh);
-        *bucket = bucket.refilled(self.per_second, now_micros);
+        // A rate that was changed meanwhile holds from now on.
+        bucket.per_second = per_second;
+        *bucket = bucket.refilled(now_micros);
         let granted = bucket.tokens >= 1.0;
         if granted {
             bucket.tokens -= 1.0;
@@ -98,31 +109,44 @@ mod tests {
     fn a_flood_gets_the_burst_and_then_the_rate_and_others_are_untouched() {
         let quota = Quota::new(10);
         let (flood, calm) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let granted = |workspace, at| (0..100).filter(|_| quota.take(workspace, at)).count();
+        let granted = |workspace, at| (0..100).filter(|_| quota.take(workspace, 0, at)).count();
         assert_eq!(granted(flood, 0), 20);
         assert_eq!(granted(flood, SECOND / 2), 5);
-        assert!(quota.take(calm, SECOND / 2));
+        assert!(quota.take(calm, 0, SECOND / 2));
         assert_eq!(granted(flood, 100 * SECOND), 20);
+    }
+
+    #[test]
+    fn a_workspaces_own_rate_goes_before_everyones_and_may_change() {
+        for everyones in [0, 1_000] {
+            let quota = Quota::new(everyones);
+            let workspace = Uuid::from_u128(1);
+            let granted = |own, at| (0..100).filter(|_| quota.take(workspace, own, at)).count();
+            assert_eq!(granted(5, 0), 10);
+            assert_eq!(granted(5, SECOND), 5);
+            assert_eq!(granted(20, 2 * SECOND), 20, "the new rate from now on");
+            assert_eq!(granted(5, 100 * SECOND), 10);
+        }
     }
 
     #[test]
     fn many_small_steps_credit_as_much_as_one_large_step() {
         let quota = Quota::new(100);
         let workspace = Uuid::from_u128(1);
-        while quota.take(workspace, 0) {}
+        while quota.take(workspace, 0, 0) {}
         let granted = (1..=1_000)
-            .filter(|step| quota.take(workspace, step * 999))
+            .filter(|step| quota.take(workspace, 0, step * 999))
             .count();
         assert!((98..=100).contains(&granted), "{granted}");
     }
 
     #[test]
     fn no_quota_refuses_nothing_and_a_clock_that_steps_back_breaks_nothing() {
-        assert!((0..10_000).all(|_| Quota::new(0).take(Uuid::nil(), 0)));
+        assert!((0..10_000).all(|_| Quota::new(0).take(Uuid::nil(), 0, 0)));
         let quota = Quota::new(1);
-        assert!(quota.take(Uuid::nil(), 100 * SECOND));
-        assert!(quota.take(Uuid::nil(), 0));
-        assert!(!quota.take(Uuid::nil(), 0));
-        assert!(quota.take(Uuid::nil(), SECOND));
+        assert!(quota.take(Uuid::nil(), 0, 100 * SECOND));
+        assert!(quota.take(Uuid::nil(), 0, 0));
+        assert!(!quota.take(Uuid::nil(), 0, 0));
+        assert!(quota.take(Uuid::nil(), 0, SECOND));
     }
 }

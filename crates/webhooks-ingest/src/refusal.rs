@@ -209,6 +209,13 @@ impl Refusal {
         self
     }
 
+    /// The same, told of the event with the id that can still be found, unless one is known.
+    #[must_use]
+    pub(crate) fn or_about(mut self, event_id: impl FnOnce() -> Option<String>) -> Self {
+        self.event_id = self.event_id.or_else(event_id);
+        self
+    }
+
     /// The stable machine word under which a dead letter files it: the first field's, else the kind's.
     #[must_use]
     pub fn reason_word(&self) -> &'static str {

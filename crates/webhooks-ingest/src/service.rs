@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::interceptor::InterceptedService, transport::Server};
 use webhooks_bus::{Bus, BusError, ConfigMirror, Vitals};
 use webhooks_proto::{FILE_DESCRIPTOR_SET, v1::event_service_server::EventServiceServer};
-use webhooks_runtime::Context;
+use webhooks_runtime::{Context, tls::GrpcServerTls};
 
 use crate::{
     accept::Acceptor,
@@ -126,10 +126,11 @@ impl Ingest {
             concurrency: config.intake_concurrency,
         };
         let most = config.max_connections;
+        let tls = config.grpc_tls;
         let doors = async {
             let grpc_door = async {
                 let door = GrpcDoor::new(acceptor.clone());
-                let ended = Box::pin(serve_grpc(grpc.0, most, door, gate, &ctx)).await;
+                let ended = Box::pin(serve_grpc(grpc.0, most, &tls, door, gate, &ctx)).await;
                 // One door does not stay open without the other.
                 ctx.shutdown.cancel();
                 ended
@@ -174,6 +175,7 @@ async fn open(
 async fn serve_grpc(
     listener: TcpListener,
     most: usize,
+    tls: &GrpcServerTls,
     door: GrpcDoor,
     gate: Gate,
     ctx: &Context,
@@ -187,7 +189,8 @@ async fn serve_grpc(
             .with_service_name("grpc.health.v1.Health")
     };
     let events = EventServiceServer::new(door).max_decoding_message_size(MESSAGE_MAX_BYTES);
-    let server = Server::builder()
+    let server = tls
+        .apply(Server::builder())?
         .timeout(GRPC_CALL_TIMEOUT)
         .max_concurrent_streams(GRPC_CALLS_PER_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

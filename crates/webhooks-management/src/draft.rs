@@ -4,20 +4,38 @@
 //! same rules to it and report every problem at once. Absent means untouched (or the default at
 //! creation); present and empty is a value of its own.
 
+mod extras;
+mod options;
+
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 use webhooks_domain::{
     endpoint::{AddressPolicy, EndpointUrl},
     event::Profile,
-    webhook::{DEFAULT_TRIGGERS, MAX_LINKS, MAX_NAME_CHARS, TRIGGER_KINDS, WebhookSource},
+    signing::SigningKey,
+    webhook::{
+        DEFAULT_TRIGGERS, DeliveryOrder, HeldChoice, MAX_LINKS, MAX_NAME_CHARS, TRIGGER_KINDS,
+        WebhookSource,
+    },
 };
+use webhooks_runtime::Secret;
+use webhooks_store::{RateChoice, RetryChoice, WebhookOptions};
 
 use crate::{
     error::{ManagementError, Violation, parse_id},
+    extras::Extras,
     words::{ShownStatus, parse_source},
 };
 
+pub(crate) use options::RetryBounds;
+pub use {
+    extras::{AuthDraft, HeaderDraft},
+    options::{RateDraft, RetryDraft},
+};
+
 /// A webhook as asked for, unchecked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draft {
     /// The name.
     pub name: Option<String>,
@@ -33,8 +51,41 @@ pub struct Draft {
     pub source: Option<String>,
     /// Payload profile.
     pub profile: Option<String>,
+    /// What people note about it.
+    pub description: Option<String>,
+    /// Names and values of the customer's own.
+    pub labels: Option<Vec<(String, String)>>,
+    /// Event actions, in either form; `Some(vec![])` = every action.
+    pub event_actions: Option<Vec<String>>,
+    /// When failed deliveries are tried again.
+    pub retry: Option<RetryDraft>,
+    /// How fast it may be called; `Some(None)` = as fast as it answers.
+    pub rate: Option<Option<RateDraft>>,
+    /// Requests open at the same time; `Some(None)` = the default.
+    pub max_in_flight: Option<Option<i64>>,
+    /// `NONE`, `LINK` or `VISITOR`.
+    pub ordering: Option<String>,
+    /// Headers of the customer's own, all of them.
+    pub headers: Option<Vec<HeaderDraft>>,
+    /// Credentials; `Some(None)` = none.
+    pub auth: Option<Option<AuthDraft>>,
+    /// The caller's own signing secret; at creation only.
+    pub secret: Option<Secret>,
+    /// Kinds of signature.
+    pub signatures: Option<Vec<String>>,
+    /// What becomes of held deliveries: `DELIVER`, `DISCARD` or `KEEP`; at a change only.
+    pub held: Option<String>,
     /// What the face itself found wrong (types, unknown members).
     pub problems: Vec<Violation>,
+}
+
+/// What is judged by beside the draft.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    /// Which endpoints may be named.
+    pub(crate) addresses: &'a AddressPolicy,
+    /// How patient the workspace's webhooks may be.
+    pub(crate) retry: RetryBounds,
 }
 
 /// A new webhook, checked.
@@ -52,6 +103,16 @@ pub(crate) struct NewDraft {
     pub(crate) source: WebhookSource,
     /// Payload profile.
     pub(crate) profile: Profile,
+    /// The status to begin with.
+    pub(crate) status: ShownStatus,
+    /// What else was chosen.
+    pub(crate) options: WebhookOptions,
+    /// Headers and credentials.
+    pub(crate) extras: Extras,
+    /// The caller's own signing key.
+    pub(crate) secret: Option<SigningKey>,
+    /// Whether it signs with `v1a` too.
+    pub(crate) asymmetric: bool,
 }
 
 /// Changes to a webhook, checked. `None` = untouched.
@@ -71,6 +132,26 @@ pub(crate) struct Changes {
     pub(crate) source: Option<WebhookSource>,
     /// Payload profile.
     pub(crate) profile: Option<Profile>,
+    /// What people note about it.
+    pub(crate) description: Option<String>,
+    /// All its labels.
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// All its event actions.
+    pub(crate) event_actions: Option<Vec<String>>,
+    /// When failed deliveries are tried again.
+    pub(crate) retry: Option<RetryChoice>,
+    /// How fast it may be called.
+    pub(crate) rate: Option<Option<RateChoice>>,
+    /// Requests open at the same time.
+    pub(crate) max_in_flight: Option<Option<u32>>,
+    /// Which deliveries wait for each other.
+    pub(crate) ordering: Option<DeliveryOrder>,
+    /// Headers and credentials.
+    pub(crate) extras: Option<Extras>,
+    /// Whether it signs with `v1a` too.
+    pub(crate) asymmetric: Option<bool>,
+    /// What becomes of held deliveries.
+    pub(crate) held: Option<HeldChoice>,
 }
 
 impl Draft {
@@ -78,8 +159,8 @@ impl Draft {
     ///
     /// # Errors
     /// Every rule that is broken.
-    pub(crate) fn judge_new(self, policy: &AddressPolicy) -> Result<NewDraft, ManagementError> {
-        let mut judge = Judge::new(self.problems, policy);
+    pub(crate) fn judge_new(self, rules: &Rules<'_>) -> Result<NewDraft, ManagementError> {
+        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry);
         if self.name.is_none() {
             judge.missing("name");
         }
@@ -95,16 +176,41 @@ impl Draft {
                 .unwrap_or_else(|| DEFAULT_TRIGGERS.map(str::to_owned).to_vec()),
             source: judge.source(self.source).unwrap_or_default(),
             profile: judge.profile(self.profile).unwrap_or_default(),
+            status: judge.status(self.status).unwrap_or(ShownStatus::Active),
+            options: WebhookOptions {
+                description: judge.description(self.description).unwrap_or_default(),
+                labels: judge.labels(self.labels).unwrap_or_default(),
+                event_actions: judge.event_actions(self.event_actions).unwrap_or_default(),
+                retry: judge.retry(self.retry).unwrap_or_default(),
+                rate: judge.rate(self.rate).unwrap_or_default(),
+                max_in_flight: judge.max_in_flight(self.max_in_flight).unwrap_or_default(),
+                ordering: judge.ordering(self.ordering).unwrap_or_default(),
+            },
+            extras: judge
+                .extras(&Extras::default(), self.headers, self.auth)
+                .unwrap_or_default(),
+            secret: judge.secret(self.secret),
+            asymmetric: judge.asymmetric(self.signatures).unwrap_or_default(),
         };
         judge.verdict(new)
     }
 
-    /// Checks changes to a webhook. None at all are fine.
+    /// Whether the stored headers and credentials have to be opened to judge it.
+    pub(crate) fn touches_extras(&self) -> bool {
+        self.headers.is_some() || self.auth.is_some()
+    }
+
+    /// Checks changes to a webhook, of which `stored` are the headers and credentials. None at all
+    /// are fine.
     ///
     /// # Errors
     /// Every rule that is broken.
-    pub(crate) fn judge_changes(self, policy: &AddressPolicy) -> Result<Changes, ManagementError> {
-        let mut judge = Judge::new(self.problems, policy);
+    pub(crate) fn judge_changes(
+        self,
+        rules: &Rules<'_>,
+        stored: &Extras,
+    ) -> Result<Changes, ManagementError> {
+        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry);
         let changes = Changes {
             name: judge.name(self.name),
             endpoint_url: judge.endpoint(self.endpoint_url),
@@ -113,21 +219,51 @@ impl Draft {
             status: judge.status(self.status),
             source: judge.source(self.source),
             profile: judge.profile(self.profile),
+            description: judge.description(self.description),
+            labels: judge.labels(self.labels),
+            event_actions: judge.event_actions(self.event_actions),
+            retry: judge.retry(self.retry),
+            rate: judge.rate(self.rate),
+            max_in_flight: judge.max_in_flight(self.max_in_flight),
+            ordering: judge.ordering(self.ordering),
+            extras: judge.extras(stored, self.headers, self.auth),
+            asymmetric: judge.asymmetric(self.signatures),
+            held: judge.held(self.held),
         };
         judge.verdict(changes)
     }
 }
 
+/// Checks a signing secret that a caller chose for himself.
+///
+/// # Errors
+/// Why it is none.
+pub(crate) fn judge_secret(
+    problems: Vec<Violation>,
+    secret: Option<Secret>,
+) -> Result<Option<SigningKey>, ManagementError> {
+    let policy = AddressPolicy::default();
+    let mut judge = Judge::new(problems, &policy, RetryBounds::NONE);
+    let key = judge.secret(secret);
+    judge.verdict(key)
+}
+
 struct Judge<'a> {
     policy: &'a AddressPolicy,
+    retry_bounds: RetryBounds,
     violations: Vec<Violation>,
     endpoint_refused: bool,
 }
 
 impl<'a> Judge<'a> {
-    fn new(violations: Vec<Violation>, policy: &'a AddressPolicy) -> Self {
+    fn new(
+        violations: Vec<Violation>,
+        policy: &'a AddressPolicy,
+        retry_bounds: RetryBounds,
+    ) -> Self {
         Self {
             policy,
+            retry_bounds,
             violations,
             endpoint_refused: false,
         }
@@ -152,6 +288,15 @@ impl<'a> Judge<'a> {
         if self.violations.iter().all(|v| v.field != field) {
             self.refuse(field, "missing", "has to be given");
         }
+    }
+
+    fn extras(
+        &mut self,
+        stored: &Extras,
+        headers: Option<Vec<HeaderDraft>>,
+        auth: Option<Option<AuthDraft>>,
+    ) -> Option<Extras> {
+        extras::judge(&mut self.violations, stored, headers, auth)
     }
 
     fn name(&mut self, name: Option<String>) -> Option<String> {
@@ -269,8 +414,17 @@ mod tests {
         }
     }
 
-    fn strict() -> AddressPolicy {
-        AddressPolicy::default()
+    fn strict() -> Rules<'static> {
+        static POLICY: std::sync::LazyLock<AddressPolicy> =
+            std::sync::LazyLock::new(AddressPolicy::default);
+        Rules {
+            addresses: &POLICY,
+            retry: RetryBounds::NONE,
+        }
+    }
+
+    fn changes(draft: Draft) -> Result<Changes, ManagementError> {
+        draft.judge_changes(&strict(), &Extras::default())
     }
 
     fn problems(error: &ManagementError) -> Vec<(String, &'static str)> {
@@ -307,6 +461,13 @@ mod tests {
             triggers: Some(vec!["KIND_UNSPECIFIED".into()]),
             source: Some("MAKE".into()),
             profile: Some("STRICT".into()),
+            status: Some("PAUSED".into()),
+            labels: Some(vec![("".into(), "x".into())]),
+            max_in_flight: Some(Some(0)),
+            headers: Some(vec![HeaderDraft {
+                name: "Host".into(),
+                value: Some(Secret::new("x")),
+            }]),
             ..Draft::default()
         };
         let error = bad.judge_new(&strict()).unwrap_err();
@@ -322,7 +483,11 @@ mod tests {
                 "linkId",
                 "triggers",
                 "source",
-                "profile"
+                "profile",
+                "status",
+                "labels.",
+                "maxInFlight",
+                "headers[0].name"
             ]
         );
         assert_eq!(error.row().2, "INVALID_ARGUMENT");
@@ -372,7 +537,7 @@ mod tests {
 
     #[test]
     fn absent_members_stay_untouched_and_empty_ones_clear() {
-        let none = Draft::default().judge_changes(&strict()).unwrap();
+        let none = changes(Draft::default()).unwrap();
         assert_eq!(none, Changes::default());
         let cleared = Draft {
             links: Some(vec![]),
@@ -380,15 +545,15 @@ mod tests {
             status: Some("WEBHOOK_STATUS_PAUSED".into()),
             ..Draft::default()
         };
-        let changes = cleared.judge_changes(&strict()).unwrap();
-        assert_eq!(changes.links, Some(vec![]));
-        assert_eq!(changes.triggers, Some(vec![]));
-        assert_eq!(changes.status, Some(ShownStatus::Paused));
+        let judged = changes(cleared).unwrap();
+        assert_eq!(judged.links, Some(vec![]));
+        assert_eq!(judged.triggers, Some(vec![]));
+        assert_eq!(judged.status, Some(ShownStatus::Paused));
         let unknown = Draft {
             status: Some("WEBHOOK_STATUS_UNSPECIFIED".into()),
             ..Draft::default()
         };
-        let error = unknown.judge_changes(&strict()).unwrap_err();
+        let error = changes(unknown).unwrap_err();
         assert_eq!(problems(&error), [("status".to_owned(), "unknown_status")]);
     }
 

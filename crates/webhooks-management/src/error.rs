@@ -13,6 +13,8 @@ use uuid::Uuid;
 use webhooks_bus::BusError;
 use webhooks_domain::webhook::Plan;
 
+use crate::refusal::Refusal;
+
 /// How soon a client may come back after a failure that passes by itself. Small on purpose: the
 /// vendor's client sleeps this long inside a call, up to three times.
 const SOON: Duration = Duration::from_secs(1);
@@ -63,6 +65,21 @@ pub enum ManagementError {
     /// No such delivery in this workspace.
     #[error("no such delivery")]
     DeliveryNotFound,
+    /// No such token in this workspace.
+    #[error("no such token")]
+    TokenNotFound,
+    /// No such workspace; only operators ask.
+    #[error("no such workspace")]
+    WorkspaceNotFound,
+    /// A workspace of this id was deleted, and ids are not used again.
+    #[error("a workspace of this id was deleted")]
+    WorkspaceGone,
+    /// The workspace has as many tokens as one may have.
+    #[error("the workspace has {0} access tokens, and no more are possible")]
+    TokenLimit(u32),
+    /// Something about deliveries, events or jobs.
+    #[error(transparent)]
+    History(#[from] Refusal),
     /// No such path.
     #[error("there is nothing at this path")]
     RouteNotFound,
@@ -93,6 +110,12 @@ pub enum ManagementError {
         used: u64,
         /// The plan.
         plan: Plan,
+    },
+    /// The webhook is not at the revision that the caller has seen (`If-Match`).
+    #[error("the webhook has changed: it is at revision {current}")]
+    Precondition {
+        /// The revision it is at.
+        current: i64,
     },
     /// Too many requests.
     #[error("too many requests")]
@@ -126,6 +149,15 @@ impl ManagementError {
             Self::MissingScope(_) => (S::FORBIDDEN, Code::PermissionDenied, "MISSING_SCOPE"),
             Self::WebhookNotFound => (S::NOT_FOUND, Code::NotFound, "WEBHOOK_NOT_FOUND"),
             Self::DeliveryNotFound => (S::NOT_FOUND, Code::NotFound, "DELIVERY_NOT_FOUND"),
+            Self::TokenNotFound => (S::NOT_FOUND, Code::NotFound, "TOKEN_NOT_FOUND"),
+            Self::WorkspaceNotFound => (S::NOT_FOUND, Code::NotFound, "WORKSPACE_NOT_FOUND"),
+            Self::WorkspaceGone => (S::CONFLICT, Code::AlreadyExists, "WORKSPACE_DELETED"),
+            Self::TokenLimit(_) => (
+                S::TOO_MANY_REQUESTS,
+                Code::ResourceExhausted,
+                "MAX_TOKENS_REACHED",
+            ),
+            Self::History(refusal) => refusal.row(),
             Self::RouteNotFound => (S::NOT_FOUND, Code::Unimplemented, "NOT_FOUND"),
             Self::MethodNotAllowed => (
                 S::METHOD_NOT_ALLOWED,
@@ -158,6 +190,9 @@ impl ManagementError {
                 Code::ResourceExhausted,
                 "MAX_WEBHOOKS_REACHED",
             ),
+            Self::Precondition { .. } => {
+                (S::PRECONDITION_FAILED, Code::Aborted, "PRECONDITION_FAILED")
+            }
             Self::RateLimited(_) => (
                 S::TOO_MANY_REQUESTS,
                 Code::ResourceExhausted,
@@ -174,6 +209,7 @@ impl ManagementError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(wait) => Some(*wait),
+            Self::History(refusal) => refusal.retry_after(),
             Self::IdempotencyInProgress | Self::Pending | Self::Unavailable(_) => Some(SOON),
             _ => None,
         }
@@ -182,6 +218,9 @@ impl ManagementError {
     /// The `details` of the flat body.
     #[must_use]
     pub fn details(&self) -> Vec<Map<String, Value>> {
+        if let Self::History(refusal) = self {
+            return refusal.details().into_iter().collect();
+        }
         let objects = match self {
             Self::Invalid(violations) | Self::EndpointRefused(violations) => violations
                 .iter()
@@ -198,6 +237,12 @@ impl ManagementError {
                 "used": used,
                 "plan": plan.as_str(),
                 "key": "PLAN_LIMIT_KEY_WEBHOOKS",
+            })],
+            Self::TokenLimit(limit) => vec![json!({ "limit": limit })],
+            Self::Precondition { current } => vec![json!({
+                "field": "If-Match",
+                "reason": "revision_mismatch",
+                "revision": current,
             })],
             Self::RateLimited(wait) => vec![json!({ "retryAfterSeconds": whole_seconds(*wait) })],
             _ => Vec::new(),

@@ -11,15 +11,17 @@ use serde::{
     de::{Deserializer, MapAccess, SeqAccess, Visitor},
 };
 
-/// A JSON value, of whose numbers only the kind is kept: no member of ours is a number.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A JSON value.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Json {
     /// `null`
     Null,
     /// `true` or `false`
-    Bool,
-    /// Any number.
-    Number,
+    Bool(bool),
+    /// A number without fraction and exponent.
+    Integer(i64),
+    /// Any other number.
+    Number(f64),
     /// Text.
     Text(String),
     /// A list.
@@ -33,8 +35,8 @@ impl Json {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
-            Self::Bool => "a boolean",
-            Self::Number => "a number",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) | Self::Number(_) => "a number",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
@@ -61,20 +63,21 @@ impl<'de> Visitor<'de> for Build {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Json, E> {
-        Ok(Json::Bool)
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_i64<E>(self, number: i64) -> Result<Json, E> {
+        Ok(Json::Integer(number))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
+        // What is beyond is beyond every limit of ours too.
+        Ok(Json::Integer(i64::try_from(number).unwrap_or(i64::MAX)))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_f64<E>(self, number: f64) -> Result<Json, E> {
+        Ok(Json::Number(number))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Json, E> {
@@ -113,7 +116,7 @@ mod tests {
             panic!("an object was read as something else")
         };
         assert_eq!(members.len(), 3);
-        assert_eq!(members[0], ("a".to_owned(), Json::Number));
+        assert_eq!(members[0], ("a".to_owned(), Json::Integer(1)));
         assert_eq!(members[2], ("a".to_owned(), Json::Text("x".to_owned())));
         let deep = "[".repeat(1_000_000);
         for broken in ["", "{", "{}x", "\u{feff}{}", r#"{"a":"\ud800"}"#, &deep] {

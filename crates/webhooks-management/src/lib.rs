@@ -27,15 +27,23 @@
 mod auth;
 mod background;
 mod draft;
+mod emails;
 mod error;
+mod extras;
 mod grpc;
 mod json;
+mod mail;
 mod model;
 pub mod operator;
+mod origin;
 mod outbox;
 mod page;
 mod rate;
+mod refusal;
+pub mod reseal;
 mod rest;
+mod sample;
+mod scopes;
 mod secrets;
 pub mod service;
 mod settings;
@@ -48,16 +56,18 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use webhooks_bus::{Bus, ConfigWriter};
-use webhooks_runtime::{Backoff, Context, OnError, Secret};
+use webhooks_domain::sealing::Keyring;
+use webhooks_runtime::{Backoff, Context, OnError, Secret, tls::GrpcServerTls};
 use webhooks_store::Store;
 
 pub use crate::{
-    auth::{Authenticator, Caller},
-    draft::Draft,
+    auth::{AccessSettings, Authenticator, Caller},
+    draft::{AuthDraft, Draft, HeaderDraft, RateDraft, RetryDraft},
     error::{ManagementError, Violation},
     outbox::Outbox,
     page::PageTokens,
     rate::RateLimits,
+    refusal::Refusal,
     settings::{Config, store_settings},
     words::ShownStatus,
 };
@@ -65,6 +75,7 @@ pub use crate::{
 use crate::{
     background::{ReportBatcher, Surroundings},
     grpc::Grpc,
+    mail::Mailer,
     rate::RateLimiter,
     rest::Rest,
     service::{Management, Parts},
@@ -78,6 +89,8 @@ pub struct Service {
     authenticator: Authenticator,
     limiter: Arc<RateLimiter>,
     internal_token: Secret,
+    grpc_tls: GrpcServerTls,
+    keyring: Keyring,
     retention_days: u32,
     api: TcpListener,
     grpc: TcpListener,
@@ -104,7 +117,7 @@ impl Service {
         let management = Management::new(Parts {
             store: store.clone(),
             bus: bus.clone(),
-            keyring,
+            keyring: keyring.clone(),
             pages: config.page_tokens(),
             addresses: config.addresses.clone(),
             clock: Arc::clone(&ctx.clock),
@@ -114,16 +127,21 @@ impl Service {
         let grpc = bind(ctx, "grpc", config.grpc_address).await?;
         Ok(Self {
             around: Surroundings {
+                tail: management.tail_hub().clone(),
                 writer: ConfigWriter::new(&bus),
                 store: store.clone(),
                 bus,
                 clock: Arc::clone(&ctx.clock),
                 readiness: ctx.readiness.clone(),
                 shutdown: ctx.shutdown.clone(),
+                mailer: Mailer::new(&config.mail).context("cannot send mails")?,
+                dashboard: config.mail.dashboard_url.clone(),
             },
-            authenticator: Authenticator::new(store, Arc::clone(&ctx.clock)),
+            authenticator: Authenticator::new(store, Arc::clone(&ctx.clock), config.access),
             limiter: Arc::new(RateLimiter::new(config.rates)),
             internal_token: config.internal_token,
+            grpc_tls: config.grpc_tls,
+            keyring,
             retention_days: config.retention_days,
             management,
             api,
@@ -149,9 +167,42 @@ impl Service {
             outbox.run(stop).await;
             anyhow::Ok(())
         });
-        let (batcher, batching) =
-            ReportBatcher::new(self.around.store.clone(), faces_closed.clone());
+        let (owed, stop) = (self.management.owed().clone(), faces_closed.clone());
+        ctx.tasks.spawn("owed", OnError::StopService, async move {
+            owed.run(stop).await;
+            anyhow::Ok(())
+        });
+        // Ends with the faces, for an open tail would hold them for as long as their drain lasts.
+        let (tail, stop) = (self.management.tail_hub().clone(), ctx.shutdown.clone());
+        ctx.tasks.spawn("tail", OnError::StopService, async move {
+            tail.run(stop).await;
+            anyhow::Ok(())
+        });
+        let (batcher, batching) = ReportBatcher::new(
+            self.around.store.clone(),
+            self.around.tail.clone(),
+            faces_closed.clone(),
+        );
         ctx.tasks.spawn("reports", OnError::StopService, batching);
+        let last_uses = self
+            .authenticator
+            .clone()
+            .keep_last_uses(faces_closed.clone());
+        ctx.tasks
+            .spawn("token_uses", OnError::StopService, async move {
+                last_uses.await;
+                anyhow::Ok(())
+            });
+        let resealing = reseal::run(
+            self.around.store.clone(),
+            self.keyring,
+            ctx.readiness.clone(),
+            ctx.shutdown.clone(),
+        );
+        ctx.tasks.spawn("reseal", OnError::Log, async move {
+            resealing.await;
+            anyhow::Ok(())
+        });
         let rest = Rest {
             management: self.management.clone(),
             authenticator: self.authenticator.clone(),
@@ -165,9 +216,16 @@ impl Service {
             limiter: self.limiter,
             batcher,
             internal_token: self.internal_token,
+            peers: self.grpc_tls.peers(),
         };
         let api = rest::serve(self.api, rest::router(rest), ctx.shutdown.clone());
-        let grpc = grpc::serve(self.grpc, grpc, ctx.readiness.clone(), ctx.shutdown.clone());
+        let grpc = grpc::serve(
+            self.grpc,
+            grpc,
+            &self.grpc_tls,
+            ctx.readiness.clone(),
+            ctx.shutdown.clone(),
+        );
         let background = begin(&ctx, &self.around, self.retention_days);
         let (api, grpc, background) = (Box::pin(api), Box::pin(grpc), Box::pin(background));
         let ((), served, begun) =

@@ -3,18 +3,21 @@
 //! A message that makes no sense is refused with the reason; whoever holds it buries it. Nothing is
 //! guessed: a delivery stored under a wrong webhook would be worse than one not stored.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_domain::{
     delivery::DeliveryState,
     endpoint::outcome::{FailureClass, Outcome},
     ids::Trigger,
-    webhook::WebhookStatus,
+    retry::RetryPolicy,
+    webhook::{DeliveryOrder, HeldChoice, WebhookStatus},
 };
 use webhooks_proto::{internal::v1 as wire, v1 as api};
 use webhooks_store::{
-    AttemptRecord, DeliveryFacts, RenditionRecord, ReportRecord, ResponseHeader, StatsRow, Timings,
-    TokenRow, VerdictDelivery, VerdictRecord, WebhookRow,
+    AttemptRecord, DeliveryFacts, RenditionRecord, ReportRecord, ResponseHeader, RetryChoice,
+    SealedSecret, StatsRow, Timings, TokenRow, VerdictDelivery, VerdictRecord, WebhookRow,
 };
 
 /// Most bytes of a response body that are kept of one attempt; the dispatcher keeps less.
@@ -52,19 +55,75 @@ pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
         created_at: row.created_at,
         updated_at: row.updated_at,
         revision: row.revision,
-        secrets: row
-            .secrets
-            .iter()
-            .map(|secret| wire::SealedSecret {
-                key_id: secret.key_id.clone(),
-                version: secret.version,
-                nonce: secret.nonce.clone().into(),
-                ciphertext: secret.ciphertext.clone().into(),
-                expires_at: secret.expires_at.unwrap_or(0),
-            })
-            .collect(),
+        secrets: row.secrets.iter().map(sealed_secret).collect(),
         profile: row.profile.clone(),
-        ..wire::WebhookConfig::default()
+        event_actions: row.options.event_actions.clone(),
+        retry: retry_policy(row.options.retry),
+        rate: row.options.rate.map(|rate| wire::RateLimit {
+            count: rate.count,
+            period_seconds: rate.period_seconds,
+            burst: rate.burst,
+        }),
+        max_in_flight: row.options.max_in_flight.unwrap_or(0),
+        ordering: match row.options.ordering {
+            DeliveryOrder::None => wire::Ordering::None,
+            DeliveryOrder::Link => wire::Ordering::Link,
+            DeliveryOrder::Visitor => wire::Ordering::Visitor,
+        }
+        .into(),
+        health_epoch: u64::try_from(row.health_epoch).unwrap_or(0),
+        held_choice: match row.held_choice {
+            HeldChoice::Keep => wire::HeldChoice::Keep,
+            HeldChoice::Deliver => wire::HeldChoice::Deliver,
+            HeldChoice::Discard => wire::HeldChoice::Discard,
+        }
+        .into(),
+        held_choice_at: row.held_choice_at.unwrap_or(0),
+        extras: row.extras.sealed.as_ref().map(sealed_secret),
+        ed25519: row
+            .asymmetric
+            .as_ref()
+            .map(|key| sealed_secret(&key.sealed)),
+    }
+}
+
+fn sealed_secret(secret: &SealedSecret) -> wire::SealedSecret {
+    wire::SealedSecret {
+        key_id: secret.key_id.clone(),
+        version: secret.version,
+        nonce: secret.nonce.clone().into(),
+        ciphertext: secret.ciphertext.clone().into(),
+        expires_at: secret.expires_at.unwrap_or(0),
+    }
+}
+
+/// Absent = the installation's standard, which an operator may have set.
+fn retry_policy(choice: RetryChoice) -> Option<wire::RetryPolicy> {
+    match choice {
+        RetryChoice::Standard => None,
+        RetryChoice::Resilient => {
+            let policy = RetryPolicy::RESILIENT;
+            let millis = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+            let share = |number: f64| {
+                u32::try_from(millis(Duration::from_secs_f64(number))).unwrap_or(u32::MAX)
+            };
+            Some(wire::RetryPolicy {
+                max_attempts: policy.max_attempts,
+                base_ms: millis(policy.base),
+                factor_milli: share(policy.factor),
+                cap_ms: millis(policy.cap),
+                jitter_milli: share(policy.jitter),
+                max_age_ms: policy.max_age.map_or(0, millis),
+            })
+        }
+        RetryChoice::Custom(numbers) => Some(wire::RetryPolicy {
+            max_attempts: numbers.max_attempts,
+            base_ms: numbers.base_ms,
+            factor_milli: numbers.factor_milli,
+            cap_ms: numbers.cap_ms,
+            jitter_milli: numbers.jitter_milli,
+            max_age_ms: numbers.max_age_ms,
+        }),
     }
 }
 
@@ -85,6 +144,7 @@ pub(crate) fn token_config(row: &TokenRow) -> wire::TokenConfig {
         hash: Bytes::copy_from_slice(&row.hash),
         scopes: row.scopes.clone(),
         expires_at: row.expires_at.unwrap_or(0),
+        events_per_second: row.events_per_second.unwrap_or(0),
     }
 }
 
@@ -159,6 +219,71 @@ pub(crate) fn report_record(report: wire::DeliveryReport) -> Result<ReportRecord
         at: time(report.at, "at")?,
         attempt,
     })
+}
+
+/// A report as it was, for those who look on: without headers and body of the answer.
+pub(crate) fn report_message(record: &ReportRecord) -> wire::DeliveryReport {
+    let facts = &record.delivery;
+    let attempt = record.attempt.as_ref().map(|attempt| wire::AttemptRecord {
+        number: attempt.number,
+        execution_id: raw(attempt.execution_id),
+        started_at: attempt.started_at,
+        outcome: wire_outcome(attempt.outcome).into(),
+        class: match attempt.class {
+            None => api::FailureClass::Unspecified,
+            Some(FailureClass::Temporary) => api::FailureClass::Temporary,
+            Some(FailureClass::Permanent) => api::FailureClass::Permanent,
+            Some(FailureClass::Ours) => api::FailureClass::Ours,
+        }
+        .into(),
+        status_code: attempt.status_code.map_or(0, u32::from),
+        timings: Some(api::Timings {
+            dns_us: attempt.timings.dns_us,
+            connect_us: attempt.timings.connect_us,
+            tls_us: attempt.timings.tls_us,
+            first_byte_us: attempt.timings.first_byte_us,
+            total_us: attempt.timings.total_us,
+        }),
+        error: attempt.error.clone(),
+        ..wire::AttemptRecord::default()
+    });
+    wire::DeliveryReport {
+        delivery: Some(wire::DeliveryRef {
+            delivery_id: raw(facts.delivery_id),
+            webhook_id: raw(facts.webhook_id),
+            workspace_id: raw(facts.workspace_id),
+            event_id: facts.event_id.clone(),
+            event_type: facts.event_type.clone(),
+            link_id: facts.link_id.map(raw).unwrap_or_default(),
+            lbid: facts.lbid.clone(),
+            trigger: match facts.trigger {
+                Trigger::Event => api::Trigger::Event,
+                Trigger::Replay => api::Trigger::Replay,
+                Trigger::Test => api::Trigger::Test,
+            }
+            .into(),
+            created_at: facts.created_at,
+            event_seq: facts.event_seq,
+        }),
+        state: wire_state(record.state).into(),
+        next_attempt_at: record.next_attempt_at.unwrap_or(0),
+        at: record.at,
+        attempt,
+        ..wire::DeliveryReport::default()
+    }
+}
+
+fn wire_outcome(outcome: Outcome) -> api::Outcome {
+    match outcome {
+        Outcome::Success => api::Outcome::Success,
+        Outcome::HttpError => api::Outcome::HttpError,
+        Outcome::Timeout => api::Outcome::Timeout,
+        Outcome::Unreachable => api::Outcome::Unreachable,
+        Outcome::TlsError => api::Outcome::TlsError,
+        Outcome::InvalidResponse => api::Outcome::InvalidResponse,
+        Outcome::Blocked => api::Outcome::Blocked,
+        Outcome::Internal => api::Outcome::Internal,
+    }
 }
 
 fn facts(delivery: wire::DeliveryRef) -> Result<DeliveryFacts, Nonsense> {
@@ -330,7 +455,23 @@ mod tests {
                 response_body: vec![b'x'; MAX_RESPONSE_BODY + 1].into(),
                 ..wire::AttemptRecord::default()
             }),
+            ..wire::DeliveryReport::default()
         }
+    }
+
+    #[test]
+    fn a_preset_reaches_the_dispatcher_as_its_numbers() {
+        assert_eq!(retry_policy(RetryChoice::Standard), None);
+        let sent = retry_policy(RetryChoice::Resilient).unwrap();
+        let read = RetryPolicy::from_numbers(
+            sent.max_attempts,
+            sent.base_ms,
+            sent.factor_milli,
+            sent.cap_ms,
+            sent.jitter_milli,
+            sent.max_age_ms,
+        );
+        assert_eq!(read, RetryPolicy::RESILIENT);
     }
 
     #[test]

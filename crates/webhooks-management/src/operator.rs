@@ -1,8 +1,11 @@
-//! What an operator does by hand (the `webhooks` program calls these): workspaces, tokens, plans.
+//! What an operator does: workspaces, their plans and limits, and their tokens. The `webhooks`
+//! program calls this with the database's password in its hand; the operators' API calls it after
+//! it has seen the operator's token.
 //!
-//! Nothing here goes through the API's checks of callers; whoever holds the database's password is
-//! the operator. Tokens reach the read model through the outbox like everything else: [`Operator`]
-//! drains it at once, and a running management service would too.
+//! Nothing here goes through the checks of callers. Changes reach the read model through the outbox
+//! like everything else: the program drains it at once, and within the service the pump does.
+
+mod draft;
 
 use std::sync::Arc;
 
@@ -13,9 +16,14 @@ use webhooks_domain::{
     token::{MINT_BYTES, Token, TokenEnvironment},
     webhook::Plan,
 };
-use webhooks_store::{Actor, NewToken, NewWorkspace, Store, WorkspaceRow};
+use webhooks_store::{
+    Actor, DeletedWorkspace, NewToken, NewWorkspace, Store, StoreError, TokenKeyType, TokenRow,
+    WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
+};
 
-use crate::{outbox::Outbox, secrets};
+use crate::{error::ManagementError, outbox::Outbox, secrets};
+
+pub use draft::{LimitsDraft, MAX_EMAILS, WorkspaceDraft};
 
 /// An operator's hands.
 #[derive(Clone)]
@@ -23,6 +31,9 @@ pub struct Operator {
     store: Store,
     outbox: Outbox,
     clock: Arc<dyn Clock>,
+    actor: Actor,
+    /// Somebody else runs the outbox's pump.
+    pumped: bool,
 }
 
 /// A token to be made.
@@ -51,28 +62,156 @@ impl Operator {
             store,
             outbox,
             clock,
+            actor: Actor::Operator,
+            pumped: false,
+        }
+    }
+
+    /// Works within a service that pumps this outbox, for this actor.
+    pub(crate) fn within(
+        store: Store,
+        outbox: Outbox,
+        clock: Arc<dyn Clock>,
+        actor: Actor,
+    ) -> Self {
+        Self {
+            store,
+            outbox,
+            clock,
+            actor,
+            pumped: true,
         }
     }
 
     /// Makes a workspace, or returns the one of this id as it is.
     ///
     /// # Errors
-    /// The store fails.
+    /// The store fails, or a workspace of this id was deleted.
     pub async fn create_workspace(
         &self,
         id: Uuid,
         name: &str,
         plan: Plan,
         owner_member: Uuid,
-    ) -> anyhow::Result<WorkspaceRow> {
+    ) -> Result<WorkspaceRow, ManagementError> {
+        let draft = WorkspaceDraft {
+            id: Some(id.to_string()),
+            name: Some(name.to_owned()),
+            plan: Some(plan.as_str().to_owned()),
+            owner_member: Some(owner_member.to_string()),
+            ..WorkspaceDraft::default()
+        };
+        self.make_workspace(draft).await
+    }
+
+    /// Makes a workspace as the draft says, or returns the one of this id as it is.
+    ///
+    /// # Errors
+    /// The draft breaks rules, the store fails, or a workspace of this id was deleted.
+    pub async fn make_workspace(
+        &self,
+        draft: WorkspaceDraft,
+    ) -> Result<WorkspaceRow, ManagementError> {
+        let wish = draft.judge_new()?;
         let new = NewWorkspace {
-            id,
-            name: name.to_owned(),
-            plan,
-            owner_member,
+            id: wish.id.unwrap_or_else(Uuid::now_v7),
+            name: wish.name,
+            plan: wish.plan,
+            owner_member: wish.owner_member.unwrap_or_else(Uuid::now_v7),
             now: self.clock.now_micros(),
         };
-        Ok(self.store.create_workspace(&new, &Actor::Operator).await?)
+        let made = self
+            .store
+            .create_workspace_with(&new, &wish.settings, &self.actor)
+            .await;
+        let row = made.map_err(|error| match error {
+            StoreError::Conflict(_) => ManagementError::WorkspaceGone,
+            other => other.into(),
+        })?;
+        tracing::info!(workspace.id = %row.id, plan = row.plan.as_str(), "workspace.created");
+        Ok(row)
+    }
+
+    /// Changes a workspace.
+    ///
+    /// # Errors
+    /// There is none of this id, the draft breaks rules, or the store or the read model fails.
+    pub async fn change_workspace(
+        &self,
+        id: Uuid,
+        draft: WorkspaceDraft,
+    ) -> Result<WorkspaceRow, ManagementError> {
+        let now = self.clock.now_micros();
+        let before = self.workspace(id).await?;
+        let patch = draft.judge_changes()?;
+        let only_plan = WorkspacePatch {
+            plan: patch.plan,
+            ..WorkspacePatch::default()
+        };
+        let changed = match patch.plan {
+            // A plan's change has a name of its own in the audit log.
+            Some(plan) if patch == only_plan => {
+                self.store.set_plan(id, plan, &self.actor, now).await?
+            }
+            _ => {
+                let update = self.store.update_workspace(id, &patch, &self.actor, now);
+                update.await?
+            }
+        };
+        let changed = changed.ok_or(ManagementError::WorkspaceNotFound)?;
+        let rate = |row: &WorkspaceRow| row.settings.limits.events_per_second;
+        if rate(&changed) != rate(&before) {
+            self.in_force().await?;
+        }
+        tracing::info!(workspace.id = %id, plan = changed.plan.as_str(), "workspace.changed");
+        Ok(changed)
+    }
+
+    /// Deletes a workspace: its deliveries end, its tokens open nothing, its history stays.
+    ///
+    /// # Errors
+    /// There is none of this id, or the store or the read model fails.
+    pub async fn delete_workspace(&self, id: Uuid) -> Result<DeletedWorkspace, ManagementError> {
+        let now = self.clock.now_micros();
+        let deleted = self.store.delete_workspace(id, &self.actor, now).await?;
+        let deleted = deleted.ok_or(ManagementError::WorkspaceNotFound)?;
+        tracing::info!(
+            workspace.id = %id,
+            webhooks = deleted.webhooks,
+            tokens = deleted.tokens,
+            "workspace.deleted"
+        );
+        self.in_force().await?;
+        Ok(deleted)
+    }
+
+    /// A workspace.
+    ///
+    /// # Errors
+    /// There is none of this id, or the store fails.
+    pub async fn workspace(&self, id: Uuid) -> Result<WorkspaceRow, ManagementError> {
+        let row = self.store.get_workspace(id).await?;
+        row.ok_or(ManagementError::WorkspaceNotFound)
+    }
+
+    /// How many webhooks a workspace has, of any status.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn webhook_count(&self, id: Uuid) -> Result<i64, ManagementError> {
+        Ok(self.store.count_webhooks(id).await?)
+    }
+
+    /// Workspaces, oldest first, each with its number of webhooks.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn workspaces(
+        &self,
+        page_size: u32,
+        after: Option<WorkspaceCursor>,
+    ) -> Result<WorkspacePage, ManagementError> {
+        Ok(self.store.list_workspaces(page_size, after).await?)
     }
 
     /// Makes a token and returns it: the only time that its text is seen.
@@ -80,23 +219,28 @@ impl Operator {
     /// # Errors
     /// There is no such workspace, the store fails, or the read model does (then the token is made
     /// and becomes known to ingest as soon as management runs; its text is lost, make another).
-    pub async fn create_token(&self, wish: TokenWish) -> anyhow::Result<Token> {
-        let workspace = self.store.get_workspace(wish.workspace).await?;
-        let workspace =
-            workspace.ok_or_else(|| anyhow::anyhow!("no such workspace: {}", wish.workspace))?;
-        let token = Token::mint(wish.environment, &secrets::random::<MINT_BYTES>()?);
+    pub async fn create_token(&self, wish: TokenWish) -> Result<Token, ManagementError> {
+        let workspace = self.workspace(wish.workspace).await?;
+        let random = secrets::random::<MINT_BYTES>().map_err(ManagementError::internal)?;
+        let token = Token::mint(wish.environment, &random);
         let new = NewToken {
             id: token.id().to_owned(),
             hash: token.hash(),
             workspace_id: wish.workspace,
             name: wish.name,
+            key_type: TokenKeyType::Secret,
             scopes: wish.scopes,
             created_by: wish.member.unwrap_or(workspace.owner_member),
             expires_at: wish.expires_at,
             now: self.clock.now_micros(),
         };
-        self.store.create_token(&new, &Actor::Operator).await?;
-        self.outbox.drain().await?;
+        let made = self.store.create_token(&new, None, &self.actor).await;
+        made.map_err(|error| match error {
+            StoreError::Full { limit, .. } => ManagementError::TokenLimit(limit),
+            StoreError::NotFound(_) => ManagementError::WorkspaceNotFound,
+            other => other.into(),
+        })?;
+        self.in_force().await?;
         Ok(token)
     }
 
@@ -104,14 +248,22 @@ impl Operator {
     ///
     /// # Errors
     /// The store or the read model fails.
-    pub async fn revoke_token(&self, workspace: Uuid, id: &str) -> anyhow::Result<bool> {
+    pub async fn revoke_token(&self, workspace: Uuid, id: &str) -> Result<bool, ManagementError> {
         let now = self.clock.now_micros();
         let revoked = self
             .store
-            .revoke_token(workspace, id, &Actor::Operator, now)
+            .revoke_token(workspace, id, &self.actor, now)
             .await?;
-        self.outbox.drain().await?;
+        self.in_force().await?;
         Ok(revoked)
+    }
+
+    /// A workspace's tokens, oldest first, revoked ones included.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn tokens(&self, workspace: Uuid) -> Result<Vec<TokenRow>, ManagementError> {
+        Ok(self.store.list_tokens(workspace).await?)
     }
 
     /// Puts a workspace on a plan; false when there is none of this id. What exists beyond the new
@@ -119,12 +271,22 @@ impl Operator {
     ///
     /// # Errors
     /// The store fails.
-    pub async fn set_plan(&self, workspace: Uuid, plan: Plan) -> anyhow::Result<bool> {
+    pub async fn set_plan(&self, workspace: Uuid, plan: Plan) -> Result<bool, ManagementError> {
         let now = self.clock.now_micros();
         let changed = self
             .store
-            .set_plan(workspace, plan, &Actor::Operator, now)
+            .set_plan(workspace, plan, &self.actor, now)
             .await?;
         Ok(changed.is_some())
+    }
+
+    /// Brings what was committed to the read model.
+    async fn in_force(&self) -> Result<(), ManagementError> {
+        if self.pumped {
+            self.outbox.settled().await
+        } else {
+            let drained = self.outbox.drain().await;
+            drained.map_err(|error| ManagementError::Unavailable(Some(error)))
+        }
     }
 }

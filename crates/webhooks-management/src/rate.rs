@@ -129,13 +129,26 @@ impl RateLimiter {
         }
     }
 
+    /// How long a payer that has nothing left has to wait; `None` = something is left.
+    pub(crate) fn spent(&self, payer: &Payer, now: Instant) -> Option<Duration> {
+        let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = windows.get(payer)?;
+        let passed = now.duration_since(window.opened);
+        let left = self.limits.window.checked_sub(passed)?;
+        (window.used >= self.limit(payer) && !left.is_zero()).then_some(left)
+    }
+
+    fn limit(&self, payer: &Payer) -> u32 {
+        match payer {
+            Payer::Token(_) => self.limits.per_token,
+            Payer::Address(_) | Payer::Rest => self.limits.per_address,
+        }
+    }
+
     /// Counts one call.
     pub(crate) fn spend(&self, payer: Payer, now: Instant) -> Standing {
         let length = self.limits.window;
-        let limit = match payer {
-            Payer::Token(_) => self.limits.per_token,
-            Payer::Address(_) | Payer::Rest => self.limits.per_address,
-        };
+        let limit = self.limit(&payer);
         let open = |window: &Window| now.duration_since(window.opened) < length;
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if windows.len() >= MAX_WINDOWS && !windows.contains_key(&payer) {

@@ -4,14 +4,15 @@
 use rand::{TryRngCore as _, rngs::OsRng};
 use uuid::Uuid;
 use webhooks_domain::{
-    sealing::{Binding, Keyring, NONCE_BYTES, SealError, Sealed},
+    sealing::{Binding, Keyring, NONCE_BYTES, Purpose, SealError, Sealed},
     signing::{NEW_KEY_BYTES, SigningKey},
 };
+use webhooks_store::SealedSecret;
 
 /// The system cannot give random bytes. There is nothing sensible to do without them.
 #[derive(Debug, thiserror::Error)]
 #[error("the system gives no random bytes")]
-pub(crate) struct NoRandomness(#[source] rand::rand_core::OsError);
+pub struct NoRandomness(#[source] rand::rand_core::OsError);
 
 /// Fills an array with random bytes of the system.
 ///
@@ -23,17 +24,53 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// A new signing key, and how it is kept for its webhook.
+/// A new signing key.
 ///
 /// # Errors
 /// The system has no random bytes.
-pub(crate) fn mint(
+pub(crate) fn draw() -> Result<SigningKey, NoRandomness> {
+    Ok(SigningKey::from_random(random::<NEW_KEY_BYTES>()?))
+}
+
+/// Seals something for its webhook, ready to be stored.
+///
+/// # Errors
+/// The system has no random bytes.
+pub(crate) fn seal(
     keyring: &Keyring,
+    purpose: Purpose,
     binding: Binding,
-) -> Result<(SigningKey, Sealed), NoRandomness> {
-    let key = SigningKey::from_random(random::<NEW_KEY_BYTES>()?);
-    let sealed = keyring.seal(binding, key.as_bytes(), random::<NONCE_BYTES>()?);
-    Ok((key, sealed))
+    secret: &[u8],
+    now: i64,
+) -> Result<SealedSecret, NoRandomness> {
+    let sealed = keyring.seal_for(purpose, binding, secret, random::<NONCE_BYTES>()?);
+    Ok(SealedSecret {
+        key_id: sealed.key_id,
+        version: binding.version,
+        nonce: sealed.nonce.to_vec(),
+        ciphertext: sealed.ciphertext,
+        created_at: now,
+        expires_at: None,
+    })
+}
+
+/// Opens what is stored for a webhook.
+///
+/// # Errors
+/// It is damaged, belongs elsewhere, or its key is gone.
+pub(crate) fn open(
+    keyring: &Keyring,
+    purpose: Purpose,
+    binding: Binding,
+    stored: &SealedSecret,
+) -> Result<Vec<u8>, SealError> {
+    let nonce = stored.nonce.as_slice();
+    let sealed = Sealed {
+        key_id: stored.key_id.clone(),
+        nonce: nonce.try_into().map_err(|_| SealError::Refused)?,
+        ciphertext: stored.ciphertext.clone(),
+    };
+    keyring.open_for(purpose, binding, &sealed)
 }
 
 /// What a kept answer belongs to: sealed for one workspace, it opens for no other.
@@ -108,16 +145,26 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_opens_again() {
+    fn what_was_sealed_opens_for_its_purpose() {
         let keyring = Keyring::parse("k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
         let binding = Binding {
             workspace: Uuid::from_u128(1),
             webhook: Uuid::from_u128(2),
             version: 1,
         };
-        let (key, sealed) = mint(&keyring, binding).unwrap();
-        assert_eq!(keyring.open(binding, &sealed).unwrap(), key.as_bytes());
-        let (other, _) = mint(&keyring, binding).unwrap();
-        assert_ne!(key, other);
+        let key = draw().unwrap();
+        assert_ne!(key, draw().unwrap());
+        let sealed = seal(&keyring, Purpose::SigningKey, binding, key.as_bytes(), 5).unwrap();
+        assert_eq!((sealed.version, sealed.created_at), (1, 5));
+        let opened = open(&keyring, Purpose::SigningKey, binding, &sealed).unwrap();
+        assert_eq!(opened, key.as_bytes());
+        let elsewhere = open(&keyring, Purpose::Extras, binding, &sealed);
+        assert_eq!(elsewhere, Err(SealError::Refused));
+        let cut = SealedSecret {
+            nonce: vec![1],
+            ..sealed
+        };
+        let refused = open(&keyring, Purpose::SigningKey, binding, &cut);
+        assert_eq!(refused, Err(SealError::Refused));
     }
 }

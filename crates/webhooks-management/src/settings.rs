@@ -5,13 +5,16 @@ use std::{net::SocketAddr, time::Duration};
 use webhooks_bus::BusSettings;
 use webhooks_domain::{endpoint::AddressPolicy, sealing::Keyring};
 use webhooks_egress::PolicySettings;
-use webhooks_runtime::{Env, Secret, Settings};
+use webhooks_runtime::{Env, Secret, Settings, tls::GrpcServerTls};
 use webhooks_store::StoreSettings;
 
-use crate::{page::PageTokens, rate::RateLimits};
+use crate::{auth::AccessSettings, mail::MailSettings, page::PageTokens, rate::RateLimits};
 
 /// Shortest internal token, in bytes: it is a shared secret and nobody types it.
 const MIN_INTERNAL_TOKEN_BYTES: usize = 16;
+
+/// Shortest operator token, in bytes: it opens every workspace.
+const MIN_OPERATOR_TOKEN_BYTES: usize = 32;
 
 /// What the service is told by the environment.
 #[derive(Debug, Clone)]
@@ -30,8 +33,14 @@ pub struct Config {
     pub encryption_keys: Secret,
     /// What dispatchers show to report.
     pub internal_token: Secret,
+    /// How gRPC is encrypted and which services may report.
+    pub grpc_tls: GrpcServerTls,
+    /// Who gets in.
+    pub access: AccessSettings,
     /// How many calls are allowed.
     pub rates: RateLimits,
+    /// How people are told.
+    pub mail: MailSettings,
     /// Webhooks on the Light plan.
     pub light_plan_webhooks: u32,
     /// How long history is kept, in days.
@@ -63,6 +72,24 @@ impl Settings for Config {
                 "WEBHOOKS_INTERNAL_TOKEN",
                 "what dispatchers show to report attempts; the same at both, at least 16 bytes",
             ),
+            grpc_tls: GrpcServerTls::read(env),
+            access: AccessSettings {
+                operator_token: env.optional_secret(
+                    "WEBHOOKS_OPERATOR_TOKEN",
+                    "opens the operators' API, at least 32 bytes; without it nobody is let in there",
+                ),
+                trusted_proxies: env.parsed_list(
+                    "WEBHOOKS_TRUSTED_PROXIES",
+                    "",
+                    "proxies before the API, as addresses or CIDR ranges, comma separated; their X-Forwarded-For is believed",
+                ),
+                failures_per_minute: env.ranged(
+                    "WEBHOOKS_AUTH_FAILURES",
+                    20,
+                    1..=10_000_000,
+                    "wrong tokens that an address may show in a minute before it is told to wait",
+                ),
+            },
             rates: RateLimits {
                 per_token: env.ranged("WEBHOOKS_RATE_LIMIT", rates.per_token, 1..=10_000_000, "API calls a token may make in a window"),
                 per_address: env.ranged(
@@ -78,6 +105,7 @@ impl Settings for Config {
                     "length of the window of API rate limits",
                 ),
             },
+            mail: MailSettings::read(env),
             light_plan_webhooks: env.ranged("WEBHOOKS_PLAN_LIGHT_WEBHOOKS", 1, 0..=100_000, "webhooks on the Light plan"),
             retention_days: env.ranged("WEBHOOKS_HISTORY_RETENTION_DAYS", 30, 1..=3_650, "days that events, deliveries and attempts are kept"),
         };
@@ -85,6 +113,13 @@ impl Settings for Config {
             && let Err(error) = Keyring::parse(config.encryption_keys.expose())
         {
             env.problem("WEBHOOKS_ENCRYPTION_KEYS", error);
+        }
+        let operator = config.access.operator_token.as_ref().map(Secret::expose);
+        if operator.is_some_and(|token| token.len() < MIN_OPERATOR_TOKEN_BYTES) {
+            env.problem(
+                "WEBHOOKS_OPERATOR_TOKEN",
+                format!("has fewer than {MIN_OPERATOR_TOKEN_BYTES} bytes"),
+            );
         }
         let token = config.internal_token.expose();
         if !token.is_empty() && token.len() < MIN_INTERNAL_TOKEN_BYTES {

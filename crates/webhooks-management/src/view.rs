@@ -1,16 +1,22 @@
 //! Webhooks, deliveries and attempts as JSON. Keys that are not set are left out, never null or
 //! empty: the vendor's client reads an empty time as an error of the whole object.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use uuid::Uuid;
 use webhooks_domain::event::format_micros;
-use webhooks_store::{AttemptRow, DeliveryRow, WebhookRow};
+use webhooks_store::{AttemptRow, DeliveryRow, RateChoice, RetryChoice, WebhookRow};
 
-use crate::words::{ShownStatus, source_word};
+use crate::{
+    extras::Shown,
+    service::SecretSummary,
+    words::{ShownStatus, source_word},
+};
 
 /// One webhook.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookView {
     id: Uuid,
@@ -39,6 +45,22 @@ pub(crate) struct WebhookView {
     created_at: String,
     updated_at: String,
     revision: i64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    labels: BTreeMap<String, String>,
+    event_actions: Vec<String>,
+    retry_policy: RetryView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<RateView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_in_flight: Option<u32>,
+    ordering: &'static str,
+    // `headers` and `auth`, masked.
+    #[serde(flatten)]
+    extras: Shown,
+    signatures: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
     // At creation only.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
@@ -71,6 +93,16 @@ impl WebhookView {
             created_at: format_micros(row.created_at),
             updated_at: format_micros(updated_at(row)),
             revision: row.revision,
+            description: row.options.description.clone(),
+            labels: row.options.labels.clone(),
+            event_actions: row.options.event_actions.clone(),
+            retry_policy: RetryView::of(row.options.retry),
+            rate_limit: row.options.rate.map(RateView::of),
+            max_in_flight: row.options.max_in_flight,
+            ordering: row.options.ordering.as_str(),
+            extras: Shown::read(&row.extras.shown),
+            signatures: signatures(row),
+            public_key: row.asymmetric.as_ref().map(|key| key.public_key.clone()),
             secret: None,
         }
     }
@@ -80,6 +112,98 @@ impl WebhookView {
         Self {
             secret: Some(secret),
             ..Self::of(row)
+        }
+    }
+}
+
+/// The kinds of signature a webhook's requests carry.
+pub(crate) fn signatures(row: &WebhookRow) -> &'static [&'static str] {
+    match row.asymmetric {
+        Some(_) => &["v1", "v1a"],
+        None => &["v1"],
+    }
+}
+
+/// A retry policy: its preset or its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+enum RetryView {
+    Preset {
+        preset: &'static str,
+    },
+    #[serde(rename_all = "camelCase")]
+    Numbers {
+        max_attempts: u32,
+        base_seconds: f64,
+        factor: f64,
+        cap_seconds: f64,
+        jitter: f64,
+        max_age_seconds: f64,
+    },
+}
+
+impl RetryView {
+    fn of(choice: RetryChoice) -> Self {
+        match choice {
+            RetryChoice::Standard => Self::Preset { preset: "standard" },
+            RetryChoice::Resilient => Self::Preset {
+                preset: "resilient",
+            },
+            RetryChoice::Custom(numbers) => Self::Numbers {
+                max_attempts: numbers.max_attempts,
+                base_seconds: units(numbers.base_ms),
+                factor: units(numbers.factor_milli.into()),
+                cap_seconds: units(numbers.cap_ms),
+                jitter: units(numbers.jitter_milli.into()),
+                max_age_seconds: units(numbers.max_age_ms),
+            },
+        }
+    }
+}
+
+/// Thousandths as a number.
+pub(crate) fn units(thousandths: u64) -> f64 {
+    Duration::from_millis(thousandths).as_secs_f64()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RateView {
+    count: u32,
+    period_seconds: u32,
+    burst: u32,
+}
+
+impl RateView {
+    fn of(rate: RateChoice) -> Self {
+        Self {
+            count: rate.count,
+            period_seconds: rate.period_seconds,
+            burst: rate.burst,
+        }
+    }
+}
+
+/// One signing secret, without the secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SecretView {
+    version: u32,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    active: bool,
+    masked: String,
+}
+
+impl SecretView {
+    pub(crate) fn of(secret: &SecretSummary) -> Self {
+        Self {
+            version: secret.version,
+            created_at: format_micros(secret.created_at),
+            expires_at: secret.expires_at.map(format_micros),
+            active: secret.active,
+            masked: secret.masked.clone(),
         }
     }
 }
@@ -103,6 +227,8 @@ pub(crate) struct DeliveryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     lbid: Option<String>,
     trigger: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_of: Option<Uuid>,
     state: &'static str,
     attempt_count: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +262,7 @@ impl DeliveryView {
             link_id: row.link_id,
             lbid: filled(&row.lbid),
             trigger: row.trigger.api_word(),
+            replay_of: row.replay_of,
             state: row.state.as_str(),
             attempt_count: row.attempt_count,
             next_attempt_at: row.next_attempt_at.map(format_micros),
@@ -161,7 +288,7 @@ impl DeliveryView {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AttemptView {
+pub(crate) struct AttemptView {
     number: u32,
     execution_id: Uuid,
     started_at: String,
@@ -204,7 +331,8 @@ struct HeaderView {
 }
 
 impl AttemptView {
-    fn of(row: &AttemptRow) -> Self {
+    /// An attempt.
+    pub(crate) fn of(row: &AttemptRow) -> Self {
         let (body, encoding) = body_text(&row.response_body);
         let ms = |micros: Option<u32>| micros.map(|micros| f64::from(micros) / 1_000.0);
         Self {

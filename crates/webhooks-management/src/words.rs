@@ -71,11 +71,16 @@ pub(crate) fn wished(
     if ShownStatus::of(stored) == wish {
         return None;
     }
-    Some(match wish {
+    Some(by_person(wish))
+}
+
+/// What a person's wish is stored as.
+pub(crate) fn by_person(wish: ShownStatus) -> (WebhookStatus, Option<StatusReason>) {
+    match wish {
         ShownStatus::Active => (WebhookStatus::Active, None),
         ShownStatus::Disabled => (WebhookStatus::Disabled, Some(StatusReason::User)),
         ShownStatus::Paused => (WebhookStatus::Paused, Some(StatusReason::User)),
-    })
+    }
 }
 
 /// The long word of a source.

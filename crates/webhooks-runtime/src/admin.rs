@@ -121,7 +121,7 @@ mod tests {
         let address = server.address();
         let readiness = Readiness::new();
         readiness.fail("nats", "disconnected");
-        let metrics = Metrics::install().unwrap();
+        let metrics = Metrics::install(None).unwrap();
         let serving = server.serve(readiness.clone(), metrics);
         let asking = async {
             assert_eq!(get(address, "/livez").await, (200, "ok\n".to_owned()));

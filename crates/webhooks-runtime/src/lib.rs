@@ -38,6 +38,7 @@ pub mod settings;
 mod shutdown;
 mod tasks;
 pub mod telemetry;
+pub mod tls;
 
 pub use self::{
     announce::{Announcer, write_whole},

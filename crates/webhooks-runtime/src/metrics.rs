@@ -1,4 +1,5 @@
-//! Metrics, kept in memory and rendered for Prometheus on the admin port.
+//! Metrics, kept in memory and rendered for Prometheus on the admin port; with an OTLP collector they
+//! go there too, under the same names and with the same buckets.
 //!
 //! The recorder is the second thing (after the log subscriber) that exists once per process: the
 //! `metrics` macros have nowhere else to go. Histograms have fixed buckets, because summaries cannot
@@ -8,6 +9,10 @@ use std::{sync::Mutex, sync::PoisonError, time::Duration};
 
 use metrics::{Unit, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_opentelemetry::{OpenTelemetryMetrics, OpenTelemetryRecorder};
+use metrics_util::layers::FanoutBuilder;
+use opentelemetry::metrics::Meter;
+use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, Stream};
 use thiserror::Error;
 
 /// How often recorded histogram values are folded into their buckets; between two foldings they wait in memory.
@@ -38,8 +43,14 @@ const COUNTS: [f64; 13] = [
 
 /// Why metrics could not be set up.
 #[derive(Debug, Error)]
-#[error("metrics recorder cannot be set up")]
-pub struct MetricsError(#[source] BuildError);
+pub enum MetricsError {
+    /// The buckets are not valid.
+    #[error("metrics recorder cannot be set up")]
+    Build(#[source] BuildError),
+    /// Another crate has installed a recorder of its own.
+    #[error("a metrics recorder is installed already")]
+    Installed,
+}
 
 /// The process's recorder, to render and to keep up.
 #[derive(Clone)]
@@ -50,18 +61,33 @@ pub struct Metrics {
 static INSTALLED: Mutex<Option<Metrics>> = Mutex::new(None);
 
 impl Metrics {
-    /// The recorder of this process; installed at the first call, shared by later ones.
+    /// The recorder of this process; installed at the first call, shared by later ones. With a
+    /// `meter`, every value goes to it as well.
     ///
     /// # Errors
     /// Another crate has installed a recorder of its own.
-    pub fn install() -> Result<Self, MetricsError> {
+    pub fn install(meter: Option<Meter>) -> Result<Self, MetricsError> {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(metrics) = &*installed {
             return Ok(metrics.clone());
         }
-        let handle = builder()
-            .and_then(PrometheusBuilder::install_recorder)
-            .map_err(MetricsError)?;
+        let prometheus = builder().map_err(MetricsError::Build)?.build_recorder();
+        let handle = prometheus.handle();
+        let done = match meter {
+            // Not through the fan-out: it costs a second look-up for each value.
+            None => metrics::set_global_recorder(prometheus).is_ok(),
+            Some(meter) => {
+                let otlp = OpenTelemetryRecorder::new(OpenTelemetryMetrics::new(meter));
+                let both = FanoutBuilder::default()
+                    .add_recorder(prometheus)
+                    .add_recorder(otlp)
+                    .build();
+                metrics::set_global_recorder(both).is_ok()
+            }
+        };
+        if !done {
+            return Err(MetricsError::Installed);
+        }
         describe_gauge!(
             "process_resident_memory_bytes",
             Unit::Bytes,
@@ -73,6 +99,8 @@ impl Metrics {
             Unit::Seconds,
             "Processor time used since the start"
         );
+        // So that also a process that ends soon has told of itself.
+        record_process();
         Ok(installed.insert(Self { handle }).clone())
     }
 
@@ -83,14 +111,36 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// Folds histograms every [`UPKEEP_PERIOD`], for ever.
+    /// Folds histograms and looks at the process every [`UPKEEP_PERIOD`], for ever.
     pub async fn upkeep(self) {
         let mut period = tokio::time::interval(UPKEEP_PERIOD);
         loop {
             period.tick().await;
+            record_process();
             self.handle.run_upkeep();
         }
     }
+}
+
+/// The buckets of a histogram for OTLP: those it has in Prometheus.
+pub(crate) fn otlp_buckets(instrument: &Instrument) -> Option<Stream> {
+    if instrument.kind() != InstrumentKind::Histogram {
+        return None;
+    }
+    let name = instrument.name();
+    let boundaries = if name.ends_with("_seconds") {
+        SECONDS.to_vec()
+    } else if name.ends_with("_bytes") {
+        BYTES.to_vec()
+    } else {
+        COUNTS.to_vec()
+    };
+    let aggregation = Aggregation::ExplicitBucketHistogram {
+        boundaries,
+        record_min_max: false,
+    };
+    // The boundaries are constants in rising order, which is all that can be wrong with them.
+    Stream::builder().with_aggregation(aggregation).build().ok()
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
@@ -141,11 +191,11 @@ mod tests {
 
     #[test]
     fn histograms_have_buckets_by_unit_and_the_process_is_there() {
-        Metrics::install().unwrap();
+        Metrics::install(None).unwrap();
         metrics::histogram!("test_wait_seconds").record(0.002);
         metrics::histogram!("test_body_bytes").record(300.0);
         metrics::counter!("test_total", "outcome" => "success").increment(2);
-        let text = Metrics::install().unwrap().render();
+        let text = Metrics::install(None).unwrap().render();
         for line in [
             "test_wait_seconds_bucket{le=\"0.001\"} 0",
             "test_wait_seconds_bucket{le=\"0.0025\"} 1",

@@ -40,6 +40,8 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 /// What every service is told by the environment.
 #[derive(Debug, Clone)]
 pub struct CommonSettings {
+    /// Whether what is for development is refused.
+    pub production: bool,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_address: SocketAddr,
     /// A file to write the bound admin address to.
@@ -56,6 +58,7 @@ pub struct CommonSettings {
 
 impl Settings for CommonSettings {
     fn read(env: &mut Env) -> Self {
+        let production = env.is_production();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads: Option<usize> = env.parse_optional(
             "WEBHOOKS_WORKER_THREADS",
@@ -65,6 +68,7 @@ impl Settings for CommonSettings {
             env.problem("WEBHOOKS_WORKER_THREADS", "is outside 1 to 1024");
         }
         Self {
+            production,
             admin_address: env.socket_addr(
                 "WEBHOOKS_ADMIN_ADDR",
                 "127.0.0.1:0",
@@ -114,6 +118,7 @@ where
 {
     let common = CommonSettings::read(&mut env);
     let settings = C::read(&mut env);
+    env.require_production();
     if let Err(error) = env.finish() {
         eprintln!("webhooks-{service}: {error}");
         return ExitCode::from(EXIT_SETTINGS);
@@ -142,7 +147,10 @@ where
         }
     };
     install_tls_provider();
-    let result = runtime.block_on(Box::pin(supervise(service, &common, &env, settings, serve)));
+    let metrics = Metrics::install(telemetry.meter());
+    let result = runtime.block_on(Box::pin(async {
+        supervise(service, &common, &env, metrics?, settings, serve).await
+    }));
     let code = match result {
         Ok(()) => {
             tracing::info!(service, "service.stopped");
@@ -169,6 +177,7 @@ async fn supervise<C, S, F>(
     service: &'static str,
     common: &CommonSettings,
     env: &Env,
+    metrics: Metrics,
     settings: C,
     serve: S,
 ) -> anyhow::Result<()>
@@ -185,7 +194,6 @@ where
     // These three live through the drain, which the service's tasks do not; dropping the set ends them.
     let mut helpers = JoinSet::new();
     helpers.spawn(signals.obey(ctx.shutdown.clone()));
-    let metrics = Metrics::install()?;
     helpers.spawn(metrics.clone().upkeep());
     let admin = AdminServer::bind(common.admin_address)
         .await

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         ("a drain that takes too long exits 1", drain_deadline),
         ("a second signal exits 130 at once", second_signal),
         (
-            "spans reach the collector before the process ends",
+            "spans and metrics reach the collector before the process ends",
             exported_spans,
         ),
     ];
@@ -194,6 +194,10 @@ fn exported_spans(folder: &Path) -> anyhow::Result<()> {
             "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             post(export),
         )
+        .route(
+            "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            post(export),
+        )
         .with_state(Arc::clone(&received));
     runtime.spawn(async move { axum::serve(listener, collector).await });
 
@@ -211,6 +215,7 @@ fn exported_spans(folder: &Path) -> anyhow::Result<()> {
         "deliver one".as_bytes(),
         b"webhooks-probe",
         &INCOMING_TRACE_ID,
+        b"process_resident_memory_bytes",
     ] {
         ensure!(
             received

@@ -13,6 +13,14 @@ pub enum StoreError {
         /// How many there are.
         used: u32,
     },
+    /// There are as many of something as there may be.
+    #[error("there are {limit} {what} already")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u32,
+    },
     /// Something that the call needs does not exist (`workspace`, …).
     #[error("{0} not found")]
     NotFound(&'static str),
@@ -54,6 +62,9 @@ pub enum StoreError {
     /// A migration failed, or the applied ones are not the embedded ones.
     #[error("the schema could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The name of a role that cannot be one.
+    #[error("{0:?} is no name of a role")]
+    Role(String),
     /// The connection URL cannot be used.
     #[error("the database URL is not usable")]
     Url(#[source] sqlx::Error),

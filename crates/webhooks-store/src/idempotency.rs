@@ -34,6 +34,17 @@ pub struct IdempotencyKey<'a> {
     pub key: &'a str,
 }
 
+/// An answer to be kept with what it answers, in one transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptAnswer<'a> {
+    /// The key, which the caller holds.
+    pub key: IdempotencyKey<'a>,
+    /// The answer's status.
+    pub status: u16,
+    /// The answer's body, sealed when it shows a secret.
+    pub body: &'a [u8],
+}
+
 /// What [`Store::begin_idempotent`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
@@ -196,6 +207,25 @@ impl Store {
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
+    }
+}
+
+/// As [`Store::finish_idempotent`], in the transaction of what the answer is about.
+pub(crate) async fn finish_within(
+    connection: &mut PgConnection,
+    kept: KeptAnswer<'_>,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(FINISH)
+        .bind(storable(kept.key.token_id))
+        .bind(storable(kept.key.key))
+        .bind(i32::from(kept.status))
+        .bind(kept.body)
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::Conflict("idempotency key"))
     }
 }
 

@@ -20,32 +20,48 @@
 
 mod audit;
 mod error;
+mod health;
 mod history;
 mod idempotency;
 mod outbox;
 mod partitions;
 mod pg;
 mod pool;
+mod reseal;
+mod roles;
 mod stats;
 mod tokens;
 mod webhooks;
 mod workspaces;
 
-pub use audit::Actor;
+pub use audit::{Actor, AuditCursor, AuditFilter, AuditPage, AuditRow, Origin};
 pub use error::StoreError;
+pub use health::{HealthNews, MAX_MAILS, MailRow, NewMail};
 pub use history::{
-    AttemptRecord, AttemptRow, DeliveryCursor, DeliveryFacts, DeliveryPage, DeliveryRow,
-    MAX_ATTEMPTS_SHOWN, MAX_PAGE, MAX_REPORTS, MAX_VERDICT_DELIVERIES, MAX_VERDICTS,
-    RecordedDelivery, RenditionRecord, ReportRecord, ResponseHeader, Timings, VerdictDelivery,
-    VerdictRecord,
+    AttemptRecord, AttemptRow, Bucket, Counts, DeliveryCursor, DeliveryFacts, DeliveryFilter,
+    DeliveryPage, DeliveryRow, ErrorExample, ErrorGroup, EventContent, EventCursor, EventPage,
+    EventRow, Interval, JobCursor, JobFilter, JobPage, JobRow, JobState, JobType, Latency,
+    MAX_ATTEMPTS_SHOWN, MAX_COMPARED, MAX_COUNTED, MAX_EXAMINED, MAX_JOBS_OPEN, MAX_MEASURED,
+    MAX_NAMED, MAX_PAGE, MAX_REPORTS, MAX_VERDICT_DELIVERIES, MAX_VERDICTS, Measures, Missing,
+    NewJob, NewTest, OwedDelivery, OwedRow, RecordedDelivery, RenditionRecord, Replay,
+    ReportRecord, ResponseHeader, TestSend, Timings, VerdictDelivery, VerdictRecord, Wish,
 };
-pub use idempotency::{Begun, IDEMPOTENCY_KEPT, IDEMPOTENCY_LEASE, IdempotencyKey};
+pub use history::{MAX_WATCHED, WatchedDelivery};
+pub use idempotency::{Begun, IDEMPOTENCY_KEPT, IDEMPOTENCY_LEASE, IdempotencyKey, KeptAnswer};
 pub use outbox::{OutboxKind, OutboxRow};
 pub use pg::{Day, storable};
 pub use pool::{Store, StoreSettings};
+pub use reseal::{MAX_RESEALED, Resealed, SealedRow};
 pub use stats::{StatsCursor, StatsRow};
-pub use tokens::{NewToken, TokenRow};
-pub use webhooks::{
-    NewWebhook, SealedSecret, StatusFilter, WebhookCursor, WebhookPage, WebhookPatch, WebhookRow,
+pub use tokens::{
+    MAX_TOKENS, NewToken, TokenCursor, TokenKeyType, TokenPage, TokenPatch, TokenRow,
 };
-pub use workspaces::{NewWorkspace, WorkspaceRow};
+pub use webhooks::{
+    AsymmetricSecret, Extras, MAX_OLD_SECRETS, NewWebhook, RateChoice, RetryChoice, RetryNumbers,
+    Rotation, SealedSecret, StatusFilter, WebhookCursor, WebhookOptions, WebhookPage, WebhookPatch,
+    WebhookRow,
+};
+pub use workspaces::{
+    DeletedWorkspace, NewWorkspace, WorkspaceCursor, WorkspaceLimits, WorkspacePage,
+    WorkspacePatch, WorkspaceRow, WorkspaceSettings,
+};

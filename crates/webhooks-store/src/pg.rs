@@ -87,6 +87,12 @@ impl Day {
         Self(self.0.saturating_add(days).clamp(FIRST_DAY, LAST_DAY))
     }
 
+    /// When it begins, in microseconds since the Unix epoch.
+    #[must_use]
+    pub fn start(self) -> i64 {
+        i64::from(self.0) * MICROS_A_DAY
+    }
+
     fn date(self) -> time::Date {
         time::Date::from_julian_day(self.0 + 2_440_588).expect("a day of the years 1 to 9999")
     }

@@ -1,16 +1,21 @@
-//! Workspaces (tenants) and their plans.
+//! Workspaces (tenants): their plans, and what an operator sets for them.
 
-use serde_json::json;
-use sqlx::{Row as _, postgres::PgRow};
+mod change;
+mod delete;
+
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 use webhooks_domain::webhook::Plan;
 
 use crate::{
-    Actor, Store,
-    audit::{self, Entry},
+    Store,
     error::StoreError,
-    pg::{self, Micros, storable},
+    history::MAX_PAGE,
+    pg::{self, Micros},
 };
+
+pub use delete::DeletedWorkspace;
 
 /// A workspace to be made.
 #[derive(Debug, Clone)]
@@ -27,6 +32,47 @@ pub struct NewWorkspace {
     pub now: i64,
 }
 
+/// What a workspace may, beyond or below its plan; `None` = as the plan or the installation says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkspaceLimits {
+    /// Webhooks of any status.
+    pub webhooks: Option<u32>,
+    /// Most attempts that a webhook's retry policy may ask for.
+    pub retry_max_attempts: Option<u32>,
+    /// Longest time that a webhook's retry policy may ask for, in seconds.
+    pub retry_max_age_seconds: Option<u64>,
+    /// Events a second at each ingest process.
+    pub events_per_second: Option<u32>,
+    /// Deliveries held for one webhook.
+    pub held_per_webhook: Option<u32>,
+}
+
+/// What an operator sets for a workspace, beside its plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkspaceSettings {
+    /// Its tokens are test tokens.
+    pub sandbox: bool,
+    /// Who is told of its webhooks' trouble; at most ten.
+    pub notification_emails: Vec<String>,
+    /// Its limits.
+    pub limits: WorkspaceLimits,
+}
+
+/// What to change of a workspace; `None` = leave as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkspacePatch {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its plan. What exists beyond the new plan's limits stays.
+    pub plan: Option<Plan>,
+    /// Its tokens are test tokens: those made from now on.
+    pub sandbox: Option<bool>,
+    /// Who is told of its webhooks' trouble, anew; at most ten.
+    pub notification_emails: Option<Vec<String>>,
+    /// All its limits, anew.
+    pub limits: Option<WorkspaceLimits>,
+}
+
 /// A workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkspaceRow {
@@ -38,125 +84,157 @@ pub struct WorkspaceRow {
     pub plan: Plan,
     /// The member who owns it.
     pub owner_member: Uuid,
+    /// What an operator set.
+    pub settings: WorkspaceSettings,
     /// Microseconds.
     pub created_at: i64,
     /// Microseconds.
     pub updated_at: i64,
 }
 
+/// The last row of a page; the next page begins after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkspaceCursor {
+    /// When that workspace was made, in microseconds.
+    pub created_at: i64,
+    /// Its id.
+    pub id: Uuid,
+}
+
+/// A page of workspaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspacePage {
+    /// The rows, each with its number of webhooks.
+    pub rows: Vec<(WorkspaceRow, i64)>,
+    /// How many there are in all.
+    pub total: i64,
+    /// Whether another page follows.
+    pub more: bool,
+}
+
 impl WorkspaceRow {
+    /// Where the page after this row begins.
+    #[must_use]
+    pub fn cursor(&self) -> WorkspaceCursor {
+        WorkspaceCursor {
+            created_at: self.created_at,
+            id: self.id,
+        }
+    }
+
     fn of(row: &PgRow) -> Result<Self, StoreError> {
         Ok(Self {
             id: row.try_get("id")?,
             name: row.try_get("name")?,
             plan: pg::word(row, "plan")?,
             owner_member: row.try_get("owner_member")?,
+            settings: WorkspaceSettings {
+                sandbox: row.try_get("sandbox")?,
+                notification_emails: row.try_get("notification_emails")?,
+                limits: limits(row)?,
+            },
             created_at: pg::micros(row, "created_at")?,
             updated_at: pg::micros(row, "updated_at")?,
         })
     }
+
+    fn audited(&self) -> Value {
+        let limits = self.settings.limits;
+        json!({
+            "name": self.name,
+            "plan": self.plan.as_str(),
+            "sandbox": self.settings.sandbox,
+            "notificationEmails": self.settings.notification_emails,
+            "limits": {
+                "webhooks": limits.webhooks,
+                "retryMaxAttempts": limits.retry_max_attempts,
+                "retryMaxAgeSeconds": limits.retry_max_age_seconds,
+                "eventsPerSecond": limits.events_per_second,
+                "heldPerWebhook": limits.held_per_webhook,
+            },
+        })
+    }
 }
 
-const INSERT: &str = "
-INSERT INTO workspaces (id, name, plan, owner_member, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (id) DO NOTHING RETURNING *";
+fn limits(row: &PgRow) -> Result<WorkspaceLimits, StoreError> {
+    let number = |column| -> Result<Option<u32>, StoreError> {
+        let value: Option<i32> = row.try_get(column)?;
+        Ok(value.and_then(|value| u32::try_from(value).ok()))
+    };
+    let age: Option<i64> = row.try_get("retry_max_age_seconds")?;
+    Ok(WorkspaceLimits {
+        webhooks: number("max_webhooks")?,
+        retry_max_attempts: number("retry_max_attempts")?,
+        retry_max_age_seconds: age.and_then(|age| u64::try_from(age).ok()),
+        events_per_second: number("events_per_second")?,
+        held_per_webhook: number("held_per_webhook")?,
+    })
+}
 
-const SELECT: &str = "SELECT * FROM workspaces WHERE id = $1";
+/// One row more than the page holds tells whether another page follows.
+const PAGE: &str = "
+SELECT w.*, (SELECT count(*) FROM webhooks h WHERE h.workspace_id = w.id) AS webhook_count
+FROM workspaces w WHERE w.deleted_at IS NULL AND (w.created_at, w.id) > ($1, $2)
+ORDER BY w.created_at, w.id LIMIT $3";
 
 impl Store {
-    /// Makes a workspace, or returns the one that has this id already, unchanged.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn create_workspace(
-        &self,
-        new: &NewWorkspace,
-        actor: &Actor,
-    ) -> Result<WorkspaceRow, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let made = sqlx::query(INSERT)
-            .bind(new.id)
-            .bind(storable(&new.name))
-            .bind(new.plan.as_str())
-            .bind(new.owner_member)
-            .bind(Micros(new.now))
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some(made) = made else {
-            let there = sqlx::query(SELECT).bind(new.id).fetch_one(&mut *tx).await?;
-            return WorkspaceRow::of(&there);
-        };
-        let made = WorkspaceRow::of(&made)?;
-        let entry = Entry {
-            workspace: made.id,
-            actor,
-            action: "workspace.create",
-            subject: &made.id.to_string(),
-            at: new.now,
-            before: None,
-            after: Some(json!({ "name": made.name, "plan": made.plan.as_str() })),
-        };
-        audit::write(&mut tx, entry).await?;
-        tx.commit().await?;
-        Ok(made)
-    }
-
-    /// The workspace of this id.
+    /// The workspace of this id; a deleted one is not found.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn get_workspace(&self, id: Uuid) -> Result<Option<WorkspaceRow>, StoreError> {
-        let row = sqlx::query(SELECT)
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await?;
-        row.as_ref().map(WorkspaceRow::of).transpose()
+        one(&mut *self.pool.acquire().await?, id).await
     }
 
-    /// Puts a workspace on a plan; `None` when there is no such workspace. What exists beyond the
-    /// new plan's limits stays.
+    /// A page of all workspaces, oldest first, beginning after `after`, each with its number of
+    /// webhooks. `page_size` is capped at [`MAX_PAGE`].
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_plan(
+    pub async fn list_workspaces(
         &self,
-        id: Uuid,
-        plan: Plan,
-        actor: &Actor,
-        now: i64,
-    ) -> Result<Option<WorkspaceRow>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let locked = "SELECT * FROM workspaces WHERE id = $1 FOR NO KEY UPDATE";
-        let Some(row) = sqlx::query(locked)
-            .bind(id)
-            .fetch_optional(&mut *tx)
-            .await?
-        else {
-            return Ok(None);
-        };
-        let before = WorkspaceRow::of(&row)?;
-        if before.plan == plan {
-            return Ok(Some(before));
-        }
-        let update = "UPDATE workspaces SET plan = $2, updated_at = $3 WHERE id = $1 RETURNING *";
-        let row = sqlx::query(update)
-            .bind(id)
-            .bind(plan.as_str())
-            .bind(Micros(now))
-            .fetch_one(&mut *tx)
+        page_size: u32,
+        after: Option<WorkspaceCursor>,
+    ) -> Result<WorkspacePage, StoreError> {
+        let page_size = page_size.min(MAX_PAGE);
+        let after = after.unwrap_or(WorkspaceCursor {
+            created_at: i64::MIN,
+            id: Uuid::nil(),
+        });
+        let mut tx = self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
-        let after = WorkspaceRow::of(&row)?;
-        let entry = Entry {
-            workspace: id,
-            actor,
-            action: "workspace.set_plan",
-            subject: &id.to_string(),
-            at: now,
-            before: Some(json!({ "plan": before.plan.as_str() })),
-            after: Some(json!({ "plan": after.plan.as_str() })),
-        };
-        audit::write(&mut tx, entry).await?;
+        let total: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM workspaces WHERE deleted_at IS NULL")
+                .fetch_one(&mut *tx)
+                .await?;
+        let found = sqlx::query(PAGE)
+            .bind(Micros(after.created_at))
+            .bind(after.id)
+            .bind(i64::from(page_size) + 1)
+            .fetch_all(&mut *tx)
+            .await?;
         tx.commit().await?;
-        Ok(Some(after))
+        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let rows: Result<_, StoreError> = found
+            .iter()
+            .take(size)
+            .map(|row| Ok((WorkspaceRow::of(row)?, row.try_get("webhook_count")?)))
+            .collect();
+        Ok(WorkspacePage {
+            rows: rows?,
+            total,
+            more: found.len() > size,
+        })
     }
+}
+
+async fn one(connection: &mut PgConnection, id: Uuid) -> Result<Option<WorkspaceRow>, StoreError> {
+    let select = "SELECT * FROM workspaces WHERE id = $1 AND deleted_at IS NULL";
+    let row = sqlx::query(select)
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(WorkspaceRow::of).transpose()
 }

@@ -1,9 +1,10 @@
 //! The command line. What a flag does not say comes from `WEBHOOKS_*` variables.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
+use webhooks_bus::permissions::Role;
 use webhooks_domain::webhook::Plan;
 
 /// Webhook delivery that never loses an event.
@@ -31,12 +32,17 @@ pub(crate) enum Command {
     Config(ConfigOptions),
     /// Say what is not as it must be: NATS, streams, database, clocks
     Doctor(DoctorOptions),
-    /// Make workspaces
+    /// Make, list, change and delete workspaces
     #[command(subcommand)]
     Workspace(WorkspaceCommand),
-    /// Make and revoke access tokens
+    /// Make, list and revoke access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Make and look at nkeys, which users of NATS sign in with
+    #[command(subcommand)]
+    Nkey(NkeyCommand),
+    /// Print nats-server's accounts: who may connect and what they may publish and hear
+    NatsConfig(NatsConfigOptions),
     /// Make the keys that services share, unless they are there (one file each, mode 600)
     Secrets(SecretsOptions),
     /// Ask a health URL; fails unless it answers 200
@@ -61,6 +67,9 @@ pub(crate) struct MigrateOptions {
     /// Only NATS
     #[arg(long)]
     pub(crate) bus_only: bool,
+    /// Role of the database that the services run as: it is granted what they need and no more
+    #[arg(long, conflicts_with = "bus_only")]
+    pub(crate) app_role: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +154,87 @@ pub(crate) struct DoctorOptions {
 pub(crate) enum WorkspaceCommand {
     /// Make a workspace; nothing happens when its id is taken
     Create(WorkspaceCreateOptions),
+    /// Show a workspace
+    Show(WorkspaceIdOptions),
+    /// List all workspaces, oldest first
+    List,
+    /// Change a workspace's plan, limits, notification addresses, name or sandbox flag
+    Update(WorkspaceUpdateOptions),
+    /// Delete a workspace: its deliveries stop at once, its history stays until retention
+    Delete(WorkspaceDeleteOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkspaceIdOptions {
+    /// The workspace
+    pub(crate) id: Uuid,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkspaceDeleteOptions {
+    /// The workspace
+    pub(crate) id: Uuid,
+    /// Its name, so that no other one is deleted by mistake
+    #[arg(long)]
+    pub(crate) name: String,
+}
+
+/// What a workspace may; what is not given stays, `none` takes a limit away.
+#[derive(Debug, Default, Args)]
+pub(crate) struct WorkspaceLimitOptions {
+    /// Webhooks of any status, or none for what the plan says
+    #[arg(long, value_name = "NUMBER|none")]
+    pub(crate) max_webhooks: Option<Limit>,
+    /// Most attempts that a retry policy may ask for, or none
+    #[arg(long, value_name = "NUMBER|none")]
+    pub(crate) retry_max_attempts: Option<Limit>,
+    /// Longest time that a retry policy may ask for, in seconds, or none
+    #[arg(long, value_name = "SECONDS|none")]
+    pub(crate) retry_max_age_seconds: Option<Limit>,
+    /// Events a second at each ingest process, or none for what the installation says
+    #[arg(long, value_name = "NUMBER|none")]
+    pub(crate) events_per_second: Option<Limit>,
+    /// Deliveries held for one webhook, or none
+    #[arg(long, value_name = "NUMBER|none")]
+    pub(crate) held_per_webhook: Option<Limit>,
+}
+
+/// A number, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<i64>);
+
+impl std::str::FromStr for Limit {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkspaceUpdateOptions {
+    /// The workspace
+    pub(crate) id: Uuid,
+    /// What people call it
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// FREE, LIGHT, PRO or ENTERPRISE; what exists beyond its limit stays
+    #[arg(long)]
+    pub(crate) plan: Option<Plan>,
+    /// Whether its new tokens are test tokens
+    #[arg(long, value_name = "true|false")]
+    pub(crate) sandbox: Option<bool>,
+    /// Who is told of its webhooks' trouble; all of them anew
+    #[arg(long = "notify", value_name = "ADDRESS")]
+    pub(crate) notify: Vec<String>,
+    /// Tell nobody any more
+    #[arg(long, conflicts_with = "notify")]
+    pub(crate) notify_nobody: bool,
+    #[command(flatten)]
+    pub(crate) limits: WorkspaceLimitOptions,
 }
 
 #[derive(Debug, Args)]
@@ -161,12 +251,22 @@ pub(crate) struct WorkspaceCreateOptions {
     /// The member that owns it [default: a new id]
     #[arg(long)]
     pub(crate) owner: Option<Uuid>,
+    /// Its tokens are test tokens
+    #[arg(long)]
+    pub(crate) sandbox: bool,
+    /// Who is told of its webhooks' trouble (again for more, at most ten)
+    #[arg(long = "notify", value_name = "ADDRESS")]
+    pub(crate) notify: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: WorkspaceLimitOptions,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Make a token and print it: it is shown this once
     Create(TokenCreateOptions),
+    /// List a workspace's tokens, revoked ones included
+    List(TokenListOptions),
     /// Revoke a token
     Revoke(TokenRevokeOptions),
 }
@@ -191,6 +291,13 @@ pub(crate) struct TokenCreateOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TokenListOptions {
+    /// The workspace they open
+    #[arg(long)]
+    pub(crate) workspace: Uuid,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct TokenRevokeOptions {
     /// The workspace it opens
     #[arg(long)]
@@ -199,10 +306,77 @@ pub(crate) struct TokenRevokeOptions {
     pub(crate) id: String,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum NkeyCommand {
+    /// Write a new seed to a file (mode 600) and print its public key
+    New(NkeyOptions),
+    /// Print the public key of a seed
+    Public(NkeyOptions),
+}
+
 #[derive(Debug, Args)]
+pub(crate) struct NkeyOptions {
+    /// The seed's file
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NatsConfigOptions {
+    /// Folder with seeds (<role>.nk) and publishers' passwords; what is missing is made
+    #[arg(long)]
+    pub(crate) folder: Option<PathBuf>,
+    /// A role's public key, ROLE=U…: ingest, fanout, dispatcher, management, operator
+    #[arg(long = "key")]
+    pub(crate) keys: Vec<RoleKey>,
+    /// A publisher of a workspace, WORKSPACE=U… (or WORKSPACE alone: a password in --folder)
+    #[arg(long = "publisher")]
+    pub(crate) publishers: Vec<PublisherKey>,
+}
+
+/// `ROLE=U…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RoleKey(pub(crate) Role, pub(crate) String);
+
+impl FromStr for RoleKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (role, public) = text.split_once('=').ok_or("expected ROLE=U…")?;
+        Ok(Self(role.parse()?, public.to_owned()))
+    }
+}
+
+/// `WORKSPACE[=U…]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PublisherKey(pub(crate) Uuid, pub(crate) Option<String>);
+
+impl FromStr for PublisherKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (workspace, public) = match text.split_once('=') {
+            Some((workspace, public)) => (workspace, Some(public.to_owned())),
+            None => (text, None),
+        };
+        let workspace = workspace.parse().map_err(|_| "expected WORKSPACE=U…")?;
+        Ok(Self(workspace, public))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SecretsOptions {
     /// Where to
-    pub(crate) folder: PathBuf,
+    #[arg(required = true)]
+    pub(crate) folder: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<SecretsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Seal with the first of WEBHOOKS_ENCRYPTION_KEYS what the others have sealed
+    Rewrap,
 }
 
 #[derive(Debug, Args)]
@@ -215,7 +389,14 @@ pub(crate) struct ProbeOptions {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::Cli;
+    use super::{Cli, Limit};
+
+    #[test]
+    fn a_limit_is_a_number_or_none() {
+        assert_eq!("none".parse(), Ok(Limit(None)));
+        assert_eq!("7".parse(), Ok(Limit(Some(7))));
+        assert!("".parse::<Limit>().is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use webhooks_runtime::{EXIT_SETTINGS, SettingsError, install_tls_provider};
 
-use crate::cli::{Cli, Command, DeadCommand, TokenCommand, WorkspaceCommand};
+use crate::cli::{Cli, Command, DeadCommand, NkeyCommand, TokenCommand, WorkspaceCommand};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -72,13 +72,29 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Workspace(WorkspaceCommand::Create(options)) => {
             operate::accounts::create_workspace(&options).await?
         }
+        Command::Workspace(WorkspaceCommand::Show(options)) => {
+            operate::workspaces::show(&options).await?
+        }
+        Command::Workspace(WorkspaceCommand::List) => operate::workspaces::list().await?,
+        Command::Workspace(WorkspaceCommand::Update(options)) => {
+            operate::workspaces::update(&options).await?
+        }
+        Command::Workspace(WorkspaceCommand::Delete(options)) => {
+            operate::workspaces::delete(&options).await?
+        }
+        Command::Token(TokenCommand::List(options)) => {
+            operate::accounts::list_tokens(&options).await?
+        }
         Command::Token(TokenCommand::Create(options)) => {
             operate::accounts::create_token(&options).await?
         }
         Command::Token(TokenCommand::Revoke(options)) => {
             operate::accounts::revoke_token(&options).await?
         }
-        Command::Secrets(options) => secrets::run(&options)?,
+        Command::Nkey(NkeyCommand::New(options)) => operate::nats::new_key(&options)?,
+        Command::Nkey(NkeyCommand::Public(options)) => operate::nats::show_key(&options)?,
+        Command::NatsConfig(options) => operate::nats::config(&options)?,
+        Command::Secrets(options) => secrets::run(&options).await?,
         Command::Probe(options) => operate::probe::run(&options).await?,
     }
     Ok(ExitCode::SUCCESS)

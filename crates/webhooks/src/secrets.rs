@@ -12,13 +12,19 @@ use std::{
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::{cli::SecretsOptions, console::say};
+use crate::{
+    cli::{SecretsCommand, SecretsOptions},
+    console::say,
+};
 
 /// The keys that signing secrets are sealed with (`WEBHOOKS_ENCRYPTION_KEYS`).
 pub(crate) const ENCRYPTION_KEYS: &str = "encryption_keys";
 
 /// What services show each other (`WEBHOOKS_INTERNAL_TOKEN`).
 pub(crate) const INTERNAL_TOKEN: &str = "internal_token";
+
+/// What opens the operators' API (`WEBHOOKS_OPERATOR_TOKEN`).
+pub(crate) const OPERATOR_TOKEN: &str = "operator_token";
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -88,12 +94,12 @@ impl Secrets {
     /// # Errors
     /// As [`Secrets::get_or_make`].
     pub(crate) fn shared(&self) -> anyhow::Result<Shared> {
-        let keys = || format!("k1:{}", STANDARD.encode(rand::random::<[u8; 32]>()));
+        let random = || STANDARD.encode(rand::random::<[u8; 32]>());
+        let keys = || format!("k1:{}", random());
         Ok(Shared {
             encryption_keys: self.get_or_make(ENCRYPTION_KEYS, keys)?,
-            internal_token: self.get_or_make(INTERNAL_TOKEN, || {
-                STANDARD.encode(rand::random::<[u8; 32]>())
-            })?,
+            internal_token: self.get_or_make(INTERNAL_TOKEN, random)?,
+            operator_token: self.get_or_make(OPERATOR_TOKEN, random)?,
         })
     }
 }
@@ -103,6 +109,8 @@ impl Secrets {
 pub(crate) struct Shared {
     pub(crate) encryption_keys: String,
     pub(crate) internal_token: String,
+    /// For management alone.
+    pub(crate) operator_token: String,
 }
 
 impl Shared {
@@ -117,19 +125,25 @@ impl Shared {
         Self {
             encryption_keys: said("WEBHOOKS_ENCRYPTION_KEYS", self.encryption_keys),
             internal_token: said("WEBHOOKS_INTERNAL_TOKEN", self.internal_token),
+            operator_token: said("WEBHOOKS_OPERATOR_TOKEN", self.operator_token),
         }
     }
 }
 
-/// `webhooks secrets FOLDER`.
+/// `webhooks secrets FOLDER` and `webhooks secrets rewrap`.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub(crate) fn run(options: &SecretsOptions) -> anyhow::Result<()> {
-    Secrets::open(&options.folder)?.shared()?;
+pub(crate) async fn run(options: &SecretsOptions) -> anyhow::Result<()> {
+    let folder = match (&options.command, &options.folder) {
+        (Some(SecretsCommand::Rewrap), _) => return crate::operate::rewrap::run().await,
+        (None, Some(folder)) => folder,
+        (None, None) => bail!("name a folder"),
+    };
+    Secrets::open(folder)?.shared()?;
     say(format_args!(
-        "{ENCRYPTION_KEYS} and {INTERNAL_TOKEN} are in {}",
-        options.folder.display()
+        "{ENCRYPTION_KEYS}, {INTERNAL_TOKEN} and {OPERATOR_TOKEN} are in {}",
+        folder.display()
     ));
     Ok(())
 }
@@ -179,7 +193,7 @@ mod tests {
         assert_eq!((mode("a/b"), mode("a/b/encryption_keys")), (0o700, 0o600));
         assert_eq!(
             fs::read_dir(folder.path().join("a/b")).unwrap().count(),
-            2,
+            3,
             "no partial file stays"
         );
     }

@@ -1,147 +1,128 @@
-//! `xtask`: checks of the workspace that no compiler makes. `cargo test` runs them too.
+//! `cargo xtask`: checks of the workspace that no compiler makes, and what is written from its
+//! dependencies.
 //!
-//! So far one: who may depend on whom. The arrows are what keeps the domain pure, SQL in one place,
-//! and a service from reaching into another; a dependency that breaks one should be a decision and
-//! not an accident. Dependencies for tests are free.
+//! * `cargo xtask check` (`cargo test` does the same): who may depend on whom, whether every licence
+//!   and source is one of deny.toml's, whether every crate of ours keeps to the workspace's lints.
+//! * `cargo xtask sbom [FILE]`: the list of everything that our programs are made of.
 
-use std::{collections::BTreeSet, process::Command};
+mod arrows;
+mod licences;
+mod metadata;
+mod sbom;
+mod sources;
 
-use anyhow::{Context as _, bail};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-/// A crate of ours and what it may use of the others, without the common prefix `webhooks-`.
-const ARROWS: [(&str, &[&str]); 13] = [
-    // Pure: time and randomness arrive as arguments.
-    ("domain", &[]),
-    ("proto", &[]),
-    ("runtime", &["domain"]),
-    // The only crate with SQL.
-    ("store", &["domain"]),
-    // The only crate that names streams, subjects and consumers.
-    ("bus", &["domain", "proto", "runtime"]),
-    // The only way out.
-    ("egress", &["domain", "runtime"]),
-    // The services: never each other. Only management sees the store, only it and the dispatcher
-    // see the way out.
-    ("ingest", &["domain", "proto", "bus", "runtime"]),
-    ("fanout", &["domain", "proto", "bus", "runtime"]),
-    (
-        "dispatcher",
-        &["domain", "proto", "bus", "runtime", "egress"],
-    ),
-    (
-        "management",
-        &["domain", "proto", "bus", "runtime", "egress", "store"],
-    ),
-    // The tools. They look from outside.
-    ("devstack", &[]),
-    (
-        "loadgen",
-        &["domain", "proto", "bus", "runtime", "devstack"],
-    ),
-    ("e2e", &[]),
-];
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
-/// The all-in-one program may use everything.
-const FREE: [&str; 2] = ["webhooks", "xtask"];
-
-const PREFIX: &str = "webhooks-";
-
-fn main() -> anyhow::Result<()> {
-    let problems = broken_arrows(&metadata()?)?;
-    if !problems.is_empty() {
-        bail!("{}", problems.join("\n"));
+fn run() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        None | Some("check") => {
+            let problems = problems()?;
+            ensure!(problems.is_empty(), "{}", problems.join("\n"));
+        }
+        Some("sbom") => write(arguments.next().map(PathBuf::from).as_deref())?,
+        Some(other) => bail!("{other:?} is no task: `check`, `sbom [FILE]`"),
     }
     Ok(())
 }
 
-fn metadata() -> anyhow::Result<Value> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .context("cannot run cargo metadata")?;
-    if !output.status.success() {
-        bail!(
-            "cargo metadata failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    serde_json::from_slice(&output.stdout).context("cargo metadata did not answer JSON")
+/// Everything that is not as it must be.
+fn problems() -> anyhow::Result<Vec<String>> {
+    let root = metadata::root()?;
+    let (ours, everything) = (metadata::of_ours()?, metadata::of_everything()?);
+    let deny = read(&root.join("deny.toml"))?;
+    let allowed = sources::list(&deny, "allow");
+    ensure!(!allowed.is_empty(), "deny.toml allows no licence");
+    let registries = sources::list(&deny, "allow-registry");
+    let mut problems = arrows::broken_arrows(&ours)?;
+    problems.extend(unlinted(&ours)?);
+    problems.extend(licences::refused(&everything, &allowed)?);
+    problems.extend(sources::refused(&everything, &registries, &locked()?)?);
+    Ok(problems)
 }
 
-/// Every dependency that no arrow allows, and every crate without an entry.
-fn broken_arrows(metadata: &Value) -> anyhow::Result<Vec<String>> {
-    let packages = metadata["packages"].as_array().context("no packages")?;
+/// Crates of ours that do not take the workspace's lints, `forbid(unsafe_code)` among them.
+fn unlinted(ours: &Value) -> anyhow::Result<Vec<String>> {
     let mut problems = Vec::new();
-    for package in packages {
-        let name = package["name"]
-            .as_str()
-            .context("a package without a name")?;
-        if FREE.contains(&name) {
-            continue;
+    for package in metadata::packages(ours)? {
+        let manifest = read(Path::new(metadata::text(package, "manifest_path")?))?;
+        if !takes_lints(&manifest) {
+            let name = metadata::text(package, "name")?;
+            problems.push(format!("{name} does not take the workspace's lints"));
         }
-        let Some((_, allowed)) = ARROWS
-            .iter()
-            .find(|(short, _)| name.strip_prefix(PREFIX) == Some(short))
-        else {
-            problems.push(format!("{name} is not in the table of arrows"));
-            continue;
-        };
-        let dependencies = package["dependencies"].as_array().into_iter().flatten();
-        let used: BTreeSet<&str> = dependencies
-            .filter(|dependency| dependency["kind"] != "dev")
-            .filter_map(|dependency| dependency["name"].as_str())
-            .filter(|name| name.starts_with(PREFIX) || FREE.contains(name))
-            .collect();
-        let broken = used.into_iter().filter(|used| {
-            !used
-                .strip_prefix(PREFIX)
-                .is_some_and(|used| allowed.contains(&used))
-        });
-        problems.extend(broken.map(|used| format!("{name} must not depend on {used}")));
     }
     Ok(problems)
 }
 
+fn takes_lints(manifest: &str) -> bool {
+    let mut lines = manifest.lines().map(str::trim);
+    lines.any(|line| line == "[lints]") && lines.next() == Some("workspace = true")
+}
+
+fn locked() -> anyhow::Result<BTreeMap<(String, String), String>> {
+    Ok(sources::locked(&read(
+        &metadata::root()?.join("Cargo.lock"),
+    )?))
+}
+
+fn write(file: Option<&Path>) -> anyhow::Result<()> {
+    let list = sbom::sbom(&metadata::of_everything()?, &locked()?)?;
+    let text = format!("{list:#}\n");
+    match file {
+        Some(file) => {
+            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+        }
+        None => {
+            print(&text);
+            Ok(())
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "what a task is asked for goes to standard output"
+)]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::{broken_arrows, metadata};
+    use super::{problems, takes_lints};
 
     #[test]
-    fn every_crate_keeps_to_its_arrows() {
-        assert_eq!(
-            broken_arrows(&metadata().unwrap()).unwrap(),
-            Vec::<String>::new()
-        );
+    fn arrows_lints_licences_and_sources_are_as_they_must_be() {
+        assert_eq!(problems().unwrap(), Vec::<String>::new());
     }
 
     #[test]
-    fn a_broken_arrow_is_named() {
-        let package = |name: &str, dependency: &str, kind: Option<&str>| json!({"name": name, "dependencies": [{"name": dependency, "kind": kind}]});
-        let metadata = json!({"packages": [
-            package("webhooks-ingest", "webhooks-store", None),
-            package("webhooks-fanout", "webhooks-ingest", Some("dev")),
-            package("webhooks-domain", "webhooks", Some("build")),
-            package("webhooks-domain", "serde", None),
-            package("webhooks-new", "serde", None),
-        ]});
-        assert_eq!(
-            broken_arrows(&metadata).unwrap(),
-            [
-                "webhooks-ingest must not depend on webhooks-store",
-                "webhooks-domain must not depend on webhooks",
-                "webhooks-new is not in the table of arrows",
-            ]
-        );
+    fn a_crate_without_the_workspaces_lints_is_seen() {
+        assert!(takes_lints(
+            "[package]\nname = \"x\"\n\n[lints]\nworkspace = true\n"
+        ));
+        assert!(!takes_lints("[package]\nname = \"x\"\n"));
+        assert!(!takes_lints("[lints]\nworkspace = false\n"));
     }
 }

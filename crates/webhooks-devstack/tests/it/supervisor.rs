@@ -3,7 +3,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use webhooks_devstack::{NatsServer, Postgres, Spec, Supervisor, is_running, wait_until};
+use webhooks_devstack::{
+    NatsServer, Postgres, SettingsRefused, Spec, Supervisor, is_running, wait_until,
+};
 
 use crate::{LIMIT, gone};
 
@@ -119,14 +121,37 @@ async fn refused_settings_end_the_waiting_with_the_log() {
         .wait_ready("service", LIMIT, nowhere)
         .await
         .unwrap_err();
-    assert!(
-        format!("{error:#}").contains("refuses its settings"),
-        "{error:#}"
-    );
-    assert!(
-        format!("{error:#}").contains("WEBHOOKS_X must be set"),
-        "{error:#}"
-    );
+    let refused = SettingsRefused {
+        name: "service".to_owned(),
+        said: "WEBHOOKS_X must be set".to_owned(),
+    };
+    assert_eq!(error.downcast_ref(), Some(&refused));
+    assert_eq!(supervisor.refused(), [refused]);
+    let state = supervisor.state("service").unwrap();
+    assert_eq!((state.pid, state.starts), (None, 1), "it stays dead");
+    supervisor.stop("service").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_goes_on_in_the_next_run_and_only_what_is_new_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |line: &str| {
+        let supervisor = Supervisor::new(folder.path()).unwrap();
+        let script = format!("echo {line}; exit 64");
+        supervisor.start(shell("service", &script)).unwrap();
+        wait_until("the refusal", LIMIT, async || {
+            match supervisor.refused().pop() {
+                Some(refused) => Ok(refused.said),
+                None => Err(supervisor.state("service")),
+            }
+        })
+        .await
+        .unwrap()
+    };
+    assert_eq!(run("first").await, "first");
+    assert_eq!(run("second").await, "second");
+    let log = std::fs::read_to_string(folder.path().join("service.log")).unwrap();
+    assert_eq!(log, "first\nsecond\n");
 }
 
 #[tokio::test]

@@ -1,7 +1,14 @@
 //! The dispatcher against a real nats-server and real receivers. There is no management here, so
 //! every report goes to the REPORTS stream, as it does in production while management is away.
 
+mod cancelled;
 mod delivery;
+mod health;
+mod held;
 mod moving;
+mod ordering;
+mod parking;
+mod policy;
+mod scripted;
 mod status;
 mod support;

@@ -53,7 +53,7 @@ impl Dispatcher {
     }
 }
 
-fn keyring_text() -> String {
+pub(crate) fn keyring_text() -> String {
     format!("k1:{}", STANDARD.encode([7; 32]))
 }
 
@@ -96,8 +96,8 @@ impl World {
         })
     }
 
-    /// Starts a dispatcher with quick retries and settings of the test's own.
-    pub(crate) async fn dispatcher(&self, settings: &[(&str, &str)]) -> anyhow::Result<Dispatcher> {
+    /// Quick retries, and settings of the test's own.
+    fn vars(&self, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
         let mut vars: BTreeMap<String, String> = [
             ("WEBHOOKS_NATS_URL", self.nats.url()),
             ("WEBHOOKS_EGRESS_ALLOW_HTTP", "true".to_owned()),
@@ -120,6 +120,29 @@ impl World {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
+        vars
+    }
+
+    /// Starts a dispatcher that is a process of its own.
+    pub(crate) fn process(
+        &self,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<tokio::process::Child> {
+        Ok(
+            tokio::process::Command::new(env!("CARGO_BIN_EXE_webhooks-dispatcher"))
+                .env_clear()
+                .envs(self.vars(settings))
+                .env("WEBHOOKS_ADMIN_ADDR", "127.0.0.1:0")
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .kill_on_drop(true)
+                .spawn()?,
+        )
+    }
+
+    /// Starts a dispatcher with quick retries and settings of the test's own.
+    pub(crate) async fn dispatcher(&self, settings: &[(&str, &str)]) -> anyhow::Result<Dispatcher> {
+        let vars = self.vars(settings);
         let mut env = Env::from_vars(vars);
         let config = Config::read(&mut env);
         env.finish()?;
@@ -139,13 +162,24 @@ impl World {
     }
 
     pub(crate) async fn webhook(&self, id: Uuid, path: &str, status: Status) -> anyhow::Result<()> {
+        self.webhook_with(id, path, status, |_| {}).await
+    }
+
+    /// A webhook with options.
+    pub(crate) async fn webhook_with(
+        &self,
+        id: Uuid,
+        path: &str,
+        status: Status,
+        options: impl FnOnce(&mut WebhookConfig),
+    ) -> anyhow::Result<()> {
         let binding = Binding {
             workspace: self.workspace,
             webhook: id,
             version: 1,
         };
         let sealed = Keyring::parse(&keyring_text())?.seal(binding, key().as_bytes(), [1; 24]);
-        let config = WebhookConfig {
+        let mut config = WebhookConfig {
             id: id.as_bytes().to_vec().into(),
             workspace_id: self.workspace.as_bytes().to_vec().into(),
             name: "test".to_owned(),
@@ -168,6 +202,7 @@ impl World {
             }],
             ..WebhookConfig::default()
         };
+        options(&mut config);
         Ok(self.writer.put_webhook(&config).await?)
     }
 
@@ -177,20 +212,32 @@ impl World {
 
     /// Owes `webhook` an event; returns the delivery's id.
     pub(crate) async fn owe(&self, webhook: Uuid, event: &str) -> anyhow::Result<Uuid> {
+        self.owe_with(webhook, event, |_| {}).await
+    }
+
+    /// Owes it an event with more to say of it.
+    pub(crate) async fn owe_with(
+        &self,
+        webhook: Uuid,
+        event: &str,
+        facts: impl FnOnce(&mut DeliveryRef),
+    ) -> anyhow::Result<Uuid> {
         use prost::Message as _;
         let now = SystemClock.now_micros();
         let delivery = ids::delivery_id(self.workspace, event, webhook, now);
+        let mut reference = DeliveryRef {
+            delivery_id: delivery.as_bytes().to_vec().into(),
+            webhook_id: webhook.as_bytes().to_vec().into(),
+            workspace_id: self.workspace.as_bytes().to_vec().into(),
+            event_id: event.to_owned(),
+            event_type: "step.completed".to_owned(),
+            trigger: Trigger::Event.into(),
+            created_at: now,
+            ..DeliveryRef::default()
+        };
+        facts(&mut reference);
         let job = DeliveryJob {
-            delivery: Some(DeliveryRef {
-                delivery_id: delivery.as_bytes().to_vec().into(),
-                webhook_id: webhook.as_bytes().to_vec().into(),
-                workspace_id: self.workspace.as_bytes().to_vec().into(),
-                event_id: event.to_owned(),
-                event_type: "step.completed".to_owned(),
-                trigger: Trigger::Event.into(),
-                created_at: now,
-                ..DeliveryRef::default()
-            }),
+            delivery: Some(reference),
             attempt: 1,
             message_id: ids::message_id(self.workspace, event, webhook),
             body: format!(r#"{{"event":"{event}","webhook":{{"id":"{webhook}"}}}}"#).into(),

@@ -19,6 +19,7 @@
 
 mod address;
 mod cidr;
+pub mod headers;
 pub mod outcome;
 mod policy;
 mod refusal;
@@ -26,6 +27,7 @@ mod url;
 
 pub use address::{AddressClass, classify};
 pub use cidr::{Cidr, CidrError};
+pub use headers::{CustomHeaders, HeaderRefusal};
 pub use outcome::{FailureClass, Outcome, UnknownWord, classify_response};
 pub use policy::{AddressPolicy, vet_addresses};
 pub use refusal::EndpointRefusal;

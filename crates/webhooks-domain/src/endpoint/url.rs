@@ -41,6 +41,11 @@ impl EndpointUrl {
                     let bare = bare.to_owned();
                     url.set_host(Some(&bare))
                         .map_err(|_| EndpointRefusal::Malformed)?;
+                    // `2130706433..` is a name with an empty label; without its last dot it would be
+                    // 127.0.0.1, and no longer a name.
+                    if !matches!(url.host(), Some(Host::Domain(_))) {
+                        return Err(EndpointRefusal::Malformed);
+                    }
                 }
                 None
             }

@@ -8,6 +8,7 @@ struct Hook {
     workspace: Uuid,
     links: Vec<Uuid>,
     triggers: Vec<String>,
+    actions: Vec<String>,
     created_at: i64,
     participation: Participation,
 }
@@ -24,6 +25,9 @@ impl Subscription for Hook {
     }
     fn triggers(&self) -> &[String] {
         &self.triggers
+    }
+    fn event_actions(&self) -> &[String] {
+        &self.actions
     }
     fn created_at_micros(&self) -> i64 {
         self.created_at
@@ -44,6 +48,7 @@ fn hook() -> Hook {
         workspace: WORKSPACE,
         links: Vec::new(),
         triggers: vec!["KIND_EXIT".to_owned()],
+        actions: Vec::new(),
         created_at: CREATED,
         participation: Participation::Deliver,
     }
@@ -54,6 +59,7 @@ fn event() -> EventFacts<'static> {
         workspace_id: WORKSPACE,
         link_id: LINK,
         step_kind: "KIND_EXIT",
+        event_action: "CLIENT_REDIRECT",
         accepted_at_micros: CREATED,
         timestamp_micros: CREATED,
     }
@@ -182,6 +188,36 @@ fn an_unknown_kind_fires_who_names_it_or_wants_every_kind() {
 }
 
 #[test]
+fn an_action_that_is_not_listed_makes_nothing() {
+    use VerdictReason::*;
+    let asking = |words: &[&str]| Hook {
+        actions: words.iter().map(|&word| word.to_owned()).collect(),
+        ..hook()
+    };
+    let doing = |event_action| EventFacts {
+        event_action,
+        ..event()
+    };
+    check(asking(&["CLIENT_REDIRECT"]), event(), Fires);
+    check(asking(&["FORM_SUBMIT", "CLIENT_REDIRECT"]), event(), Fires);
+    check(
+        asking(&["CLIENT_REDIRECT"]),
+        doing("EVENT_ACTION_CLIENT_REDIRECT"),
+        Fires,
+    );
+    check(asking(&["FORM_SUBMIT"]), event(), OtherAction);
+    check(asking(&["FORM_SUBMIT"]), doing("A_NEW_ONE"), OtherAction);
+    check(asking(&["A_NEW_ONE"]), doing("A_NEW_ONE"), Fires);
+    check(asking(&["FORM_SUBMIT"]), doing(""), OtherAction);
+    check(hook(), doing(""), Fires);
+    let other_kind = Hook {
+        triggers: vec!["KIND_ENTRY".to_owned()],
+        ..asking(&["FORM_SUBMIT"])
+    };
+    check(other_kind, event(), OtherKind);
+}
+
+#[test]
 fn events_from_before_a_webhook_do_not_fire_it() {
     use VerdictReason::*;
     let at = |accepted_at_micros, timestamp_micros| EventFacts {
@@ -252,6 +288,10 @@ fn kind() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["KIND_EXIT", "KIND_ENTRY", "KIND_NEW"]).prop_map(str::to_owned)
 }
 
+fn action() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["A", "B"]).prop_map(str::to_owned)
+}
+
 fn any_hook() -> impl Strategy<Value = Hook> {
     let participation = prop::sample::select(vec![
         Participation::Deliver,
@@ -263,15 +303,17 @@ fn any_hook() -> impl Strategy<Value = Hook> {
         small_uuid(2),
         prop::collection::vec(small_uuid(3), 0..3),
         prop::collection::vec(kind(), 0..3),
+        prop::collection::vec(action(), 0..2),
         0..400 * SECOND,
         participation,
     )
         .prop_map(
-            |(id, workspace, links, triggers, created_at, participation)| Hook {
+            |(id, workspace, links, triggers, actions, created_at, participation)| Hook {
                 id,
                 workspace,
                 links,
                 triggers,
+                actions,
                 created_at,
                 participation,
             },
@@ -292,6 +334,7 @@ proptest! {
         workspace_id in small_uuid(2),
         link_id in small_uuid(3),
         step_kind in kind(),
+        event_action in action(),
         accepted_at_micros in 0..400 * SECOND,
         timestamp_micros in 0..400 * SECOND,
     ) {
@@ -312,7 +355,7 @@ proptest! {
             }
         }
         prop_assert_eq!(index.len(), naive.len());
-        let facts = EventFacts { workspace_id, link_id, step_kind: &step_kind, accepted_at_micros, timestamp_micros };
+        let facts = EventFacts { workspace_id, link_id, step_kind: &step_kind, event_action: &event_action, accepted_at_micros, timestamp_micros };
         let found: Vec<(Uuid, Participation)> = index
             .matches(&facts)
             .into_iter()

@@ -1,7 +1,9 @@
 //! The whole system, end to end.
 
+mod canary;
 mod demo;
 mod faults;
+mod vendor_client;
 
 use std::path::PathBuf;
 

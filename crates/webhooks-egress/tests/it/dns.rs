@@ -57,7 +57,7 @@ async fn a_name_with_allowed_addresses_is_called_and_looked_up_once() {
 }
 
 #[tokio::test]
-async fn a_forbidden_answer_is_blocked_without_a_packet() {
+async fn s_06_s_07_a_forbidden_answer_is_blocked_without_a_packet() {
     let dns = DnsServer::start(|name| match name {
         "a.attacker.example" => Reply::addresses(&["127.0.0.2"]),
         "mapped.attacker.example" => Reply::addresses(&["::ffff:127.0.0.2"]),
@@ -95,7 +95,7 @@ async fn a_forbidden_answer_is_blocked_without_a_packet() {
 }
 
 #[tokio::test]
-async fn alternating_answers_never_reach_the_forbidden_address() {
+async fn s_08_alternating_answers_never_reach_the_forbidden_address() {
     let turn = AtomicUsize::new(0);
     let dns = DnsServer::start(move |_| {
         if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
@@ -109,7 +109,7 @@ async fn alternating_answers_never_reach_the_forbidden_address() {
     let victim = allowed.neighbour([127, 0, 0, 2]).await;
     let egress = egress(with_dns(&dns));
     let mut seen = [0, 0];
-    for n in 0..100 {
+    for n in 0..200 {
         let result = post_to(&egress, &format!("{n}.rebind.example"), &victim).await;
         match result.outcome {
             Outcome::Success => seen[0] += 1,
@@ -123,7 +123,7 @@ async fn alternating_answers_never_reach_the_forbidden_address() {
 
 /// Takes as long as an answer is believed at least, five seconds.
 #[tokio::test]
-async fn a_name_that_turns_private_is_refused_although_its_connection_is_still_open() {
+async fn s_09_a_name_that_turns_private_is_refused_although_its_connection_is_still_open() {
     let private = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&private);
     let dns = DnsServer::start(move |_| match switch.load(Ordering::Relaxed) {
@@ -152,7 +152,7 @@ async fn a_name_that_turns_private_is_refused_although_its_connection_is_still_o
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_is_unreachable() {
+async fn r_27_a_name_that_does_not_exist_is_unreachable() {
     let dns = DnsServer::start(|name| match name {
         "empty.example" => Reply::Addresses(Vec::new()),
         _ => Reply::NoSuchName,
@@ -170,7 +170,7 @@ async fn a_name_that_does_not_exist_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_name_that_fails_is_ours_only_while_the_control_name_fails_too() {
+async fn r_27_a_name_that_fails_is_ours_only_while_the_control_name_fails_too() {
     let down = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&down);
     let dns = DnsServer::start(move |name| match name {
@@ -208,7 +208,7 @@ async fn a_name_that_fails_is_ours_only_while_the_control_name_fails_too() {
 }
 
 #[tokio::test]
-async fn a_silent_resolver_costs_no_more_than_its_budget() {
+async fn r_27_a_silent_resolver_costs_no_more_than_its_budget() {
     let dns = DnsServer::start(|_| Reply::Silence).await;
     let receiver = Receiver::start(Script::Answer(ok())).await;
     let budget = Duration::from_millis(500);
@@ -227,7 +227,7 @@ async fn a_silent_resolver_costs_no_more_than_its_budget() {
 }
 
 #[tokio::test]
-async fn the_name_rules_hold_for_every_attempt() {
+async fn s_16_the_name_rules_hold_for_every_attempt() {
     let dns = DnsServer::start(|_| Reply::addresses(&["127.0.0.1"])).await;
     let receiver = Receiver::start(Script::Answer(ok())).await;
     let mut config = with_dns(&dns);
@@ -252,4 +252,74 @@ async fn a_400_from_make_is_temporary() {
         assert_eq!(result.status, Some(400));
         assert_eq!(result.class, Some(class), "{name}");
     }
+}
+
+#[tokio::test]
+async fn s_16_our_own_addresses_are_refused_whatever_else_is_allowed() {
+    let dns = DnsServer::start(|_| Reply::addresses(&["127.0.0.1"])).await;
+    let receiver = Receiver::start(Script::Answer(ok())).await;
+    let mut config = with_dns(&dns);
+    config.policy.own_ips = vec![[127, 0, 0, 1].into()];
+    let egress = egress(config);
+    for host in ["hooks.example.com", "127.0.0.1", "[::ffff:127.0.0.1]"] {
+        let result = post_to(&egress, host, &receiver).await;
+        assert_eq!(result.outcome, Outcome::Blocked, "{host}");
+        assert_eq!(result.class, Some(FailureClass::Permanent), "{host}");
+        assert_eq!(result.reason(), Some("own_address"), "{host}");
+    }
+    assert_eq!(receiver.counts().connections, 0);
+}
+
+#[tokio::test]
+async fn r_27_five_hundred_addresses_are_all_judged_and_few_are_tried() {
+    let many = |last: [u8; 4]| {
+        let allowed = std::iter::repeat_n([127, 0, 0, 1], 499);
+        Reply::Addresses(allowed.chain([last]).map(Into::into).collect())
+    };
+    let dns = DnsServer::start(move |name| match name {
+        "many.example" => many([127, 0, 0, 1]),
+        _ => many([127, 0, 0, 2]),
+    })
+    .await;
+    let receiver = Receiver::start(Script::Answer(ok())).await;
+    let victim = receiver.neighbour([127, 0, 0, 2]).await;
+    let egress = egress(with_dns(&dns));
+    let result = post_to(&egress, "many.example", &receiver).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_blocked(
+        &post_to(&egress, "attacker.example", &receiver).await,
+        "the last of 500",
+    );
+    assert_eq!(receiver.counts().connections, 1);
+    assert_eq!(victim.counts().connections, 0);
+}
+
+#[tokio::test]
+async fn r_27_a_chain_of_twenty_names_ends_within_the_budget_and_is_judged_at_its_end() {
+    let dns = DnsServer::start(|name| match name {
+        "chain.example" => Reply::chain(20, &["127.0.0.1"]),
+        "bad-chain.example" => Reply::chain(20, &["127.0.0.2"]),
+        "loop.example" => Reply::chain(20, &[]),
+        _ => Reply::NoSuchName,
+    })
+    .await;
+    let receiver = Receiver::start(Script::Answer(ok())).await;
+    let victim = receiver.neighbour([127, 0, 0, 2]).await;
+    let budget = Duration::from_secs(2);
+    let egress = egress(EgressConfig {
+        dns_timeout: budget,
+        ..with_dns(&dns)
+    });
+    let started = Instant::now();
+    let result = post_to(&egress, "chain.example", &receiver).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_blocked(
+        &post_to(&egress, "bad-chain.example", &receiver).await,
+        "a chain that ends where it must not",
+    );
+    let result = post_to(&egress, "loop.example", &receiver).await;
+    assert_eq!(result.outcome, Outcome::Unreachable, "{result:?}");
+    assert_eq!(result.class, Some(FailureClass::Temporary));
+    assert!(started.elapsed() < budget * 4, "{:?}", started.elapsed());
+    assert_eq!(victim.counts().connections, 0);
 }

@@ -5,10 +5,12 @@
     reason = "the servers of a test end with its runtime"
 )]
 
+mod arbitrary;
 mod dns;
 mod dns_server;
+mod hostile;
 mod receiver;
-mod responses;
+mod ssrf;
 mod tls;
 mod wire;
 

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,16 +14,8 @@ use crate::within;
 pub(crate) enum Script {
     /// Answers each request with these bytes and waits for the next.
     Answer(Vec<u8>),
-    /// Answers one request with these bytes and closes.
-    AnswerAndClose(Vec<u8>),
-    /// Answers one request with the first bytes, then repeats the second for ever.
-    Endless(Vec<u8>, Vec<u8>),
-    /// Like `Endless`, with a pause before each repetition.
-    Drip(Vec<u8>, Vec<u8>),
     /// Says this as soon as someone connects, whatever they want.
     Banner(Vec<u8>),
-    /// Reads a request and resets the connection.
-    Reset,
     /// Accepts and says nothing.
     Silence,
 }
@@ -53,8 +44,22 @@ impl Receiver {
         Self::start_on(address, Script::Answer(ok())).await
     }
 
+    /// A receiver on every address that leads to this machine.
+    pub(crate) async fn everywhere(script: Script) -> Self {
+        let listener = match TcpListener::bind("[::]:0").await {
+            Ok(listener) => listener,
+            // A machine without IPv6 has fewer addresses.
+            Err(_) => TcpListener::bind("0.0.0.0:0").await.expect("a free port"),
+        };
+        Self::listening(listener, script)
+    }
+
     async fn start_on(address: SocketAddr, script: Script) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
+        Self::listening(listener, script)
+    }
+
+    fn listening(listener: TcpListener, script: Script) -> Self {
         let address = listener.local_addr().expect("an address");
         let (counter, counts) = watch::channel(Counts::default());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -120,20 +125,6 @@ impl Connection {
             self.counter.send_modify(|counts| counts.requests += 1);
             match &script {
                 Script::Answer(bytes) => stream.write_all(bytes).await?,
-                Script::AnswerAndClose(bytes) => return stream.write_all(bytes).await,
-                Script::Endless(head, more) | Script::Drip(head, more) => {
-                    stream.write_all(head).await?;
-                    loop {
-                        if matches!(script, Script::Drip(..)) {
-                            tokio::time::sleep(Duration::from_millis(5)).await;
-                        }
-                        stream.write_all(more).await?;
-                    }
-                }
-                Script::Reset => {
-                    // Without lingering, closing sends a reset.
-                    return stream.set_zero_linger();
-                }
                 Script::Banner(_) | Script::Silence => return Ok(()),
             }
         }

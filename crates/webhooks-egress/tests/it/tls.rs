@@ -74,7 +74,7 @@ async fn with_authority(authority: Option<Vec<u8>>) -> EgressConfig {
 }
 
 #[tokio::test]
-async fn a_certificate_of_an_extra_authority_is_accepted_for_the_urls_host() {
+async fn s_18_a_certificate_of_an_extra_authority_is_accepted_for_the_urls_host() {
     let mut receiver = tls_receiver("hooks.example.com").await;
     let egress = egress(with_authority(Some(receiver.authority.clone())).await);
     let url = format!("https://Hooks.Example.COM.:{}/", receiver.address.port());
@@ -90,7 +90,7 @@ async fn a_certificate_of_an_extra_authority_is_accepted_for_the_urls_host() {
 }
 
 #[tokio::test]
-async fn a_bad_certificate_is_permanent_and_sees_no_request() {
+async fn s_18_a_bad_certificate_is_permanent_and_sees_no_request() {
     for (host, trusted, reason) in [
         ("hooks.example.com", false, "certificate_untrusted"),
         ("other.example.com", true, "certificate_wrong_host"),

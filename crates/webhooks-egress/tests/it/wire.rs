@@ -59,10 +59,17 @@ async fn one_post_goes_out_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn s_10_a_redirect_is_not_followed() {
     let canary = Receiver::start(Script::Answer(ok())).await;
     for status in [301, 302, 303, 307, 308] {
-        for location in [http_url(canary.address), format!("//{}/", canary.address)] {
+        for location in [
+            http_url(canary.address),
+            format!("//{}/", canary.address),
+            "/elsewhere".to_owned(),
+            "file:///etc/passwd".to_owned(),
+            "https://8.8.8.8/".to_owned(),
+            "http://169.254.169.254/latest/".to_owned(),
+        ] {
             let redirect = format!(
                 "HTTP/1.1 {status} Elsewhere\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
             );
@@ -79,7 +86,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_literal_is_judged_before_anything_is_dialled() {
+async fn s_03_s_04_a_literal_is_judged_before_anything_is_dialled() {
     let allowed = Receiver::start(Script::Answer(ok())).await;
     let victim = allowed.neighbour([127, 0, 0, 2]).await;
     let port = victim.address.port();
@@ -164,7 +171,7 @@ async fn a_handshake_that_never_comes_ends_with_the_connect_budget() {
 const CHILD: &str = "EGRESS_TEST_CHILD";
 
 #[tokio::test]
-async fn proxies_in_the_environment_are_ignored() {
+async fn s_11_proxies_in_the_environment_are_ignored() {
     if std::env::var_os(CHILD).is_some() {
         let receiver = Receiver::start(Script::Answer(ok())).await;
         let result = post(&egress(config()), &http_url(receiver.address)).await;
@@ -175,7 +182,10 @@ async fn proxies_in_the_environment_are_ignored() {
     let proxy = format!("http://{}", canary.address);
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child
-        .args(["--exact", "wire::proxies_in_the_environment_are_ignored"])
+        .args([
+            "--exact",
+            "wire::s_11_proxies_in_the_environment_are_ignored",
+        ])
         .env(CHILD, "1");
     for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         child.env(variable, &proxy);

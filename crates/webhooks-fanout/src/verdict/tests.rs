@@ -16,6 +16,7 @@ fn webhook(id: u128, profile: Profile) -> Subscriber {
         status: Status::Active,
         link_ids: Vec::new(),
         triggers: vec!["KIND_EXIT".to_owned()],
+        event_actions: Vec::new(),
         source: "LINKBREAKERS".to_owned(),
         created_by: None,
         created_at: 1_760_047_193_506_032,

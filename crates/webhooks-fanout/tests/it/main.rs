@@ -5,6 +5,7 @@
     reason = "in tests, helpers too, an unwrap is an assertion"
 )]
 
+mod again;
 mod crashes;
 mod matching;
 mod support;

@@ -123,6 +123,65 @@ async fn each_matching_webhook_is_owed_one_delivery_with_a_frozen_body() {
 }
 
 #[tokio::test]
+async fn an_event_action_that_is_not_listed_makes_nothing() {
+    let stack = Stack::start().await;
+    let asking = |id, actions: &[&str]| WebhookConfig {
+        event_actions: actions.iter().map(|&word| word.to_owned()).collect(),
+        ..webhook(id, WORKSPACE)
+    };
+    for config in [
+        asking(1, &[]),
+        asking(2, &["CLIENT_REDIRECT", "THANK_YOU_PAGE"]),
+        asking(3, &["FORM_SUBMIT"]),
+    ] {
+        stack.config.put_webhook(&config).await.unwrap();
+    }
+    let running = stack.fanout().await;
+    for (id, action) in [
+        ("short", r#""eventAction":"CLIENT_REDIRECT","#),
+        ("long", r#""eventAction":"EVENT_ACTION_FORM_SUBMIT","#),
+        ("none", ""),
+    ] {
+        let payload = crate::support::payload(WORKSPACE, LINK, id);
+        let payload = String::from_utf8(payload.to_vec()).unwrap();
+        let payload = payload.replace(r#""kind""#, &format!(r#"{action}"kind""#));
+        let message = Outgoing::new(subjects::event(WORKSPACE, LINK), id, payload.into())
+            .header(webhooks_bus::headers::EVENT_ID, id)
+            .header(webhooks_bus::headers::WORKSPACE, &WORKSPACE.to_string())
+            .header(
+                webhooks_bus::headers::ACCEPTED_AT,
+                &SystemClock.now_micros().to_string(),
+            );
+        let published = stack.bus.publish(message, crate::support::LIMIT);
+        published.await.unwrap();
+    }
+    let mut owed: Vec<_> = stack
+        .jobs("DELIVERIES-0", 5)
+        .await
+        .into_iter()
+        .map(|job| job.delivery.unwrap())
+        .map(|one| {
+            let webhook = Uuid::from_slice(&one.webhook_id).unwrap();
+            (one.event_id, webhook.as_u128())
+        })
+        .collect();
+    owed.sort();
+    let owed: Vec<_> = owed.iter().map(|(event, id)| (&**event, *id)).collect();
+    assert_eq!(
+        owed,
+        [
+            ("long", 1),
+            ("long", 3),
+            ("none", 1),
+            ("short", 1),
+            ("short", 2)
+        ]
+    );
+    stack.all_acknowledged().await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_created_just_before_the_event_always_gets_it() {
     let stack = Stack::start().await;
     let running = stack.fanout().await;

@@ -21,7 +21,7 @@ use axum::{
 use futures::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
+use webhooks_domain::event::{EVENT_ID_MAX_BYTES, reason};
 
 pub(crate) use self::answer::status_word;
 use self::body::Announced;
@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     accept::{Acceptor, Door, Submission},
-    auth::Gate,
+    auth::{Gate, Permit},
     refusal::{Refusal, RefusalKind},
 };
 
@@ -39,6 +39,9 @@ use crate::{
 pub(crate) const CALL_WINDOW: usize = 256;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header's name as error bodies tell it.
+const KEY_FIELD: &str = "Idempotency-Key";
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What the handlers share.
@@ -82,7 +85,7 @@ impl HttpDoor {
     async fn publish(&self, request: Request) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
         let headers = parts.headers;
-        let (workspace, key) = match self.admit(&headers) {
+        let (permit, key) = match self.admit(&headers) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 // A client that asked first (`Expect: 100-continue`) has sent nothing yet.
@@ -101,7 +104,8 @@ impl HttpDoor {
         let submission = Submission {
             payload: taken.bytes.clone(),
             explicit_id: key,
-            workspace,
+            workspace: permit.workspace,
+            events_per_second: permit.events_per_second,
             traceparent,
             door: Door::Http,
             received_at: None,
@@ -114,9 +118,9 @@ impl HttpDoor {
     }
 
     /// Everything that can be judged by the headers: whose it is, and the event's id if it is there.
-    fn admit(&self, headers: &HeaderMap) -> Result<(Uuid, Option<String>), Refusal> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(Permit, Option<String>), Refusal> {
         let authorization = text(headers, &header::AUTHORIZATION)?;
-        let workspace = self.gate.authorise(authorization)?;
+        let permit = self.gate.authorise(authorization)?;
         if !is_json(text(headers, &header::CONTENT_TYPE)?) {
             return Err(Refusal::new(
                 RefusalKind::MediaType,
@@ -130,8 +134,9 @@ impl HttpDoor {
                 "compressed bodies are not taken",
             ));
         }
-        let key = text(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
-        Ok((workspace, key))
+        let key = text(headers, &IDEMPOTENCY_KEY)?;
+        key.map_or(Ok(()), check_key)?;
+        Ok((permit, key.map(str::to_owned)))
     }
 
     async fn read(&self, headers: &HeaderMap, body: Body) -> Result<body::Taken, Refusal> {
@@ -147,7 +152,7 @@ impl HttpDoor {
         if array.explicit_id.is_some() {
             return Err(Refusal::of_field(
                 RefusalKind::Invalid,
-                "Idempotency-Key",
+                KEY_FIELD,
                 "not_for_arrays",
                 "an Idempotency-Key names one event; give each event of an array its own `id`",
             ));
@@ -163,7 +168,12 @@ impl HttpDoor {
         let results: Vec<_> = stream::iter(submissions)
             .map(move |submission| {
                 let acceptor = acceptor.clone();
-                async move { acceptor.accept(submission).await }.boxed()
+                async move {
+                    let payload = submission.payload.clone();
+                    let result = acceptor.accept(submission).await;
+                    result.map_err(|refusal| refusal.or_about(|| split::own_id(&payload)))
+                }
+                .boxed()
             })
             .buffered(CALL_WINDOW)
             .collect()
@@ -211,6 +221,31 @@ async fn about() -> Response {
             version,
         },
     )
+}
+
+/// The rules of an event's id, told of the header that holds it.
+fn check_key(key: &str) -> Result<(), Refusal> {
+    let (reason, message) = if key.is_empty() {
+        (
+            reason::EMPTY,
+            "the header Idempotency-Key is empty: leave it out, or send the event's id",
+        )
+    } else if !is_event_id(key) {
+        (
+            reason::INVALID_CHARACTERS,
+            "the header Idempotency-Key has at most 255 visible ASCII characters without spaces",
+        )
+    } else {
+        return Ok(());
+    };
+    let kind = RefusalKind::Invalid;
+    Err(Refusal::of_field(kind, KEY_FIELD, reason, message))
+}
+
+/// Whether a text may be an event's id.
+fn is_event_id(text: &str) -> bool {
+    (1..=EVENT_ID_MAX_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A header that may stand there once, as text.
@@ -262,6 +297,31 @@ mod tests {
             Some("application/x-www-form-urlencoded"),
         ] {
             assert!(!is_json(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_an_events_id_and_a_bad_one_names_the_header() {
+        assert_eq!(check_key("e-1"), Ok(()));
+        assert_eq!(check_key(&"x".repeat(EVENT_ID_MAX_BYTES)), Ok(()));
+        for (bad, reason) in [
+            ("", reason::EMPTY),
+            ("a b", reason::INVALID_CHARACTERS),
+            (
+                &*"x".repeat(EVENT_ID_MAX_BYTES + 1),
+                reason::INVALID_CHARACTERS,
+            ),
+        ] {
+            let refusal = check_key(bad).unwrap_err();
+            assert_eq!(
+                (
+                    refusal.kind,
+                    &*refusal.problems[0].field,
+                    refusal.problems[0].reason
+                ),
+                (RefusalKind::Invalid, "Idempotency-Key", reason),
+                "{bad}"
+            );
         }
     }
 

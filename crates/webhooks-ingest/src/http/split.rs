@@ -1,14 +1,15 @@
 //! Splitting an array of events without touching the bytes of its elements.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::{
-    Deserializer as _,
+    Deserialize, Deserializer as _,
     de::{SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
+use super::is_event_id;
 use crate::refusal::{Refusal, RefusalKind};
 
 /// Most events in one call.
@@ -44,6 +45,18 @@ pub(crate) fn split(array: &Bytes) -> Result<Vec<Bytes>, Refusal> {
             ),
         )),
     }
+}
+
+/// The id that an event gives itself, when the event was refused before anyone looked for it. `None`
+/// when there is none, or none that could be an id.
+pub(crate) fn own_id(event: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    let head: Head<'_> = serde_json::from_slice(event).ok()?;
+    is_event_id(&head.id).then(|| head.id.into_owned())
 }
 
 struct Elements<'o> {
@@ -118,6 +131,36 @@ mod tests {
         let array = |count: usize| format!("[{}]", vec!["1"; count].join(","));
         assert_eq!(parts(&array(1_000)).unwrap().len(), 1_000);
         assert_eq!(parts(&array(1_001)), Err(RefusalKind::TooLarge));
+    }
+
+    #[test]
+    fn an_events_own_id_is_read_where_there_is_one() {
+        let check = |event: &str, id: Option<&str>| {
+            assert_eq!(own_id(event.as_bytes()).as_deref(), id, "{event}");
+        };
+        check(
+            r#"{"event":{"id":"other"},"id":"e-1","x":[1,{}]}"#,
+            Some("e-1"),
+        );
+        check(r#"{"id":"e\u002d1"}"#, Some("e-1"));
+        for nothing in [
+            r#"{"event":{"id":"other"}}"#,
+            r#"{"id":"e-1""#,
+            r#"{"id":"e-1","id":"e-2"}"#,
+            r#"{"id":7}"#,
+            r#"{"id":""}"#,
+            r#"{"id":"two words"}"#,
+            "7",
+            "[]",
+        ] {
+            check(nothing, None);
+        }
+        let deep = format!(
+            r#"{{"x":{}{},"id":"e"}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        check(&deep, Some("e"));
     }
 
     #[test]

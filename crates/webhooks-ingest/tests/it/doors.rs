@@ -142,7 +142,7 @@ async fn an_array_is_answered_in_order_each_event_for_itself() {
     let parts = [
         event("e0", ""),
         event("e1", ""),
-        "{\"lbid\":7}".to_owned(),
+        "{\"lbid\":7,\"id\":\"e7\"}".to_owned(),
         event("e1", "other"),
         event("e2", ""),
     ];
@@ -158,6 +158,10 @@ async fn an_array_is_answered_in_order_each_event_for_itself() {
     assert_eq!(
         (results[0], results[2], results[4]),
         ("duplicate", "refused", "accepted")
+    );
+    assert!(
+        answer.body.contains(r#"{"id":"e7","status":"refused","#),
+        "{answer:?}"
     );
     let mut racers = [results[1], results[3]];
     racers.sort_unstable();

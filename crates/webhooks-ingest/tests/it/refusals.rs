@@ -99,6 +99,14 @@ async fn bad_requests_get_the_flat_error_body() {
         400,
         "INVALID_ARGUMENT",
     );
+    let empty = stack
+        .post_with(&[("idempotency-key", "")], event("e", ""))
+        .await;
+    assert_eq!(
+        (empty.member("field"), empty.member("reason")),
+        ("Idempotency-Key", "empty")
+    );
+    check(empty, 400, "INVALID_ARGUMENT");
     check(
         stack.post_with(&[("idempotency-key", "k")], "[]").await,
         400,

@@ -24,7 +24,7 @@ use webhooks_proto::{
     internal::v1::{DeadLetter, TokenConfig},
     v1::event_service_client::EventServiceClient,
 };
-use webhooks_runtime::{Context, OnError};
+use webhooks_runtime::{Context, OnError, tls::GrpcServerTls};
 
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -103,6 +103,7 @@ impl Stack {
             hash: Bytes::copy_from_slice(&token.hash()),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             expires_at: 0,
+            events_per_second: 0,
         };
         ConfigWriter::new(&self.bus)
             .put_token(&config)
@@ -235,6 +236,7 @@ fn config(bus: BusSettings, quota_per_second: u32) -> Config {
         bus,
         http_address: any,
         grpc_address: any,
+        grpc_tls: GrpcServerTls::default(),
         max_connections: 64,
         intake_concurrency: 64,
         accept: AcceptSettings {

@@ -5,9 +5,8 @@
 //! A throughput counts only what is complete: from the first publish until Postgres has recorded every
 //! attempt. The publisher stays a bounded distance ahead of the receiver ([`LEAD`]), so the figure is
 //! the steady state and not the emptying of a backlog. Several runs give their median.
-//!
-//! Isolation (a slow endpoint beside a healthy one) is not measured here yet.
 
+mod isolation;
 mod kill;
 mod latency;
 mod limits;
@@ -57,6 +56,10 @@ struct Scale {
     most_webhooks: usize,
     /// Deliveries that are queued when a dispatcher is killed.
     queued: u64,
+    /// Seconds of a run beside a sick endpoint.
+    isolation_seconds: u64,
+    /// Deliveries that are queued while an endpoint is dead.
+    backlog: u64,
 }
 
 impl Scale {
@@ -67,6 +70,8 @@ impl Scale {
         limit_seconds: 5,
         most_webhooks: 100_000,
         queued: 3_000,
+        isolation_seconds: 60,
+        backlog: 20_000,
     };
     const QUICK: Self = Self {
         runs: 1,
@@ -75,6 +80,8 @@ impl Scale {
         limit_seconds: 2,
         most_webhooks: 5_000,
         queued: 3_000,
+        isolation_seconds: 10,
+        backlog: 2_000,
     };
 }
 
@@ -174,6 +181,7 @@ impl Bench<'_> {
             kill::RESTARTED,
             kill::TAKEN_OVER,
             rig::MEMORY,
+            isolation::FIGURE,
         ];
         let alone = sync == Sync::Default && alone.iter().any(|figure| self.wants(figure));
         if !alone && !self.wants(&latency) && !throughputs.iter().any(|figure| self.wants(figure)) {
@@ -199,6 +207,8 @@ impl Bench<'_> {
                 let row = rig.memory(&at_rest);
                 self.add(row);
             }
+            // Last: the others count on a history without failures.
+            isolation::measure(self, &mut rig).await?;
         }
         rig.stop().await
     }

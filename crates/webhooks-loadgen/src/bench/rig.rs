@@ -52,6 +52,7 @@ pub(super) struct Rig {
 pub(super) struct Load {
     pub(super) workspace: Workspace,
     pub(super) links: Vec<Uuid>,
+    pub(super) webhooks: Vec<Uuid>,
     pub(super) fan_out: u64,
 }
 
@@ -106,6 +107,18 @@ impl Rig {
         links: usize,
         fan_out: usize,
     ) -> anyhow::Result<Load> {
+        self.load_at(name, receiver, links, fan_out, "/ok").await
+    }
+
+    /// The same, with paths that begin with `path`, which says how the endpoints behave.
+    pub(super) async fn load_at(
+        &self,
+        name: &str,
+        receiver: &Receiver,
+        links: usize,
+        fan_out: usize,
+        path: &str,
+    ) -> anyhow::Result<Load> {
         let workspace = self.stack.workspace(name).await?;
         let links: Vec<Uuid> = (0..links).map(|_| Uuid::new_v4()).collect();
         let wishes: Vec<NewWebhook> = links
@@ -114,7 +127,7 @@ impl Rig {
             .enumerate()
             .map(|(number, link)| NewWebhook {
                 name: format!("{name} {number}"),
-                endpoint_url: receiver.url(&format!("/ok/{name}/{number}")),
+                endpoint_url: receiver.url(&format!("{path}/{name}/{number}")),
                 links: vec![link],
                 triggers: None,
             })
@@ -123,18 +136,21 @@ impl Rig {
         for share in wishes.chunks(wishes.len().div_ceil(MAKERS).max(1)) {
             let (mut api, share) = (self.stack.api(&workspace)?, share.to_vec());
             makers.spawn(async move {
+                let mut made = Vec::with_capacity(share.len());
                 for wish in share {
-                    api.create_webhook(&wish).await?;
+                    made.push(api.create_webhook(&wish).await?.id);
                 }
-                anyhow::Ok(())
+                anyhow::Ok(made)
             });
         }
+        let mut webhooks = Vec::with_capacity(wishes.len());
         while let Some(made) = makers.join_next().await {
-            made??;
+            webhooks.extend(made??);
         }
         Ok(Load {
             workspace,
             links,
+            webhooks,
             fan_out: u64::try_from(fan_out)?,
         })
     }

@@ -9,13 +9,16 @@
 //! | I2 | nothing unexpected: every request and every delivery belongs to a published event and a webhook that it matched, once |
 //! | I3 | termination: no delivery is open |
 //! | I4 | bounded attempts: at most the policy's number, no gaps, and no request on the wire that is neither logged nor cut off by a kill |
-//! | I6 | counters equal the log |
+//! | I5 | stop means stop: no request starts later than 2 s after a pause, disabling or deletion was answered |
+//! | I6 | counters, lastSentAt and lastDeliveredAt equal the log |
 //! | I7 | honest success: what is DELIVERED was answered 2xx by the receiver |
 //! | I8 | honest failure: what FAILED used all attempts or met a permanent refusal |
 //! | I9 | same id, same bytes, and a valid signature, on every request |
 //!
 //! An outcome that a publisher could not learn never counts against I1, but does count for I2: the
-//! event may come or not, and if it comes, it is expected.
+//! event may come or not, and if it comes, it is expected. A webhook that is disabled or deleted may
+//! have what it was owed cancelled, and gets no deliveries meanwhile; a paused one gets all of it
+//! later.
 
 mod rules;
 #[cfg(test)]
@@ -31,6 +34,14 @@ use crate::ledger::{Published, Received};
 /// How long after a request's arrival a kill of a dispatcher may still explain why it is not logged:
 /// it waited for its answer, or its report waited for management. In microseconds.
 pub const CUT_OFF_MICROS: i64 = 30_000_000;
+
+/// How long after the answer to a pause, disabling or deletion a request may still start, in
+/// microseconds.
+pub const HALT_GRACE_MICROS: i64 = 2_000_000;
+
+/// How long a request that has started may take until its body is complete at the receiver, on a
+/// small machine under load; in microseconds. The log, which knows starts, needs no such allowance.
+pub const TRAVEL_MICROS: i64 = 1_000_000;
 
 /// Examples of violations that a finding quotes.
 pub const MAX_EXAMPLES: usize = 5;
@@ -62,6 +73,46 @@ impl Hook {
             && (self.links.is_empty() || self.links.contains(&event.link))
             && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
     }
+}
+
+/// How a webhook was told to get nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HaltKind {
+    /// Owed deliveries wait.
+    Paused,
+    /// Owed deliveries are cancelled, events make none.
+    Disabled,
+    /// The same, for ever.
+    Deleted,
+}
+
+impl HaltKind {
+    /// The word in ledgers and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A time in which a webhook was to get nothing. All times in microseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// The webhook.
+    pub webhook: Uuid,
+    /// How it was told.
+    pub kind: HaltKind,
+    /// When it was first asked for.
+    pub called: i64,
+    /// When the call was answered with success; `None` = it never was, so nothing was promised.
+    pub answered: Option<i64>,
+    /// When its end was first asked for: from here on requests may start again.
+    pub lifted: Option<i64>,
+    /// When its end was answered: from here on events make deliveries again.
+    pub over: Option<i64>,
 }
 
 /// A delivery's row.
@@ -101,8 +152,10 @@ pub struct CounterRow {
     pub success: u64,
     /// Deliveries that failed.
     pub failure: u64,
-    /// When an attempt was last made, in microseconds since the epoch.
+    /// When an attempt last began, in microseconds since the epoch.
     pub last_sent: Option<i64>,
+    /// When an attempt that succeeded last began.
+    pub last_delivered: Option<i64>,
 }
 
 /// Everything that is known.
@@ -114,6 +167,8 @@ pub struct Evidence {
     pub received: Vec<Received>,
     /// Every webhook.
     pub hooks: Vec<Hook>,
+    /// Every time in which a webhook was to get nothing.
+    pub halts: Vec<Halt>,
     /// Every delivery.
     pub deliveries: Vec<DeliveryRow>,
     /// Every attempt.

@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, ids::message_id};
 
-use super::{AttemptRow, CUT_OFF_MICROS, DeliveryRow, Evidence, Finding, Hook, Report};
+use super::{
+    AttemptRow, CUT_OFF_MICROS, DeliveryRow, Evidence, Finding, HALT_GRACE_MICROS, Halt, HaltKind,
+    Hook, Report, TRAVEL_MICROS,
+};
 use crate::ledger::{Outcome, Published, Received};
 
 /// The evidence with its indexes.
@@ -72,6 +75,11 @@ impl<'a> World<'a> {
         self.attempts.get(&delivery.id).map_or(&[], Vec::as_slice)
     }
 
+    fn halts_of(&self, hook: &Hook) -> impl Iterator<Item = &'a Halt> {
+        let (halts, webhook) = (&self.evidence.halts, hook.id);
+        halts.iter().filter(move |halt| halt.webhook == webhook)
+    }
+
     fn requests_of(&self, delivery: &DeliveryRow) -> &[&'a Received] {
         self.requests
             .get(&(delivery.event, delivery.webhook))
@@ -87,6 +95,7 @@ pub(super) fn judge(evidence: &Evidence) -> Report {
         nothing_unexpected(&world),
         termination(&world),
         attempts,
+        stop_means_stop(&world),
         counters(&world),
         honest_success(&world),
         honest_failure(&world),
@@ -113,10 +122,12 @@ fn no_loss(world: &World<'_>) -> Finding {
                 .deliveries
                 .get(&(event.event, hook.id))
                 .and_then(|rows| rows.first());
-            let holds = delivery.is_some_and(|row| {
-                row.state == DeliveryState::Delivered
-                    || (!hook.healthy && row.state == DeliveryState::Failed)
-            });
+            let holds = match delivery.map(|row| row.state) {
+                Some(DeliveryState::Delivered) => true,
+                Some(DeliveryState::Failed) => !hook.healthy,
+                Some(DeliveryState::Cancelled) | None => may_be_cancelled(world, event, hook),
+                Some(_) => false,
+            };
             finding.look(holds, || {
                 let state = delivery.map_or("no delivery", |row| row.state.as_str());
                 format!(
@@ -127,6 +138,14 @@ fn no_loss(world: &World<'_>) -> Finding {
         }
     }
     finding
+}
+
+/// Whether the webhook was disabled or deleted at the event's time or later: what it is owed then
+/// is cancelled, or never made.
+fn may_be_cancelled(world: &World<'_>, event: &Published, hook: &Hook) -> bool {
+    world.halts_of(hook).any(|halt| {
+        halt.kind != HaltKind::Paused && halt.over.is_none_or(|over| over >= event.started)
+    })
 }
 
 fn nothing_unexpected(world: &World<'_>) -> Finding {
@@ -228,7 +247,8 @@ fn kills_around(world: &World<'_>, seen: &[&Received]) -> usize {
     let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
         return 0;
     };
-    let around = first..=last.saturating_add(CUT_OFF_MICROS);
+    // What the victim had written already may be read after its death.
+    let around = first.saturating_sub(TRAVEL_MICROS)..=last.saturating_add(CUT_OFF_MICROS);
     world
         .evidence
         .dispatcher_kills
@@ -237,17 +257,83 @@ fn kills_around(world: &World<'_>, seen: &[&Received]) -> usize {
         .count()
 }
 
+/// Both sides are asked: the log knows when a request started, the receiver knows of requests that
+/// nobody logged.
+fn stop_means_stop(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new(
+        "I5",
+        "no request starts later than 2 s after a pause, disabling or deletion was answered",
+    );
+    let mut requests: HashMap<&str, Vec<i64>> = HashMap::new();
+    for request in &world.evidence.received {
+        requests.entry(&request.path).or_default().push(request.at);
+    }
+    let mut starts: HashMap<Uuid, Vec<i64>> = HashMap::new();
+    for row in &world.evidence.deliveries {
+        let started = world.attempts_of(row).iter().map(|attempt| attempt.started);
+        starts.entry(row.webhook).or_default().extend(started);
+    }
+    for halt in &world.evidence.halts {
+        let Some(answered) = halt.answered else {
+            continue;
+        };
+        let (from, until) = (
+            answered + HALT_GRACE_MICROS,
+            halt.lifted.unwrap_or(i64::MAX),
+        );
+        if until <= from {
+            continue;
+        }
+        let path = world
+            .hooks
+            .get(&halt.webhook)
+            .map(|hook| hook.path.as_str());
+        let seen = path.and_then(|path| requests.get(path));
+        let seen = first_between(seen, from.saturating_add(TRAVEL_MICROS), until);
+        let logged = first_between(starts.get(&halt.webhook), from, until);
+        finding.look(path.is_some() && seen.or(logged).is_none(), || {
+            format!(
+                "webhook {} was {} at {answered}: request at the receiver {seen:?}, attempt in the log {logged:?}",
+                path.unwrap_or("nobody knows"),
+                halt.kind.as_str()
+            )
+        });
+    }
+    finding
+}
+
+/// The first time after `from` and before `until`.
+fn first_between(times: Option<&Vec<i64>>, from: i64, until: i64) -> Option<i64> {
+    let times = times.into_iter().flatten().copied();
+    times.filter(|at| (from + 1..until).contains(at)).min()
+}
+
+/// What the log makes of a webhook, or what its row says.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    success: u64,
+    failure: u64,
+    last_sent: Option<i64>,
+    last_delivered: Option<i64>,
+}
+
 fn counters(world: &World<'_>) -> Finding {
-    let mut finding = Finding::new("I6", "counters equal the log");
-    let mut by_hook: HashMap<Uuid, (u64, u64, Option<i64>)> = HashMap::new();
+    let mut finding = Finding::new(
+        "I6",
+        "counters, lastSentAt and lastDeliveredAt equal the log",
+    );
+    let mut by_hook: HashMap<Uuid, Totals> = HashMap::new();
     for row in &world.evidence.deliveries {
         let attempts = world.attempts_of(row);
         let of_hook = by_hook.entry(row.webhook).or_default();
-        of_hook.0 += u64::from(row.state == DeliveryState::Delivered);
-        of_hook.1 += u64::from(row.state == DeliveryState::Failed);
-        of_hook.2 = of_hook
-            .2
-            .max(attempts.iter().map(|attempt| attempt.started).max());
+        of_hook.success += u64::from(row.state == DeliveryState::Delivered);
+        of_hook.failure += u64::from(row.state == DeliveryState::Failed);
+        for attempt in attempts {
+            of_hook.last_sent = of_hook.last_sent.max(Some(attempt.started));
+            if attempt.class.is_empty() {
+                of_hook.last_delivered = of_hook.last_delivered.max(Some(attempt.started));
+            }
+        }
         let highest = attempts
             .iter()
             .map(|attempt| attempt.number)
@@ -267,12 +353,15 @@ fn counters(world: &World<'_>) -> Finding {
             .counters
             .iter()
             .find(|row| row.webhook == hook.id);
-        let shown = row
-            .map(|row| (row.success, row.failure, row.last_sent))
-            .unwrap_or_default();
+        let shown = row.map_or_else(Totals::default, |row| Totals {
+            success: row.success,
+            failure: row.failure,
+            last_sent: row.last_sent,
+            last_delivered: row.last_delivered,
+        });
         finding.look(shown == log, || {
             format!(
-                "webhook {}: (success, failure, last sent) are {shown:?}, the log says {log:?}",
+                "webhook {}: its row says {shown:?}, the log says {log:?}",
                 hook.path
             )
         });
@@ -336,8 +425,14 @@ fn same_bytes(world: &World<'_>) -> Finding {
         let first = *bodies
             .entry(&request.message_id)
             .or_insert(request.body_hash);
+        // A webhook whose creation was not answered yet has a secret that the receiver cannot know.
+        let too_early = request.verified.is_none()
+            && world
+                .paths
+                .get(request.path.as_str())
+                .is_some_and(|hook| request.at <= hook.created);
         finding.look(
-            first == request.body_hash && request.verified == Some(true),
+            first == request.body_hash && (request.verified == Some(true) || too_early),
             || {
                 let bytes = if first == request.body_hash {
                     ""

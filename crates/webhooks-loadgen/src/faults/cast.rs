@@ -1,11 +1,15 @@
 //! Who takes part: webhooks of every kind, and a publisher at every door.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::turns::Scene;
 use crate::{
     check::Hook,
     ledger::Ledger,
@@ -93,6 +97,17 @@ impl Cast {
         let other = self.subject(&self.second, &[Uuid::new_v4()]);
         publishers.start(stack.door(Door::Grpc, &self.second), other, folder, stop)?;
         Ok(publishers)
+    }
+
+    /// What writers of webhooks need: the first workspace, and one of its links.
+    pub(super) fn scene(&self, receiver: &Arc<Receiver>, ledger: Ledger, seed: u64) -> Arc<Scene> {
+        Arc::new(Scene {
+            receiver: Arc::clone(receiver),
+            workspace: self.first.clone(),
+            link: self.links[0],
+            ledger,
+            seed,
+        })
     }
 
     fn subject(&self, workspace: &Workspace, links: &[Uuid]) -> Subject {

@@ -2,7 +2,8 @@
 //! are held against Postgres.
 //!
 //! Two dispatchers and one of everything else; a publisher at each of the three doors; webhooks that
-//! are workspace-wide, bound to a link, deaf to what is published (they must get nothing) and flaky.
+//! are workspace-wide, bound to a link, deaf to what is published (they must get nothing) and flaky;
+//! and writers that make, pause, disable and delete webhooks meanwhile.
 //! SIGKILL falls on services, nats-server and PostgreSQL, with the time between kills, the victim and
 //! the time until its restart drawn from a seed; kills overlap. Whatever ends by itself meanwhile is
 //! started again, as an orchestrator would, and counted. After the last kill everything is healed;
@@ -15,11 +16,13 @@ mod cast;
 mod plan;
 mod quiet;
 mod record;
+mod turns;
 
 use std::{
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,10 +34,12 @@ pub use self::quiet::quiet;
 use self::{
     cast::{Cast, Publishers},
     plan::Fault,
+    turns::{Turns, Writers},
 };
 use crate::{
-    check::{self, Evidence, Report},
-    ledger, now_micros,
+    check::{self, Evidence, HaltKind, Report},
+    ledger::{self, Ledger},
+    now_micros,
     publish::{Door, Tally},
     receiver::{Receiver, ReceiverOptions},
     stack::{Part, Stack, StackOptions},
@@ -85,6 +90,10 @@ pub struct FaultOutcome {
     pub deaths: BTreeMap<Part, u32>,
     /// What publishers were told.
     pub tallies: Vec<(Door, Tally)>,
+    /// Webhooks that were made meanwhile.
+    pub made: usize,
+    /// Halts that were asked for, by kind.
+    pub halts: BTreeMap<HaltKind, u32>,
     /// From the last restart until nothing was under way.
     pub quiet_after: Option<Duration>,
     /// Messages in work queues that were acknowledged and stand there nevertheless.
@@ -123,7 +132,11 @@ impl fmt::Display for FaultOutcome {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        writeln!(f, "killed: {}", list(&self.kills))?;
+        write!(f, "webhooks meanwhile: {} made", self.made)?;
+        for (kind, count) in &self.halts {
+            write!(f, ", {count} {}", kind.as_str())?;
+        }
+        writeln!(f, "\nkilled: {}", list(&self.kills))?;
         if !self.deaths.is_empty() {
             writeln!(
                 f,
@@ -210,10 +223,14 @@ async fn run_in(
         seed: options.seed,
         ..ReceiverOptions::default()
     };
-    let receiver = Receiver::start(receiver).await?;
+    let receiver = Arc::new(Receiver::start(receiver).await?);
     let cast = Cast::make(&stack, &receiver).await?;
     let stop = CancellationToken::new();
     let publishers = cast.publish(&stack, folder, &stop)?;
+    let ledger = Ledger::open(&folder.join("turns"))?;
+    let scene = cast.scene(&receiver, ledger, options.seed);
+    let writers = Writers::start(&scene, || stack.api(&scene.workspace), &stop)?;
+    drop(scene);
     note("publishing".to_owned());
     tokio::time::sleep(CALM).await;
 
@@ -225,6 +242,7 @@ async fn run_in(
     note("healed".to_owned());
     tokio::time::sleep(CALM).await;
     stop.cancel();
+    let Turns { hooks, halts } = writers.finish().await?;
     let (tallies, published) = finish(publishers).await?;
     let healed = Instant::now();
     let (quiet_after, leftovers) = match quiet(&stack, QUIET_LIMIT).await {
@@ -234,11 +252,18 @@ async fn run_in(
             (None, 0)
         }
     };
+    let receiver = Arc::into_inner(receiver).context("a writer still holds the receiver")?;
     receiver.stop().await?;
+    let made = hooks.len();
+    let mut kinds = BTreeMap::new();
+    for halt in &halts {
+        *kinds.entry(halt.kind).or_default() += 1;
+    }
     let evidence = Evidence {
         published,
         received: ledger::read(&received)?,
-        hooks: cast.hooks,
+        hooks: cast.hooks.into_iter().chain(hooks).collect(),
+        halts,
         deliveries: record::deliveries(&stack).await?,
         attempts: record::attempts(&stack).await?,
         counters: record::counters(&stack).await?,
@@ -253,6 +278,8 @@ async fn run_in(
         kills: kills.ordered,
         deaths: kills.unordered,
         tallies,
+        made,
+        halts: kinds,
         quiet_after,
         leftovers,
         folder: None,

@@ -49,18 +49,20 @@ pub(super) async fn counters(stack: &Stack) -> anyhow::Result<Vec<CounterRow>> {
     let columns = concat!(
         "SELECT webhook_id, success_count, failure_count, ",
         micros!("last_sent_at"),
+        ", ",
+        micros!("last_delivered_at"),
         " FROM webhook_stats"
     );
+    let time = |text: &str| (!text.is_empty()).then(|| text.parse()).transpose();
     rows(
         &stack.sql(columns).await?,
-        |[webhook, success, failure, last_sent]| {
+        |[webhook, success, failure, sent, delivered]| {
             Ok(CounterRow {
                 webhook: webhook.parse()?,
                 success: success.parse()?,
                 failure: failure.parse()?,
-                last_sent: (!last_sent.is_empty())
-                    .then(|| last_sent.parse())
-                    .transpose()?,
+                last_sent: time(sent)?,
+                last_delivered: time(delivered)?,
             })
         },
     )

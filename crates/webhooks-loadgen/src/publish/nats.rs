@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, HeaderMap, Request, jetstream::response::Response};
+use async_nats::{
+    Client, ConnectOptions, HeaderMap, Request, ServerAddr, jetstream::response::Response,
+};
 use futures::future::join_all;
 use serde::Deserialize;
 use webhooks_bus::subjects::{self, headers};
@@ -25,7 +27,15 @@ struct Ack {
 
 impl NatsDoor {
     pub(super) async fn connect(url: &str) -> anyhow::Result<Self> {
-        let client = ConnectOptions::new()
+        // The client reads no name and password from an address by itself.
+        let address: ServerAddr = url.parse()?;
+        let options = match (address.username(), address.password()) {
+            (Some(user), Some(password)) => {
+                ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+            }
+            _ => ConnectOptions::new(),
+        };
+        let client = options
             .name("webhooks-loadgen")
             .retry_on_initial_connect()
             .request_timeout(Some(ACK_LIMIT))

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use http::{HeaderMap, Method, header};
 use tokio::process::Command;
 use uuid::Uuid;
-use webhooks_bus::{Bus, BusSettings};
+use webhooks_bus::{Bus, BusSettings, permissions::Role};
 use webhooks_devstack::wait_until;
-use webhooks_runtime::Settings as _;
+use webhooks_runtime::{Secret, Settings as _};
 
-use super::{Api, DATABASE, READY_LIMIT, Stack, Workspace};
+use super::{Api, DATABASE, READY_LIMIT, Stack, StackOptions, Workspace};
 use crate::{
     client::HttpClient,
     publish::{Door, Target},
@@ -25,10 +25,17 @@ impl Stack {
     /// # Errors
     /// A command fails, or ingest does not learn of the token.
     pub async fn workspace(&self, name: &str) -> anyhow::Result<Workspace> {
+        let free = {
+            let mut free = self.free_workspaces.lock();
+            let free = free.as_mut().map_err(|_| anyhow!("a test has panicked"))?;
+            free.pop().context("this stack has no more workspaces")?
+        };
         let id = self
             .operate(&[
                 "workspace",
                 "create",
+                "--id",
+                &free.to_string(),
                 "--name",
                 name,
                 "--plan",
@@ -81,6 +88,7 @@ impl Stack {
         command
             .args(arguments)
             .env("WEBHOOKS_NATS_URL", self.nats.url())
+            .envs([self.seed_setting(Role::Operator)?])
             .env("WEBHOOKS_DATABASE_URL", self.database_url())
             .envs(
                 self.options
@@ -108,19 +116,30 @@ impl Stack {
     /// # Errors
     /// The token cannot stand in a header.
     pub fn api(&self, workspace: &Workspace) -> anyhow::Result<Api> {
-        Api::new(
-            &format!("http://127.0.0.1:{}", self.addresses.api),
-            &workspace.token,
-        )
+        Api::new(&self.api_url(), &workspace.token)
+    }
+
+    /// Where the REST API is.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.addresses.api)
     }
 
     /// A door for a workspace's publisher.
+    ///
+    /// # Panics
+    /// The folder of the stack was removed.
     #[must_use]
     pub fn door(&self, door: Door, workspace: &Workspace) -> Target {
         let url = match door {
             Door::Http => self.ingest_url(),
             Door::Grpc => format!("http://127.0.0.1:{}", self.addresses.ingest_grpc),
-            Door::Nats => self.nats.url(),
+            Door::Nats => {
+                let login = self.identities.publisher(workspace.id);
+                let (user, password) = login.expect("written when the stack was started");
+                let login = format!("://{user}:{password}@");
+                self.nats.url().replacen("://", &login, 1)
+            }
         };
         Target {
             door,
@@ -134,12 +153,12 @@ impl Stack {
     /// # Errors
     /// It cannot be used.
     pub async fn bus(&self) -> anyhow::Result<Bus> {
-        let mut env = webhooks_runtime::Env::from_vars(self.options.settings.iter().cloned());
+        let seed = std::fs::read_to_string(self.identities.seed_file(Role::Operator)?)?;
         let settings = BusSettings {
             url: self.nats.url(),
-            ..BusSettings::read(&mut env)
+            nkey_seed: Some(Secret::new(seed)),
+            ..bus_settings(&self.options)?
         };
-        env.finish()?;
         Ok(Bus::connect(settings, "webhooks-loadgen").await?)
     }
 
@@ -158,4 +177,12 @@ impl Stack {
     pub(super) fn database_url(&self) -> String {
         self.postgres.url(DATABASE)
     }
+}
+
+/// The settings of the bus that every process of a stack has.
+pub(super) fn bus_settings(options: &StackOptions) -> anyhow::Result<BusSettings> {
+    let mut env = webhooks_runtime::Env::from_vars(options.settings.iter().cloned());
+    let settings = BusSettings::read(&mut env);
+    env.finish()?;
+    Ok(settings)
 }

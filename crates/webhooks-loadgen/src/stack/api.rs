@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use webhooks_domain::signing::SigningKey;
 
-use crate::client::HttpClient;
+use crate::client::{Answer, HttpClient};
 
 /// A caller with a workspace's token. One connection, one call at a time.
 #[derive(Debug)]
@@ -62,12 +62,7 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let answer = self
-            .client
-            .send(method.clone(), path, &self.headers, bytes)
-            .await;
-        let answer = answer.with_context(|| format!("{method} {path}"))?;
+        let answer = self.ask(method.clone(), path, body).await?;
         if answer.status != 200 {
             bail!(
                 "{method} {path} was answered {}: {}",
@@ -77,6 +72,21 @@ impl Api {
         }
         serde_json::from_slice(&answer.body)
             .with_context(|| format!("the answer to {method} {path}"))
+    }
+
+    /// A call that may be answered with anything.
+    ///
+    /// # Errors
+    /// No answer: whether it was done is unknown.
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let answer = self.client.send(method.clone(), path, &self.headers, bytes);
+        answer.await.with_context(|| format!("{method} {path}"))
     }
 
     /// `GET` of a path.
@@ -92,18 +102,37 @@ impl Api {
     /// # Errors
     /// As [`call`](Self::call), or the answer is not what the contract says.
     pub async fn create_webhook(&mut self, new: &NewWebhook) -> anyhow::Result<MadeWebhook> {
+        let body = new.body();
+        let answer = self.call(Method::POST, "/v1/webhooks", Some(&body)).await?;
+        MadeWebhook::read(&answer)
+    }
+}
+
+impl NewWebhook {
+    /// The body of the call that makes it.
+    #[must_use]
+    pub fn body(&self) -> Value {
         let mut body =
-            json!({ "name": new.name, "endpointUrl": new.endpoint_url, "linkIds": new.links });
-        if let Some(triggers) = &new.triggers {
+            json!({ "name": self.name, "endpointUrl": self.endpoint_url, "linkIds": self.links });
+        if let Some(triggers) = &self.triggers {
             body["triggers"] = json!(triggers);
         }
-        let answer = self.call(Method::POST, "/v1/webhooks", Some(&body)).await?;
+        body
+    }
+}
+
+impl MadeWebhook {
+    /// Reads the answer to its creation.
+    ///
+    /// # Errors
+    /// It is not what the contract says.
+    pub fn read(answer: &Value) -> anyhow::Result<Self> {
         let text = |name: &str| {
             answer["webhook"][name]
                 .as_str()
                 .with_context(|| format!("a webhook without {name}: {answer}"))
         };
-        Ok(MadeWebhook {
+        Ok(Self {
             id: text("id")?.parse()?,
             key: SigningKey::parse(text("secret")?)?,
         })

@@ -15,14 +15,16 @@ mod usage;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use uuid::Uuid;
+use webhooks_bus::{Identities, permissions::Role};
 use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port};
 
-use self::service::Service;
+use self::{access::bus_settings, service::Service};
 pub use self::{
     api::{Api, MadeWebhook, NewWebhook},
     part::Part,
@@ -33,6 +35,9 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The database's name.
 const DATABASE: &str = "webhooks";
+
+/// The role that the services are to it.
+const APP_ROLE: &str = "webhooks_app";
 
 /// Signing secrets of a stack are sealed with this: 32 zero bytes. It guards nothing.
 const ENCRYPTION_KEYS: &str = "loadgen:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -95,7 +100,15 @@ pub struct Stack {
     pub postgres: Postgres,
     services: BTreeMap<Part, Service>,
     addresses: Addresses,
+    /// As the services see the database: what they may not do there, they cannot.
+    app_database_url: String,
+    identities: Identities,
+    /// Workspaces whose publishers nats-server knows and that are not made yet.
+    free_workspaces: Mutex<Vec<Uuid>>,
 }
+
+/// Workspaces a stack may have: nats-server learns their publishers when it starts.
+const WORKSPACES: usize = 64;
 
 /// Addresses that last as long as the stack.
 #[derive(Debug, Clone)]
@@ -119,10 +132,17 @@ impl Stack {
         );
         std::fs::create_dir_all(&options.folder)
             .with_context(|| format!("cannot create {}", options.folder.display()))?;
-        let nats = NatsServer::builder(options.folder.join("nats")).sync_interval(options.sync);
+        // Every process is a user of its own, as in production.
+        let identities = Identities::open(options.folder.join("identities"))?;
+        let free_workspaces: Vec<Uuid> = (0..WORKSPACES).map(|_| Uuid::new_v4()).collect();
+        let shards = bus_settings(&options)?.shards();
+        let nats = NatsServer::builder(options.folder.join("nats"))
+            .sync_interval(options.sync)
+            .extra_config(identities.server_config(&free_workspaces, shards)?);
         let postgres = Postgres::builder(options.folder.join("postgres"));
         let (nats, postgres) = tokio::try_join!(nats.start(), postgres.start())?;
         postgres.ensure_database(DATABASE).await?;
+        let app_database_url = postgres.ensure_role(APP_ROLE, DATABASE).await?;
         let addresses = Addresses {
             api: free_port()?,
             grpc: free_port()?,
@@ -135,9 +155,12 @@ impl Stack {
             postgres,
             services: BTreeMap::new(),
             addresses,
+            app_database_url,
+            identities,
+            free_workspaces: Mutex::new(free_workspaces),
         };
         stack
-            .operate(&["migrate"])
+            .operate(&["migrate", "--app-role", APP_ROLE])
             .await
             .context("`webhooks migrate` failed")?;
         let dispatchers = (1..=stack.options.dispatchers).map(Part::Dispatcher);
@@ -164,6 +187,10 @@ impl Stack {
         let mut settings: Vec<(String, String)> = vec![
             ("WEBHOOKS_ADMIN_ADDR".to_owned(), loopback(admin)),
             ("WEBHOOKS_NATS_URL".to_owned(), self.nats.url()),
+            self.seed_setting(
+                part.role()
+                    .with_context(|| format!("{part} is no service"))?,
+            )?,
             (
                 "WEBHOOKS_ENCRYPTION_KEYS".to_owned(),
                 ENCRYPTION_KEYS.to_owned(),
@@ -182,7 +209,7 @@ impl Stack {
         let mut own = |name: &str, value: String| settings.push((name.to_owned(), value));
         match part {
             Part::Management => {
-                own("WEBHOOKS_DATABASE_URL", self.database_url());
+                own("WEBHOOKS_DATABASE_URL", self.app_database_url.clone());
                 own("WEBHOOKS_API_ADDR", loopback(self.addresses.api));
                 own("WEBHOOKS_GRPC_ADDR", loopback(self.addresses.grpc));
             }
@@ -324,6 +351,15 @@ impl Stack {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.options.folder
+    }
+
+    /// The variable that makes a process this user of NATS.
+    fn seed_setting(&self, role: Role) -> anyhow::Result<(String, String)> {
+        let file = self.identities.seed_file(role)?;
+        Ok((
+            "WEBHOOKS_NATS_NKEY_SEED_FILE".to_owned(),
+            file.display().to_string(),
+        ))
     }
 
     fn service(&self, part: Part) -> anyhow::Result<&Service> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use webhooks_bus::permissions::Role;
+
 /// A process of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
@@ -29,6 +31,17 @@ impl Part {
             Self::Management => "webhooks-management",
             Self::Nats => "nats-server",
             Self::Postgres => "postgres",
+        }
+    }
+
+    /// Who the service is to NATS.
+    pub(super) fn role(self) -> Option<Role> {
+        match self {
+            Self::Ingest => Some(Role::Ingest),
+            Self::Fanout => Some(Role::Fanout),
+            Self::Dispatcher(_) => Some(Role::Dispatcher),
+            Self::Management => Some(Role::Management),
+            Self::Nats | Self::Postgres => None,
         }
     }
 

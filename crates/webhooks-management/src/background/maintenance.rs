@@ -20,6 +20,8 @@ pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Re
         let made = around.store.ensure_partitions(today, AHEAD_DAYS).await?;
         let oldest = Day::of_micros(now.saturating_sub(i64::from(retention_days) * DAY_MICROS));
         let dropped = around.store.drop_partitions_older_than(oldest).await?;
+        let news = now.saturating_sub(NEWS_DAYS * DAY_MICROS);
+        around.store.forget_health_news(news).await?;
         let purged = around.store.purge_idempotent(now).await?;
         tracing::info!(made, dropped, purged, "history.maintained");
         if pause(&around, EVERY).await {
@@ -27,5 +29,9 @@ pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Re
         }
     }
 }
+
+/// How long mails that went out, and events that were acted on, are remembered: longer than stream
+/// OPS keeps them.
+const NEWS_DAYS: i64 = 30;
 
 const DAY_MICROS: i64 = 86_400_000_000;

@@ -7,8 +7,12 @@
 //! blocks what comes after it.
 
 mod consume;
+mod expiry;
+mod health;
+mod jobs;
 mod maintenance;
 mod reconcile;
+mod repair;
 mod reports;
 mod stats;
 mod verdicts;
@@ -21,17 +25,25 @@ use webhooks_domain::clock::Clock;
 use webhooks_runtime::{Backoff, Context, Readiness, error_chain};
 use webhooks_store::Store;
 
+use crate::service::TailHub;
+
+use crate::mail::Mailer;
+
 pub(crate) use reports::{ReportBatcher, ReportError};
 
 /// What the tasks work with.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) store: Store,
+    pub(crate) tail: TailHub,
     pub(crate) bus: Bus,
     pub(crate) writer: ConfigWriter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) mailer: Mailer,
+    /// Where customers see their webhooks.
+    pub(crate) dashboard: Option<String>,
 }
 
 /// How often readiness looks at Postgres and NATS.
@@ -52,6 +64,11 @@ pub(crate) fn start(ctx: &Context, around: &Surroundings, retention_days: u32) {
     spawn("spool", |around| Box::pin(reports::drain_spool(around)));
     spawn("stats", |around| Box::pin(stats::run(around)));
     spawn("reconcile", |around| Box::pin(reconcile::run(around)));
+    spawn("expiry", |around| Box::pin(expiry::run(around)));
+    spawn("jobs", |around| Box::pin(jobs::run(around)));
+    spawn("health_mirror", |around| Box::pin(health::mirror(around)));
+    spawn("mails", |around| Box::pin(health::mails(around)));
+    spawn("repair", |around| Box::pin(repair::run(around)));
     let around = around.clone();
     ctx.tasks
         .spawn_restarting("maintenance", Backoff::CONNECT, move || {

@@ -19,7 +19,7 @@ use super::{
     Surroundings,
     consume::{BATCH, Source, Taken},
 };
-use crate::model::report_record;
+use crate::{model::report_record, service::TailHub};
 
 const SPOOL: Source = Source {
     stream: names::REPORTS,
@@ -48,10 +48,12 @@ pub(super) async fn drain_spool(around: Surroundings) -> anyhow::Result<()> {
                 Err(detail) => SPOOL.bury(&around, &message, "undecodable", &detail).await,
             }
         }
-        let store = &around.store;
+        let (store, tail) = (&around.store, &around.tail);
         if !SPOOL
             .commit(&around, batch, |records| async move {
-                store.record_reports(&records).await
+                store.record_reports(&records).await?;
+                tail.told(&records);
+                Ok(())
             })
             .await
         {
@@ -86,13 +88,14 @@ impl ReportBatcher {
     /// The batcher, and the loop that has to be run for it.
     pub(crate) fn new(
         store: Store,
+        tail: TailHub,
         stop: CancellationToken,
     ) -> (
         Self,
         impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         let (calls, queue) = mpsc::channel(WAITING_CALLS);
-        (Self { calls }, work(store, queue, stop))
+        (Self { calls }, work(store, tail, queue, stop))
     }
 
     /// Stores reports (at most [`MAX_REPORTS`]); answers after the commit.
@@ -109,6 +112,7 @@ impl ReportBatcher {
 
 async fn work(
     store: Store,
+    tail: TailHub,
     mut queue: mpsc::Receiver<Call>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -132,11 +136,11 @@ async fn work(
             count += call.records.len();
             calls.push(call);
         }
-        commit(&store, calls).await;
+        commit(&store, &tail, calls).await;
     }
 }
 
-async fn commit(store: &Store, calls: Vec<Call>) {
+async fn commit(store: &Store, tail: &TailHub, calls: Vec<Call>) {
     let records: Vec<ReportRecord> = calls
         .iter()
         .flat_map(|call| call.records.iter().cloned())
@@ -144,12 +148,19 @@ async fn commit(store: &Store, calls: Vec<Call>) {
     metrics::histogram!("webhooks_report_batch")
         .record(f64::from(u32::try_from(records.len()).unwrap_or(u32::MAX)));
     let together = store.record_reports(&records).await;
+    if together.is_ok() {
+        tail.told(&records);
+    }
     let alone = calls.len() > 1 && together.as_ref().is_err_and(|error| !error.is_retryable());
     let shared = Arc::new(outcome(together));
     for call in calls {
         let result = if alone {
             // Somebody's record is refused; find out whose, and let the others through.
-            outcome(store.record_reports(&call.records).await)
+            let stored = store.record_reports(&call.records).await;
+            if stored.is_ok() {
+                tail.told(&call.records);
+            }
+            outcome(stored)
         } else {
             (*shared).clone()
         };

@@ -1,5 +1,7 @@
 //! Rows as gRPC's messages, and its requests as drafts.
 
+mod options;
+
 use prost_types::Timestamp;
 use webhooks_domain::{
     endpoint::outcome::{FailureClass, Outcome},
@@ -7,17 +9,21 @@ use webhooks_domain::{
     webhook::WebhookSource,
 };
 use webhooks_proto::v1;
+use webhooks_runtime::Secret;
 use webhooks_store::{AttemptRow, DeliveryRow, WebhookRow};
 
 use crate::{
     draft::Draft,
+    extras::Shown,
     model::wire_state,
-    view::updated_at,
+    service::{RotationDraft, SecretSummary},
+    view::{signatures, updated_at},
     words::{ShownStatus, source_word},
 };
 
 /// A webhook.
 pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
+    let extras = Shown::read(&row.extras.shown);
     v1::Webhook {
         id: row.id.to_string(),
         workspace_id: row.workspace_id.to_string(),
@@ -40,7 +46,36 @@ pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
         failure_count: row.failure_count,
         revision: row.revision,
         profile: row.profile.clone(),
+        description: row.options.description.clone(),
+        labels: row.options.labels.clone(),
+        event_actions: row.options.event_actions.clone(),
+        retry_policy: Some(options::retry(row.options.retry)),
+        rate_limit: row.options.rate.map(options::rate),
+        max_in_flight: row.options.max_in_flight.unwrap_or(0),
+        ordering: options::ordering(row.options.ordering).into(),
+        headers: options::headers(&extras),
+        auth: extras.auth.as_ref().map(options::auth),
+        signatures: owned(signatures(row)),
+        public_key: row
+            .asymmetric
+            .as_ref()
+            .map_or_else(String::new, |key| key.public_key.clone()),
     }
+}
+
+/// A signing secret, without the secret.
+pub(super) fn secret(secret: &SecretSummary) -> v1::WebhookSecret {
+    v1::WebhookSecret {
+        version: i32::try_from(secret.version).unwrap_or(i32::MAX),
+        created_at: Some(timestamp(secret.created_at)),
+        expires_at: secret.expires_at.map(timestamp),
+        active: secret.active,
+        masked: secret.masked.clone(),
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 /// A webhook that is to be made.
@@ -56,6 +91,18 @@ pub(super) fn draft_of_creation(request: &v1::CreateWebhookRequest) -> Draft {
             .map(|triggers| triggers.kinds.clone()),
         source: Some(written_source(request.source)),
         profile: given(&request.profile),
+        description: given(&request.description),
+        labels: Some(options::labels(request.labels.clone())),
+        event_actions: Some(request.event_actions.clone()),
+        status: (request.status != 0).then(|| written_status(request.status)),
+        retry: request.retry_policy.as_ref().map(options::retry_draft),
+        rate: request.rate_limit.as_ref().map(options::rate_draft),
+        max_in_flight: options::in_flight(Some(request.max_in_flight)),
+        ordering: options::written_ordering(Some(request.ordering)),
+        headers: Some(options::header_drafts(request.headers.clone())),
+        auth: request.auth.clone().map(options::auth_draft),
+        secret: given(&request.secret).map(Secret::new),
+        signatures: Some(request.signatures.clone()).filter(|words| !words.is_empty()),
         ..Draft::default()
     }
 }
@@ -70,6 +117,31 @@ pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
         status: request.status.map(written_status),
         source: request.source.map(written_source),
         profile: request.profile,
+        description: request.description,
+        labels: request.labels.map(|map| options::labels(map.labels)),
+        event_actions: request.event_actions.map(|list| list.event_actions),
+        retry: request.retry_policy.as_ref().map(options::retry_draft),
+        rate: request.rate_limit.as_ref().map(options::rate_draft),
+        max_in_flight: options::in_flight(request.max_in_flight),
+        ordering: options::written_ordering(request.ordering),
+        headers: request
+            .headers
+            .map(|list| options::header_drafts(list.headers)),
+        auth: request.auth.map(options::auth_draft),
+        secret: None,
+        signatures: request.signatures.map(|list| list.signatures),
+        held: options::written_held(request.held_deliveries),
+        problems: Vec::new(),
+    }
+}
+
+/// A rotation.
+pub(super) fn rotation(request: &v1::RotateWebhookSecretRequest) -> RotationDraft {
+    RotationDraft {
+        overlap_seconds: request.overlap_seconds.map(i64::from),
+        secret: Some(request.secret.clone())
+            .filter(|text| !text.is_empty())
+            .map(Secret::new),
         problems: Vec::new(),
     }
 }
@@ -121,6 +193,7 @@ pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
         last_status_code: row.last_status_code.map_or(0, i32::from),
         last_error_class: class(row.last_error_class).into(),
         last_error_reason: row.last_error_reason.clone().unwrap_or_default(),
+        replay_of: row.replay_of.map_or_else(String::new, |id| id.to_string()),
     }
 }
 
@@ -167,7 +240,7 @@ fn outcome(outcome: Outcome) -> v1::Outcome {
     v1::Outcome::from_str_name(&format!("OUTCOME_{}", outcome.as_str())).unwrap_or_default()
 }
 
-fn class(class: Option<FailureClass>) -> v1::FailureClass {
+pub(super) fn class(class: Option<FailureClass>) -> v1::FailureClass {
     match class {
         None => v1::FailureClass::Unspecified,
         Some(FailureClass::Temporary) => v1::FailureClass::Temporary,
@@ -176,7 +249,7 @@ fn class(class: Option<FailureClass>) -> v1::FailureClass {
     }
 }
 
-fn timestamp(micros: i64) -> Timestamp {
+pub(super) fn timestamp(micros: i64) -> Timestamp {
     let nanos = micros.rem_euclid(1_000_000) * 1_000;
     Timestamp {
         seconds: micros.div_euclid(1_000_000),

@@ -1,14 +1,26 @@
 //! `DeliveryService`.
 
-use tonic::{Request, Response, Status, async_trait};
+use futures::{StreamExt as _, stream, stream::BoxStream};
+use prost::Message as _;
+use prost_types::Timestamp;
+use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
 use webhooks_proto::v1::{self, delivery_service_server::DeliveryService};
+use webhooks_store::{DeliveryRow, JobRow};
 
-use super::{Grpc, convert, webhook_id};
+use super::{Grpc, convert, operations::job_message, webhook_id, webhooks::once_of};
 use crate::{
     error::{ManagementError, Violation, parse_id},
     model::delivery_state,
     page::page_size_of,
-    rest::READ,
+    rest::{READ, WRITE},
+    service::{Answer, DeliveryQuery, HistoryFace, Prepared, Tailed},
+};
+
+/// How this face puts the answers that are kept; see the webhooks' face for refusals.
+pub(super) const FACE: HistoryFace = HistoryFace {
+    delivery: encode_delivery,
+    job: encode_job,
+    refuse: None,
 };
 
 #[async_trait]
@@ -22,29 +34,17 @@ impl DeliveryService for Grpc {
             READ,
             request,
             |caller, request| async move {
-                let webhook = webhook_id(&request.webhook_id)?;
-                let state = v1::DeliveryState::try_from(request.state).map_err(|_| {
-                    ManagementError::Invalid(vec![Violation::new(
-                        "state",
-                        "unknown_value",
-                        "is no state",
-                    )])
-                })?;
                 let size = page_size_of(request.page_size)?;
-                let page = self
+                let token = request.page_token.clone();
+                let found = self
                     .management
-                    .list_deliveries(
-                        &caller,
-                        webhook,
-                        delivery_state(state),
-                        size,
-                        &request.page_token,
-                    )
+                    .search_deliveries(&caller, None, query_of(request), size, &token)
                     .await?;
                 Ok(Response::new(v1::ListDeliveriesResponse {
-                    deliveries: page.rows.iter().map(convert::delivery).collect(),
-                    next_page_token: page.next.unwrap_or_default(),
-                    total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
+                    deliveries: found.page.rows.iter().map(convert::delivery).collect(),
+                    next_page_token: found.page.next.unwrap_or_default(),
+                    total_count: i64::try_from(found.page.total).unwrap_or(i64::MAX),
+                    total_count_is_lower_bound: found.total_is_lower_bound,
                 }))
             },
         )
@@ -56,7 +56,7 @@ impl DeliveryService for Grpc {
         request: Request<v1::GetDeliveryRequest>,
     ) -> Result<Response<v1::GetDeliveryResponse>, Status> {
         self.call("GetDelivery", READ, request, |caller, request| async move {
-            let id = parse_id(&request.id).ok_or(ManagementError::DeliveryNotFound)?;
+            let id = delivery_id(&request.id)?;
             let (row, attempts) = self.management.get_delivery(&caller, id).await?;
             Ok(Response::new(v1::GetDeliveryResponse {
                 delivery: Some(convert::delivery(&row)),
@@ -64,5 +64,294 @@ impl DeliveryService for Grpc {
             }))
         })
         .await
+    }
+
+    async fn get_delivery_request_content(
+        &self,
+        request: Request<v1::GetDeliveryRequestContentRequest>,
+    ) -> Result<Response<v1::PreparedRequest>, Status> {
+        self.call(
+            "GetDeliveryRequestContent",
+            READ,
+            request,
+            |caller, request| async move {
+                let id = delivery_id(&request.id)?;
+                let prepared = self.management.delivery_request(&caller, id).await?;
+                Ok(Response::new(prepared_message(prepared)))
+            },
+        )
+        .await
+    }
+
+    async fn retry_delivery(
+        &self,
+        request: Request<v1::RetryDeliveryRequest>,
+    ) -> Result<Response<v1::RetryDeliveryResponse>, Status> {
+        self.call(
+            "RetryDelivery",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let once = once_of("RetryDelivery", &request.idempotency_key, &request)?;
+                let id = delivery_id(&request.id)?;
+                let answer = self
+                    .management
+                    .retry_delivery(caller, Some(id), once, FACE)
+                    .await?;
+                answered(&answer)
+            },
+        )
+        .await
+    }
+
+    async fn cancel_delivery(
+        &self,
+        request: Request<v1::CancelDeliveryRequest>,
+    ) -> Result<Response<v1::CancelDeliveryResponse>, Status> {
+        self.call(
+            "CancelDelivery",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let id = delivery_id(&request.id)?;
+                let row = self.management.cancel_delivery(&caller, id).await?;
+                Ok(Response::new(v1::CancelDeliveryResponse {
+                    delivery: Some(convert::delivery(&row)),
+                }))
+            },
+        )
+        .await
+    }
+
+    type TailDeliveriesStream = BoxStream<'static, Result<v1::TailDeliveriesResponse, Status>>;
+
+    async fn tail_deliveries(
+        &self,
+        request: Request<v1::TailDeliveriesRequest>,
+    ) -> Result<Response<Self::TailDeliveriesStream>, Status> {
+        self.call(
+            "TailDeliveries",
+            READ,
+            request,
+            |caller, request| async move {
+                let webhook = match request.webhook_id.as_str() {
+                    "" => None,
+                    id => Some(webhook_id(id)?),
+                };
+                let tail = self.management.tail(&caller, webhook).await?;
+                let reports = stream::unfold(tail, |mut tail| async move {
+                    let tailed = tail.next().await?;
+                    Some((Ok(tailed_message(&tailed)), tail))
+                });
+                Ok(Response::new(reports.boxed()))
+            },
+        )
+        .await
+    }
+
+    async fn test_webhook(
+        &self,
+        request: Request<v1::TestWebhookRequest>,
+    ) -> Result<Response<v1::TestWebhookResponse>, Status> {
+        self.call(
+            "TestWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let once = once_of("TestWebhook", &request.idempotency_key, &request)?;
+                let id = webhook_id(&request.webhook_id)?;
+                let answer = self
+                    .management
+                    .test_webhook(caller, Some(id), Some(request.event_id), once, FACE)
+                    .await?;
+                answered(&answer)
+            },
+        )
+        .await
+    }
+
+    async fn preview_webhook(
+        &self,
+        request: Request<v1::PreviewWebhookRequest>,
+    ) -> Result<Response<v1::PreparedRequest>, Status> {
+        self.call(
+            "PreviewWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let id = webhook_id(&request.webhook_id)?;
+                let prepared = self
+                    .management
+                    .preview_webhook(&caller, id, Some(request.event_id))
+                    .await?;
+                Ok(Response::new(prepared_message(prepared)))
+            },
+        )
+        .await
+    }
+
+    async fn list_samples(
+        &self,
+        request: Request<v1::ListSamplesRequest>,
+    ) -> Result<Response<v1::ListSamplesResponse>, Status> {
+        self.call("ListSamples", READ, request, |caller, request| async move {
+            let payloads = self.management.samples(&caller, &request.triggers)?;
+            Ok(Response::new(v1::ListSamplesResponse { payloads }))
+        })
+        .await
+    }
+}
+
+fn delivery_id(text: &str) -> Result<uuid::Uuid, ManagementError> {
+    parse_id(text).ok_or(ManagementError::DeliveryNotFound)
+}
+
+/// The filters as words, so that both faces are judged alike.
+fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
+    let mut problems = Vec::new();
+    let mut unknown = |field: &str| {
+        problems.push(Violation::new(field, "unknown_value", "is no value of it"));
+    };
+    let mut states = Vec::new();
+    for number in std::iter::once(request.state).chain(request.states.iter().copied()) {
+        match v1::DeliveryState::try_from(number) {
+            Ok(state) => states.extend(delivery_state(state)),
+            Err(_) => unknown("state"),
+        }
+    }
+    let class = class_word(request.class).unwrap_or_else(|| {
+        unknown("class");
+        ""
+    });
+    let trigger = match v1::Trigger::try_from(request.trigger) {
+        Ok(v1::Trigger::Unspecified) => "",
+        Ok(v1::Trigger::Event) => "EVENT",
+        Ok(v1::Trigger::Replay) => "REPLAY",
+        Ok(v1::Trigger::Test) => "TEST",
+        Err(_) => {
+            unknown("trigger");
+            ""
+        }
+    };
+    DeliveryQuery {
+        webhook_id: request.webhook_id,
+        states: states
+            .into_iter()
+            .map(|state| state.as_str().to_owned())
+            .collect(),
+        class: class.to_owned(),
+        status_code: request.status_code,
+        event_id: request.event_id,
+        link_id: request.link_id,
+        lbid: request.lbid,
+        trigger: trigger.to_owned(),
+        created_after: request.created_after.map(micros),
+        created_before: request.created_before.map(micros),
+        problems,
+    }
+}
+
+/// The word of a class; empty = none, `None` = it is no class.
+pub(super) fn class_word(number: i32) -> Option<&'static str> {
+    Some(match v1::FailureClass::try_from(number).ok()? {
+        v1::FailureClass::Unspecified => "",
+        v1::FailureClass::Temporary => "TEMPORARY",
+        v1::FailureClass::Permanent => "PERMANENT",
+        v1::FailureClass::Ours => "OURS",
+    })
+}
+
+/// A time in microseconds; what is beyond every calendar of ours is cut to its edge.
+pub(super) fn micros(at: Timestamp) -> i64 {
+    at.seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(i64::from(at.nanos) / 1_000)
+}
+
+/// The message that was kept.
+pub(super) fn answered<M: prost::Message + Default>(
+    answer: &Answer,
+) -> Result<Response<M>, ManagementError> {
+    let body = M::decode(answer.body.as_slice()).map_err(ManagementError::internal)?;
+    let mut response = Response::new(body);
+    if answer.replayed {
+        let replayed = MetadataValue::from_static("true");
+        response
+            .metadata_mut()
+            .insert("idempotent-replayed", replayed);
+    }
+    Ok(response)
+}
+
+/// Both answers with a delivery have it in the same place.
+fn encode_delivery(row: &DeliveryRow) -> Result<Vec<u8>, ManagementError> {
+    let delivery = Some(convert::delivery(row));
+    Ok(v1::RetryDeliveryResponse { delivery }.encode_to_vec())
+}
+
+fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {
+    let job = Some(job_message(row));
+    Ok(v1::CreateJobResponse { job }.encode_to_vec())
+}
+
+fn prepared_message(prepared: Prepared) -> v1::PreparedRequest {
+    v1::PreparedRequest {
+        method: Prepared::METHOD.to_owned(),
+        curl: prepared.curl(),
+        url: prepared.url,
+        headers: prepared
+            .headers
+            .into_iter()
+            .map(|(name, value)| v1::Header { name, value })
+            .collect(),
+        body: prepared.body,
+    }
+}
+
+fn tailed_message(tailed: &Tailed) -> v1::TailDeliveriesResponse {
+    v1::TailDeliveriesResponse {
+        at: Some(convert::timestamp(tailed.at)),
+        delivery: Some(convert::delivery(&tailed.delivery)),
+        attempt: tailed.attempt.as_ref().map(convert::attempt),
+        skipped: i64::try_from(tailed.skipped).unwrap_or(i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_answers_with_a_delivery_read_alike() {
+        let delivery = Some(v1::Delivery {
+            id: "x".to_owned(),
+            ..v1::Delivery::default()
+        });
+        let kept = v1::RetryDeliveryResponse {
+            delivery: delivery.clone(),
+        };
+        let read = v1::TestWebhookResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(read.delivery, delivery);
+    }
+
+    #[test]
+    fn filters_become_words_and_nonsense_is_told() {
+        let request = v1::ListDeliveriesRequest {
+            state: v1::DeliveryState::Failed.into(),
+            states: vec![v1::DeliveryState::Held.into(), 99],
+            class: 77,
+            trigger: v1::Trigger::Test.into(),
+            created_after: Some(Timestamp {
+                seconds: 5,
+                nanos: 7_000,
+            }),
+            ..v1::ListDeliveriesRequest::default()
+        };
+        let query = query_of(request);
+        assert_eq!(query.states, ["FAILED", "HELD"]);
+        assert_eq!(query.trigger, "TEST");
+        assert_eq!(query.created_after, Some(5_000_007));
+        let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(fields, ["state", "class"]);
     }
 }

@@ -4,14 +4,18 @@
 //! the internal token instead; they carry no customer's rights and are not limited here (a
 //! dispatcher that is refused spools them).
 
+mod access;
 mod convert;
 mod deliveries;
+mod operations;
+mod operator;
 mod reports;
 mod status;
 mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use subtle::ConstantTimeEq as _;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +30,20 @@ use webhooks_proto::{
     internal::v1::report_service_server::{self, ReportServiceServer},
     v1::{
         delivery_service_server::{self, DeliveryServiceServer},
+        event_history_service_server::{self, EventHistoryServiceServer},
+        job_service_server::{self, JobServiceServer},
+        metrics_service_server::{self, MetricsServiceServer},
+        operator_service_server::{self, OperatorServiceServer},
         webhook_service_server::{self, WebhookServiceServer},
+        workspace_service_server::{self, WorkspaceServiceServer},
+        workspace_token_service_server::{self, WorkspaceTokenServiceServer},
     },
 };
-use webhooks_runtime::{Readiness, Secret};
-use webhooks_store::Store;
+use webhooks_runtime::{
+    Readiness, Secret,
+    tls::{GrpcServerTls, Peers},
+};
+use webhooks_store::{Actor, Store};
 
 use crate::{
     auth::{Authenticator, Caller, bearer},
@@ -66,6 +79,7 @@ pub(crate) struct Grpc {
     pub(crate) limiter: Arc<RateLimiter>,
     pub(crate) batcher: ReportBatcher,
     pub(crate) internal_token: Secret,
+    pub(crate) peers: Peers,
 }
 
 impl Grpc {
@@ -79,11 +93,11 @@ impl Grpc {
         let header = metadata
             .get("authorization")
             .and_then(|value| value.to_str().ok());
-        let caller = self.authenticator.caller(header).await;
-        let payer = match (&caller, peer) {
-            (Ok(caller), _) => Payer::Token(caller.token_id.clone()),
-            (Err(_), Some(peer)) => Payer::Address(peer.ip()),
-            (Err(_), None) => Payer::Rest,
+        let visit = self.authenticator.visit(peer, metadata.as_ref());
+        let caller = self.authenticator.caller(header, &visit).await;
+        let payer = match &caller {
+            Ok(caller) => Payer::Token(caller.token_id.clone()),
+            Err(_) => visit.payer(),
         };
         self.limiter.spend(payer, Instant::now()).admit()?;
         let caller = caller?;
@@ -114,31 +128,62 @@ impl Grpc {
             Ok(caller) => run(caller, request.into_inner()).await,
             Err(error) => Err(error),
         };
-        let code = result
-            .as_ref()
-            .map_or_else(|error| error.row().1, |_| tonic::Code::Ok);
-        let elapsed = started.elapsed();
-        metrics::counter!("webhooks_grpc_requests_total", "method" => method, "code" => format!("{code:?}"))
-            .increment(1);
-        metrics::histogram!("webhooks_grpc_request_seconds", "method" => method)
-            .record(elapsed.as_secs_f64());
-        tracing::info!(
-            rpc.method = method,
-            rpc.code = ?code,
-            duration_ms = elapsed.as_secs_f64() * 1_000.0,
-            workspace.id = workspace.map(tracing::field::display),
-            token.id = token,
-            "grpc.request"
-        );
-        result.map_err(|error| {
-            crate::rest::report(&error);
-            status_of(&error)
-        })
+        finish(method, started, workspace, token, result)
     }
 
-    /// Refuses whoever is not one of our own dispatchers.
-    fn require_internal(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    /// Answers a call that needs no credentials.
+    fn call_public<I, O>(
+        &self,
+        method: &'static str,
+        request: &Request<I>,
+        run: impl FnOnce() -> O,
+    ) -> Result<Response<O>, Status> {
+        let started = Instant::now();
+        let visit = self
+            .authenticator
+            .visit(request.remote_addr(), request.metadata().as_ref());
+        let admitted = self.limiter.spend(visit.payer(), started).admit();
+        let result = admitted.map(|()| Response::new(run()));
+        finish(method, started, None, None, result)
+    }
+
+    /// Answers a call of the operator.
+    async fn call_operator<I, O, F>(
+        &self,
+        method: &'static str,
+        request: Request<I>,
+        run: impl FnOnce(Actor, I) -> F,
+    ) -> Result<Response<O>, Status>
+    where
+        F: Future<Output = Result<Response<O>, ManagementError>>,
+    {
+        let started = Instant::now();
+        let metadata = request.metadata();
         let header = metadata
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
+        let visit = self
+            .authenticator
+            .visit(request.remote_addr(), metadata.as_ref());
+        let operator = self.authenticator.operator(header, &visit);
+        let payer = match operator {
+            Ok(_) => Payer::Token("operator".to_owned()),
+            Err(_) => visit.payer(),
+        };
+        let admitted = self.limiter.spend(payer, started).admit();
+        let result = match admitted.and(operator) {
+            Ok(actor) => run(actor, request.into_inner()).await,
+            Err(error) => Err(error),
+        };
+        finish(method, started, None, None, result)
+    }
+
+    /// Refuses whoever is not one of our own dispatchers: by its certificate, where those are asked
+    /// for, and by the internal token.
+    fn require_internal<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.peers.admit(request).map_err(|refused| *refused)?;
+        let header = request
+            .metadata()
             .get("authorization")
             .and_then(|value| value.to_str().ok());
         let shown = header.and_then(bearer).unwrap_or_default();
@@ -149,6 +194,36 @@ impl Grpc {
             Err(Status::unauthenticated("the internal token is required"))
         }
     }
+}
+
+/// Counts and logs a call, and puts its refusal.
+fn finish<O>(
+    method: &'static str,
+    started: Instant,
+    workspace: Option<uuid::Uuid>,
+    token: Option<String>,
+    result: Result<Response<O>, ManagementError>,
+) -> Result<Response<O>, Status> {
+    let code = result
+        .as_ref()
+        .map_or_else(|error| error.row().1, |_| tonic::Code::Ok);
+    let elapsed = started.elapsed();
+    metrics::counter!("webhooks_grpc_requests_total", "method" => method, "code" => format!("{code:?}"))
+        .increment(1);
+    metrics::histogram!("webhooks_grpc_request_seconds", "method" => method)
+        .record(elapsed.as_secs_f64());
+    tracing::info!(
+        rpc.method = method,
+        rpc.code = ?code,
+        duration_ms = elapsed.as_secs_f64() * 1_000.0,
+        workspace.id = workspace.map(tracing::field::display),
+        token.id = token,
+        "grpc.request"
+    );
+    result.map_err(|error| {
+        crate::rest::report(&error);
+        status_of(&error)
+    })
 }
 
 /// An id of a webhook in a request.
@@ -163,6 +238,7 @@ fn webhook_id(text: &str) -> Result<uuid::Uuid, ManagementError> {
 pub(crate) async fn serve(
     listener: TcpListener,
     grpc: Grpc,
+    tls: &GrpcServerTls,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -174,10 +250,18 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(webhook_service_server::SERVICE_NAME)
             .with_service_name(delivery_service_server::SERVICE_NAME)
+            .with_service_name(event_history_service_server::SERVICE_NAME)
+            .with_service_name(job_service_server::SERVICE_NAME)
+            .with_service_name(metrics_service_server::SERVICE_NAME)
+            .with_service_name(workspace_token_service_server::SERVICE_NAME)
+            .with_service_name(workspace_service_server::SERVICE_NAME)
+            .with_service_name(operator_service_server::SERVICE_NAME)
             .with_service_name(report_service_server::SERVICE_NAME)
             .with_service_name("grpc.health.v1.Health")
     };
-    let server = Server::builder()
+    let server = tls
+        .apply(Server::builder())
+        .context("cannot use WEBHOOKS_GRPC_TLS_CERT")?
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .add_service(health_service)
@@ -188,6 +272,26 @@ pub(crate) async fn serve(
         )
         .add_service(
             DeliveryServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            EventHistoryServiceServer::new(grpc.clone())
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            JobServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            MetricsServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            WorkspaceTokenServiceServer::new(grpc.clone())
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            WorkspaceServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            OperatorServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(ReportServiceServer::new(grpc).max_decoding_message_size(MAX_REPORT_BYTES))
         .serve_with_incoming_shutdown(
@@ -220,6 +324,12 @@ async fn follow_readiness(health: tonic_health::server::HealthReporter, readines
             "",
             webhook_service_server::SERVICE_NAME,
             delivery_service_server::SERVICE_NAME,
+            event_history_service_server::SERVICE_NAME,
+            job_service_server::SERVICE_NAME,
+            metrics_service_server::SERVICE_NAME,
+            workspace_token_service_server::SERVICE_NAME,
+            workspace_service_server::SERVICE_NAME,
+            operator_service_server::SERVICE_NAME,
             report_service_server::SERVICE_NAME,
         ] {
             health.set_service_status(name, status).await;

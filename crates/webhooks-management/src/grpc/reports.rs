@@ -22,7 +22,7 @@ impl ReportService for Grpc {
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
-        self.require_internal(request.metadata())?;
+        self.require_internal(&request)?;
         let reports = request.into_inner().reports;
         if reports.len() > MAX_REPORTS {
             return Err(Status::invalid_argument(format!(
@@ -51,7 +51,7 @@ impl ReportService for Grpc {
         &self,
         request: Request<RecordedRequest>,
     ) -> Result<Response<RecordedResponse>, Status> {
-        self.require_internal(request.metadata())?;
+        self.require_internal(&request)?;
         let asked = request.into_inner().delivery_ids;
         if asked.len() > MAX_REPORTS {
             return Err(Status::invalid_argument(format!(

@@ -1,6 +1,6 @@
 //! `WebhookService`.
 
-use prost::Message as _;
+use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
 use webhooks_proto::v1::{self, webhook_service_server::WebhookService};
@@ -10,7 +10,7 @@ use crate::{
     error::{ManagementError, Violation},
     page::page_size_of,
     rest::{READ, WRITE},
-    service::{Face, Mutated, Once},
+    service::{Face, IfMatch, Mutated, Once},
     words::{STATUS_UNSPECIFIED, ShownStatus},
 };
 
@@ -35,7 +35,7 @@ impl WebhookService for Grpc {
             WRITE,
             request,
             |caller, request| async move {
-                let once = once_of(&request)?;
+                let once = once_of("CreateWebhook", &request.idempotency_key, &request)?;
                 let draft = Ok(convert::draft_of_creation(&request));
                 let answer = self
                     .management
@@ -43,14 +43,7 @@ impl WebhookService for Grpc {
                     .await?;
                 let body = v1::CreateWebhookResponse::decode(answer.body.as_slice())
                     .map_err(ManagementError::internal)?;
-                let mut response = Response::new(body);
-                if answer.replayed {
-                    let replayed = MetadataValue::from_static("true");
-                    response
-                        .metadata_mut()
-                        .insert("idempotent-replayed", replayed);
-                }
-                Ok(response)
+                Ok(replayed(body, answer.replayed))
             },
         )
         .await
@@ -106,14 +99,16 @@ impl WebhookService for Grpc {
             request,
             |caller, request| async move {
                 let id = webhook_id(&request.id)?;
+                let once = once_of("UpdateWebhook", &request.idempotency_key, &request)?;
+                let seen = if_match(request.expected_revision);
                 let draft = Ok(convert::draft_of_update(request));
                 let answer = self
                     .management
-                    .update_webhook(caller, Some(id), draft, None, FACE)
+                    .update_webhook(caller, Some(id), draft, seen, once, FACE)
                     .await?;
                 let body = v1::UpdateWebhookResponse::decode(answer.body.as_slice())
                     .map_err(ManagementError::internal)?;
-                Ok(Response::new(body))
+                Ok(replayed(body, answer.replayed))
             },
         )
         .await
@@ -129,18 +124,86 @@ impl WebhookService for Grpc {
             request,
             |caller, request| async move {
                 self.management
-                    .delete_webhook(&caller, webhook_id(&request.id)?)
+                    .delete_webhook(
+                        &caller,
+                        webhook_id(&request.id)?,
+                        if_match(request.expected_revision),
+                    )
                     .await?;
                 Ok(Response::new(v1::DeleteWebhookResponse {}))
             },
         )
         .await
     }
+
+    async fn list_webhook_secrets(
+        &self,
+        request: Request<v1::ListWebhookSecretsRequest>,
+    ) -> Result<Response<v1::ListWebhookSecretsResponse>, Status> {
+        self.call(
+            "ListWebhookSecrets",
+            READ,
+            request,
+            |caller, request| async move {
+                let id = webhook_id(&request.webhook_id)?;
+                let secrets = self.management.list_secrets(&caller, id).await?;
+                Ok(Response::new(v1::ListWebhookSecretsResponse {
+                    secrets: secrets.iter().map(convert::secret).collect(),
+                }))
+            },
+        )
+        .await
+    }
+
+    async fn rotate_webhook_secret(
+        &self,
+        request: Request<v1::RotateWebhookSecretRequest>,
+    ) -> Result<Response<v1::RotateWebhookSecretResponse>, Status> {
+        self.call(
+            "RotateWebhookSecret",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let id = webhook_id(&request.webhook_id)?;
+                let once = once_of("RotateWebhookSecret", &request.idempotency_key, &request)?;
+                let draft = Ok(convert::rotation(&request));
+                let answer = self
+                    .management
+                    .rotate_secret(caller, Some(id), draft, once, FACE)
+                    .await?;
+                let body = v1::RotateWebhookSecretResponse::decode(answer.body.as_slice())
+                    .map_err(ManagementError::internal)?;
+                Ok(replayed(body, answer.replayed))
+            },
+        )
+        .await
+    }
+}
+
+pub(super) fn replayed<T>(body: T, replayed: bool) -> Response<T> {
+    let mut response = Response::new(body);
+    if replayed {
+        let replayed = MetadataValue::from_static("true");
+        response
+            .metadata_mut()
+            .insert("idempotent-replayed", replayed);
+    }
+    response
+}
+
+/// 0 = whichever revision there is.
+fn if_match(expected_revision: i64) -> Option<IfMatch> {
+    (expected_revision != 0).then(|| IfMatch(vec![expected_revision]))
 }
 
 fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
     Ok(match mutated {
         Mutated::Created { row, secret } => v1::CreateWebhookResponse {
+            webhook: Some(convert::webhook(row)),
+            secret: (*secret).to_owned(),
+        }
+        .encode_to_vec(),
+        Mutated::Rotated { row, secret } => v1::RotateWebhookSecretResponse {
             webhook: Some(convert::webhook(row)),
             secret: (*secret).to_owned(),
         }
@@ -152,8 +215,14 @@ fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
     })
 }
 
-fn once_of(request: &v1::CreateWebhookRequest) -> Result<Option<Once>, ManagementError> {
-    let key = request.idempotency_key.clone();
+/// What makes a call repeatable: its key, and the request itself, whose bytes are the same for the
+/// same request (maps are sorted).
+pub(super) fn once_of(
+    method: &str,
+    key: &str,
+    request: &impl Message,
+) -> Result<Option<Once>, ManagementError> {
+    let key = key.to_owned();
     if key.is_empty() {
         return Ok(None);
     }
@@ -166,7 +235,7 @@ fn once_of(request: &v1::CreateWebhookRequest) -> Result<Option<Once>, Managemen
         )]));
     }
     let mut hash = Sha256::new();
-    hash.update(b"grpc CreateWebhook\0");
+    hash.update(format!("grpc {method}\0"));
     hash.update(request.encode_to_vec());
     Ok(Some(Once {
         key,

@@ -2,10 +2,15 @@
 //! there at all. A member that only we set (`workspaceId`, `successCount`, …) is refused by name
 //! rather than skipped: a caller who sends it believes that it does something.
 
+mod nested;
+
+use webhooks_runtime::Secret;
+
 use crate::{
     draft::Draft,
     error::{ManagementError, Violation},
     json::Json,
+    service::RotationDraft,
 };
 
 /// Largest body of a call, in bytes.
@@ -27,16 +32,16 @@ const READ_ONLY: [&str; 13] = [
     "failureCount",
     "statusReason",
     "statusLabel",
-    "secret",
+    "publicKey",
     "revision",
 ];
 
 /// Which body it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A new webhook is active: its status cannot be chosen.
+    /// A new webhook: it may bring its own signing secret.
     Create,
-    /// Everything that can be chosen at creation, and the status.
+    /// A change: it may say what becomes of held deliveries.
     Update,
 }
 
@@ -45,6 +50,45 @@ pub(crate) enum Purpose {
 /// # Errors
 /// The body is no JSON object.
 pub(crate) fn read_draft(body: &[u8], purpose: Purpose) -> Result<Draft, ManagementError> {
+    let members = read_members(body)?;
+    let mut reader = Reader::default();
+    for (key, value) in members {
+        reader.take(key, value, purpose);
+    }
+    Ok(reader.finish())
+}
+
+/// Reads the body of a rotation. None at all is one too: every default.
+///
+/// # Errors
+/// The body is no JSON object.
+pub(crate) fn read_rotation(body: &[u8]) -> Result<RotationDraft, ManagementError> {
+    let members = match body {
+        [] => Vec::new(),
+        body => read_members(body)?,
+    };
+    let mut reader = Reader::default();
+    let mut rotation = RotationDraft::default();
+    for (key, value) in members {
+        if reader.draft.problems.len() >= MAX_PROBLEMS {
+            break;
+        }
+        if reader.seen.contains(&key) {
+            reader.problem(&key, "duplicate_key", "is there twice");
+            continue;
+        }
+        match key.as_str() {
+            "overlapSeconds" => rotation.overlap_seconds = reader.integer(&key, value),
+            "secret" => rotation.secret = reader.text(&key, value).map(Secret::new),
+            _ => reader.problem(&key, "unknown_field", "is not known"),
+        }
+        reader.seen.push(key);
+    }
+    rotation.problems = reader.draft.problems;
+    Ok(rotation)
+}
+
+fn read_members(body: &[u8]) -> Result<Vec<(String, Json)>, ManagementError> {
     let whole =
         |reason, message| ManagementError::Invalid(vec![Violation::new("", reason, message)]);
     let json = serde_json::from_slice(body).map_err(|error| {
@@ -53,14 +97,10 @@ pub(crate) fn read_draft(body: &[u8], purpose: Purpose) -> Result<Draft, Managem
             format!("is not readable as JSON: {error}"),
         )
     })?;
-    let Json::Object(members) = json else {
-        return Err(whole("not_an_object", "has to be a JSON object".to_owned()));
-    };
-    let mut reader = Reader::default();
-    for (key, value) in members {
-        reader.take(key, value, purpose);
+    match json {
+        Json::Object(members) => Ok(members),
+        _ => Err(whole("not_an_object", "has to be a JSON object".to_owned())),
     }
-    Ok(reader.finish())
 }
 
 #[derive(Default)]
@@ -97,12 +137,29 @@ impl Reader {
             "triggers" => self.draft.triggers = self.texts(&key, value),
             "source" => self.draft.source = self.text(&key, value),
             "profile" => self.draft.profile = self.text(&key, value),
-            "status" if purpose == Purpose::Update => self.draft.status = self.text(&key, value),
-            "status" => self.problem(
-                &key,
-                "read_only",
-                "is ACTIVE at creation and can be changed afterwards",
-            ),
+            "status" => self.draft.status = self.text(&key, value),
+            "description" => self.draft.description = self.text(&key, value),
+            "labels" => self.draft.labels = self.labels(&key, value),
+            "eventActions" => self.draft.event_actions = self.texts(&key, value),
+            "retryPolicy" => self.draft.retry = self.retry(&key, value),
+            "rateLimit" => self.draft.rate = self.rate(&key, value),
+            "maxInFlight" => {
+                self.draft.max_in_flight = match value {
+                    Json::Null => Some(None),
+                    value => self.integer(&key, value).map(Some),
+                }
+            }
+            "ordering" => self.draft.ordering = self.text(&key, value),
+            "headers" => self.draft.headers = self.headers(&key, value),
+            "auth" => self.draft.auth = self.auth(&key, value),
+            "signatures" => self.draft.signatures = self.texts(&key, value),
+            "secret" if purpose == Purpose::Create => {
+                self.draft.secret = self.text(&key, value).map(Secret::new);
+            }
+            "secret" => self.problem(&key, "read_only", "is changed by rotating it"),
+            "heldDeliveries" if purpose == Purpose::Update => {
+                self.draft.held = self.text(&key, value);
+            }
             known if READ_ONLY.contains(&known) => self.problem(&key, "read_only", "cannot be set"),
             _ => self.problem(&key, "unknown_field", "is not known"),
         }
@@ -120,11 +177,7 @@ impl Reader {
         match value {
             Json::Text(text) => Some(text),
             other => {
-                self.problem(
-                    key,
-                    "wrong_type",
-                    format!("has to be text, not {}", other.kind()),
-                );
+                self.wrong(key, "text", &other);
                 None
             }
         }
@@ -132,11 +185,7 @@ impl Reader {
 
     fn texts(&mut self, key: &str, value: Json) -> Option<Vec<String>> {
         let Json::List(items) = value else {
-            self.problem(
-                key,
-                "wrong_type",
-                format!("has to be a list, not {}", value.kind()),
-            );
+            self.wrong(key, "a list", &value);
             return None;
         };
         let mut texts = Vec::with_capacity(items.len());
@@ -154,6 +203,11 @@ impl Reader {
             }
         }
         Some(texts)
+    }
+
+    fn wrong(&mut self, key: &str, expected: &str, found: &Json) {
+        let message = format!("has to be {expected}, not {}", found.kind());
+        self.problem(key, "wrong_type", message);
     }
 
     fn problem(&mut self, key: &str, reason: &'static str, message: impl Into<String>) {
@@ -210,11 +264,18 @@ mod tests {
             }
         }
         let status = r#"{"status":"WEBHOOK_STATUS_ACTIVE"}"#;
-        assert_eq!(
-            reasons(status, Purpose::Create),
-            [("status".to_owned(), "read_only")]
-        );
+        assert_eq!(reasons(status, Purpose::Create), []);
         assert_eq!(reasons(status, Purpose::Update), []);
+        let secret = r#"{"secret":"x"}"#;
+        assert_eq!(reasons(secret, Purpose::Create), []);
+        assert_eq!(
+            reasons(secret, Purpose::Update),
+            [("secret".to_owned(), "read_only")]
+        );
+        assert_eq!(
+            reasons(r#"{"heldDeliveries":"KEEP"}"#, Purpose::Create),
+            [("heldDeliveries".to_owned(), "unknown_field")]
+        );
         assert_eq!(
             reasons(r#"{"plan":1}"#, Purpose::Create),
             [("plan".to_owned(), "unknown_field")]
@@ -241,6 +302,19 @@ mod tests {
             reasons(both, Purpose::Update),
             [("linkId".to_owned(), "ambiguous")]
         );
+    }
+
+    #[test]
+    fn a_rotation_may_say_nothing() {
+        assert_eq!(read_rotation(b"").unwrap(), RotationDraft::default());
+        assert_eq!(read_rotation(b"{}").unwrap(), RotationDraft::default());
+        let own = read_rotation(br#"{"overlapSeconds":0,"secret":"whsec_x"}"#).unwrap();
+        assert_eq!(own.overlap_seconds, Some(0));
+        assert_eq!(own.secret, Some(Secret::new("whsec_x")));
+        let bad = read_rotation(br#"{"overlapSeconds":"1","x":1,"secret":"a","secret":"b"}"#);
+        let fields: Vec<_> = bad.unwrap().problems.into_iter().map(|v| v.field).collect();
+        assert_eq!(fields, ["overlapSeconds", "x", "secret"]);
+        read_rotation(b"[]").unwrap_err();
     }
 
     #[test]

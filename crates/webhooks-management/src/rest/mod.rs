@@ -5,12 +5,19 @@
 //! 200 and nothing else; every refusal has the flat body. What each route is and takes stands in
 //! [`routes`]; what the words mean is the service's business.
 
+mod access_view;
 mod answer;
 mod body;
+mod history;
+mod object;
+mod openapi;
+mod operator;
 mod query;
 mod request;
 mod routes;
 mod serve;
+mod tenancy;
+mod webhooks;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,37 +27,43 @@ use axum::{
     response::Response,
     routing::on,
 };
-use http::{HeaderValue, StatusCode, header::AUTHORIZATION};
+use http::{Method, StatusCode, header::AUTHORIZATION};
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 use webhooks_domain::clock::Clock;
 use webhooks_runtime::error_chain;
+use webhooks_store::Actor;
 
 use crate::{
     auth::{Authenticator, Caller},
     error::ManagementError,
     rate::{Payer, RateLimiter, Standing},
-    service::{Answer, Face, Management, Mutated, Once},
+    service::Management,
     view::{DeliveryView, WebhookView},
 };
 
 use self::{
-    answer::{encode, json as json_answer, refusal, refusal_body},
-    body::{Purpose, read_draft},
+    answer::{encode, json as json_answer, nothing, refusal},
     query::ListQuery,
-    request::{idempotency_key, is_json, path_id, read_body, request_hash},
-    routes::{Action, ROUTES, Route},
+    request::path_id,
+    routes::{Action, OPERATOR, ROUTES, Route},
 };
 
-pub(crate) use self::routes::{READ, WRITE};
+pub(crate) use self::access_view::{plan_id, plan_name};
+pub(crate) use self::history::{status_word, success_rate};
+pub(crate) use self::routes::{ANALYTICS, READ, TOKENS_READ, TOKENS_WRITE, WORKSPACE_READ, WRITE};
 pub(crate) use self::serve::serve;
 
-/// How this face puts the answers that are kept.
-const FACE: Face = Face {
-    encode: encode_mutated,
-    refuse: Some(refusal_body),
-};
+/// Who asks.
+enum Who {
+    /// Someone for whom the route needs no credentials.
+    Anyone,
+    /// A workspace, through one of its tokens.
+    Caller(Caller),
+    /// The operator.
+    Operator(Actor),
+}
 
 /// What the face needs.
 #[derive(Clone)]
@@ -64,7 +77,7 @@ pub(crate) struct Rest {
 /// The router over the route table.
 pub(crate) fn router(rest: Rest) -> Router {
     let mut router = Router::new();
-    for route in &ROUTES {
+    for route in ROUTES {
         let rest = rest.clone();
         let handler = move |params, peer, request| {
             let rest = rest.clone();
@@ -105,32 +118,43 @@ impl Rest {
     ) -> Response {
         let started = Instant::now();
         let verb = request.method().clone();
-        let scoped = route.as_ref().is_ok_and(|route| route.scope.is_some());
+        let scope = route.as_ref().ok().and_then(|route| route.scope);
+        let visit = self.authenticator.visit(Some(peer), request.headers());
         let header = request
             .headers()
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
-        let caller = match scoped {
-            true => Some(self.authenticator.caller(header).await),
-            false => None,
+        let who = match scope {
+            None => Ok(Who::Anyone),
+            Some(OPERATOR) => {
+                let operator = self.authenticator.operator(header, &visit);
+                operator.map(Who::Operator)
+            }
+            Some(_) => {
+                let caller = self.authenticator.caller(header, &visit).await;
+                caller.map(Who::Caller)
+            }
         };
-        let payer = match &caller {
-            Some(Ok(caller)) => Payer::Token(caller.token_id.clone()),
-            _ => Payer::Address(peer.ip()),
+        let payer = match &who {
+            Ok(Who::Caller(caller)) => Payer::Token(caller.token_id.clone()),
+            Ok(Who::Operator(_)) => Payer::Token(OPERATOR.to_owned()),
+            _ => visit.payer(),
         };
         let standing = self.limiter.spend(payer, started);
-        let caller = caller.transpose();
-        let known = caller.as_ref().ok().cloned().flatten();
+        let known = match &who {
+            Ok(Who::Caller(caller)) => Some(caller.clone()),
+            _ => None,
+        };
         let path = route.as_ref().map_or("unmatched", |route| route.path);
-        let result = self
-            .admitted(standing, route, caller, params, request)
-            .await;
+        let request_id = visit.request_id_header();
+        let result = self.admitted(standing, route, who, params, request).await;
         let mut response = result.unwrap_or_else(|error| {
             report(&error);
             refusal(&error)
         });
         let now_seconds = self.clock.now_micros() / 1_000_000;
         standing.write(response.headers_mut(), now_seconds);
+        response.headers_mut().insert("x-request-id", request_id);
         record(
             verb.as_str(),
             path,
@@ -145,20 +169,41 @@ impl Rest {
         &self,
         standing: Standing,
         route: Result<&'static Route, ManagementError>,
-        caller: Result<Option<Caller>, ManagementError>,
+        who: Result<Who, ManagementError>,
         params: Result<RawPathParams, RawPathParamsRejection>,
         request: Request,
     ) -> Result<Response, ManagementError> {
         standing.admit()?;
+        if matches!(route, Err(ManagementError::MethodNotAllowed))
+            && request.method() == Method::OPTIONS
+        {
+            // The router adds what is allowed.
+            return Ok(nothing());
+        }
         let route = route?;
-        let Some(scope) = route.scope else {
-            return json_body(&entry());
+        let caller = match (who?, route.action) {
+            (Who::Anyone, Action::Tenancy(what)) => return self.public(what),
+            (Who::Anyone, _) => return json_body(&entry()),
+            (Who::Operator(actor), Action::Operate(what)) => {
+                return Box::pin(self.operate(what, route, actor, params, request)).await;
+            }
+            (Who::Operator(_), _) => return Err(ManagementError::Unauthenticated),
+            (Who::Caller(caller), _) => caller,
         };
-        let caller = caller?.ok_or(ManagementError::Unauthenticated)?;
+        let scope = route.scope.ok_or(ManagementError::RouteNotFound)?;
         caller.require(scope)?;
+        if let Action::Tenancy(what) = route.action {
+            return self.tenancy(what, route, caller, params, request).await;
+        }
+        if let Action::History(what) = route.action {
+            return Box::pin(self.history(what, route, caller, params, request)).await;
+        }
         let id = path_id(params);
         if route.writes() {
             return self.write(route, caller, id, request).await;
+        }
+        if route.action == Action::DeleteWebhook {
+            return self.delete_webhook(&caller, id, request.headers()).await;
         }
         self.read(route, &caller, id, ListQuery::of(request.uri())?)
             .await
@@ -186,88 +231,23 @@ impl Rest {
                 let views: Vec<_> = page.rows.iter().map(WebhookView::of).collect();
                 list_body("webhooks", &views, page.next, page.total)
             }
-            Action::GetWebhook => {
-                let row = self.management.get_webhook(caller, webhook()?).await?;
-                json_body(&json!({ "webhook": WebhookView::of(&row) }))
-            }
-            Action::DeleteWebhook => {
-                self.management.delete_webhook(caller, webhook()?).await?;
-                json_body(&json!({}))
-            }
-            Action::ListDeliveries => {
-                let page = self
-                    .management
-                    .list_deliveries(
-                        caller,
-                        webhook()?,
-                        query.state()?,
-                        query.page_size()?,
-                        query.page_token(),
-                    )
-                    .await?;
-                let views: Vec<_> = page.rows.iter().map(DeliveryView::of).collect();
-                list_body("deliveries", &views, page.next, page.total)
-            }
+            Action::GetWebhook => self.show_webhook(caller, webhook()?).await,
+            Action::ListSecrets => self.show_secrets(caller, webhook()?).await,
             Action::GetDelivery => {
                 let id = id.ok_or(ManagementError::DeliveryNotFound)?;
                 let (row, attempts) = self.management.get_delivery(caller, id).await?;
                 json_body(&json!({ "delivery": DeliveryView::with_attempts(&row, &attempts) }))
             }
-            Action::Entry | Action::CreateWebhook | Action::UpdateWebhook => {
-                Err(ManagementError::RouteNotFound)
-            }
+            Action::Entry
+            | Action::CreateWebhook
+            | Action::UpdateWebhook
+            | Action::DeleteWebhook
+            | Action::RotateSecret
+            | Action::History(_)
+            | Action::Tenancy(_)
+            | Action::Operate(_) => Err(ManagementError::RouteNotFound),
         }
     }
-
-    async fn write(
-        &self,
-        route: &Route,
-        caller: Caller,
-        id: Option<Uuid>,
-        request: Request,
-    ) -> Result<Response, ManagementError> {
-        let (parts, body) = request.into_parts();
-        if !is_json(&parts.headers) {
-            return Err(ManagementError::MediaType);
-        }
-        let key = idempotency_key(&parts.headers)?;
-        let body = read_body(body).await?;
-        let once = key.map(|key| Once {
-            key,
-            hash: request_hash(route.verb, parts.uri.path(), &body),
-        });
-        let answer = if route.action == Action::CreateWebhook {
-            let draft = read_draft(&body, Purpose::Create);
-            self.management
-                .create_webhook(caller, draft, once, FACE)
-                .await?
-        } else {
-            let draft = read_draft(&body, Purpose::Update);
-            self.management
-                .update_webhook(caller, id, draft, once, FACE)
-                .await?
-        };
-        Ok(answered(answer))
-    }
-}
-
-fn answered(answer: Answer) -> Response {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let mut response = json_answer(status, answer.body);
-    if answer.replayed {
-        response
-            .headers_mut()
-            .insert("idempotent-replayed", HeaderValue::from_static("true"));
-    }
-    response
-}
-
-fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
-    let view = match mutated {
-        Mutated::Created { row, secret } => WebhookView::with_secret(row, (*secret).to_owned()),
-        Mutated::Changed { row } => WebhookView::of(row),
-    };
-    encode(&json!({ "webhook": view }))
 }
 
 fn json_body(value: &serde_json::Value) -> Result<Response, ManagementError> {
@@ -291,7 +271,15 @@ fn entry() -> serde_json::Value {
     json!({
         "name": "Linkbreakers Webhooks API",
         "version": "v1",
-        "links": { "self": "/v1", "webhooks": "/v1/webhooks" },
+        "links": {
+            "self": "/v1",
+            "openapi": "/openapi.json",
+            "webhooks": "/v1/webhooks",
+            "deliveries": "/v1/deliveries",
+            "events": "/v1/events",
+            "metrics": "/v1/metrics",
+            "workspaceTokens": "/v1/workspace-tokens",
+        },
     })
 }
 

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{RawPathParams, rejection::RawPathParamsRejection},
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
 };
 use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::body::MAX_BODY_BYTES;
-use crate::error::{ManagementError, Violation, parse_id};
+use super::{body::MAX_BODY_BYTES, routes::Route};
+use crate::{
+    error::{ManagementError, Violation, parse_id},
+    service::{IfMatch, Once},
+};
 
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -25,6 +28,49 @@ pub(super) fn path_id(params: Result<RawPathParams, RawPathParamsRejection>) -> 
     let params = params.ok()?;
     let (_, value) = params.iter().find(|(name, _)| *name == "id")?;
     parse_id(value)
+}
+
+/// The id in the path, whatever it looks like; `None` = it is no text.
+pub(super) fn path_text(params: Result<RawPathParams, RawPathParamsRejection>) -> Option<String> {
+    let params = params.ok()?;
+    let (_, value) = params.iter().find(|(name, _)| *name == "id")?;
+    Some(value.to_owned())
+}
+
+/// The body of a call that writes, and what makes the call repeatable.
+pub(super) async fn read_once(
+    route: &Route,
+    request: Request,
+) -> Result<(Bytes, Option<Once>), ManagementError> {
+    let (parts, body) = request.into_parts();
+    if !is_json(&parts.headers) {
+        return Err(ManagementError::MediaType);
+    }
+    let key = idempotency_key(&parts.headers)?;
+    let body = read_body(body).await?;
+    let once = key.map(|key| Once {
+        key,
+        hash: request_hash(route.verb, parts.uri.path(), &body),
+    });
+    Ok((body, once))
+}
+
+/// The same for a call whose body may be left out, and its type with it.
+pub(super) async fn read_optional(
+    route: &Route,
+    request: Request,
+) -> Result<(Bytes, Option<Once>), ManagementError> {
+    let (parts, body) = request.into_parts();
+    let key = idempotency_key(&parts.headers)?;
+    let body = read_body(body).await?;
+    if !body.is_empty() && !is_json(&parts.headers) {
+        return Err(ManagementError::MediaType);
+    }
+    let once = key.map(|key| Once {
+        key,
+        hash: request_hash(route.verb, parts.uri.path(), &body),
+    });
+    Ok((body, once))
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
@@ -52,6 +98,39 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Man
         )])
     })?;
     Ok(Some(key.to_owned()))
+}
+
+/// The revisions in `If-Match`; `*` asks for nothing that a path does not ask for. Comparison is
+/// strong, so a weak tag matches nothing, and neither does a tag that we never gave out.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, ManagementError> {
+    let mut revisions = Vec::new();
+    let mut given = false;
+    for value in headers.get_all(http::header::IF_MATCH) {
+        given = true;
+        let tags = value.to_str().map_err(|_| not_a_tag())?;
+        if tags.trim() == "*" {
+            return Ok(None);
+        }
+        for tag in tags.split(',').map(str::trim) {
+            let quoted = tag.strip_prefix("W/").unwrap_or(tag);
+            let inner = quoted
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'))
+                .ok_or_else(not_a_tag)?;
+            if quoted.len() == tag.len() {
+                revisions.extend(inner.parse::<i64>().ok());
+            }
+        }
+    }
+    Ok(given.then_some(IfMatch(revisions)))
+}
+
+fn not_a_tag() -> ManagementError {
+    ManagementError::Invalid(vec![Violation::new(
+        "If-Match",
+        "not_an_entity_tag",
+        "is a list of entity tags in quotes, as ETag shows them",
+    )])
 }
 
 pub(super) async fn read_body(body: Body) -> Result<Bytes, ManagementError> {
@@ -93,6 +172,25 @@ mod tests {
         assert!(with(&"k".repeat(256)).is_err());
         assert!(with("schl\u{fc}ssel").is_err());
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn if_match_compares_strongly() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::IF_MATCH, HeaderValue::from_static(value));
+            if_match(&headers)
+        };
+        assert_eq!(if_match(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(with("*").unwrap(), None);
+        assert_eq!(with("\"7\"").unwrap(), Some(IfMatch(vec![7])));
+        assert_eq!(with("\"7\", \"8\"").unwrap(), Some(IfMatch(vec![7, 8])));
+        for never in ["W/\"7\"", "\"x\"", "\"\""] {
+            assert_eq!(with(never).unwrap(), Some(IfMatch(vec![])), "{never}");
+        }
+        for bad in ["7", "", "\"7", "\"7\",,"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -21,19 +21,31 @@
 //! Mutations run on a tracked task: a client that hangs up half-way does not leave an idempotency
 //! claim behind, and shutdown waits for what has begun.
 
+mod allowances;
+mod audit;
+mod deliveries;
+mod events;
+mod jobs;
+mod metrics;
 mod once;
+mod owed;
+mod prepare;
+mod query;
+mod secrets;
+mod tail;
+mod tokens;
+mod trial;
 mod webhooks;
+mod workspaces;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use webhooks_bus::{Bus, ConfigWriter};
-use webhooks_domain::{
-    clock::Clock, delivery::DeliveryState, endpoint::AddressPolicy, sealing::Keyring,
-};
+use webhooks_domain::{clock::Clock, endpoint::AddressPolicy, sealing::Keyring};
 use webhooks_store::{
-    Actor, AttemptRow, DeliveryCursor, DeliveryRow, Store, StoreError, WebhookCursor, WebhookRow,
+    Actor, AttemptRow, DeliveryRow, Store, StoreError, WebhookCursor, WebhookRow,
 };
 
 use crate::{
@@ -44,7 +56,24 @@ use crate::{
     words::ShownStatus,
 };
 
+pub use allowances::{Allowances, PlanLimits, plans};
+pub use deliveries::{Found, HistoryFace};
+pub use events::{EventVerdict, JudgedBy, JudgedEvent};
+pub(crate) use events::{Judged, verdict_on};
+pub use jobs::{DEFAULT_RATE, JobDraft, MAX_RATE};
+pub use metrics::{Metrics, MetricsQuery};
 pub use once::{Answer, Face, Mutated, Once};
+pub use owed::Owed;
+pub use prepare::Prepared;
+pub use query::DeliveryQuery;
+pub use secrets::{LONGEST_OVERLAP, OVERLAP, RotationDraft, SecretSummary};
+pub use tail::{Tail, TailHub, Tailed};
+pub(crate) use tokens::draft::key_type_word;
+pub use tokens::{TokenDraft, TokenFace, TokenMutated};
+pub use trial::{TEST_WINDOW, TESTS_PER_WINDOW};
+pub(crate) use trial::{profile_of, rendition_in, snapshot};
+pub use webhooks::IfMatch;
+pub use workspaces::{LimitsDraft, WorkspaceDraft};
 
 /// How long NATS may take to give a sign of life before a change is begun.
 const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(2);
@@ -68,6 +97,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     light_plan_webhooks: u32,
     calls: TaskTracker,
+    owed: Owed,
+    tail: TailHub,
 }
 
 /// What the service is made of.
@@ -104,8 +135,15 @@ impl Management {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let outbox = Outbox::new(parts.store.clone(), ConfigWriter::new(&parts.bus));
+        let owed = Owed::new(
+            parts.store.clone(),
+            parts.bus.clone(),
+            Arc::clone(&parts.clock),
+        );
         Self {
             inner: Arc::new(Inner {
+                owed,
+                tail: TailHub::new(parts.bus.clone()),
                 outbox,
                 store: parts.store,
                 bus: parts.bus,
@@ -123,6 +161,18 @@ impl Management {
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.inner.outbox
+    }
+
+    /// The pump that brings replays and tests to JetStream; to be run by the caller.
+    #[must_use]
+    pub fn owed(&self) -> &Owed {
+        &self.inner.owed
+    }
+
+    /// Tells those who look on what happens; to be run by the caller.
+    #[must_use]
+    pub fn tail_hub(&self) -> &TailHub {
+        &self.inner.tail
     }
 
     /// Waits until every mutation that has begun is over.
@@ -171,44 +221,6 @@ impl Management {
             .inner
             .store
             .list_webhooks(caller.workspace, filter, page_size, after)
-            .await?;
-        let last = page.rows.last().filter(|_| page.more);
-        Ok(Page {
-            next: last.map(|row| self.token_after(scope, row.created_at, row.id)),
-            total: u64::try_from(page.total).unwrap_or(0),
-            rows: page.rows,
-        })
-    }
-
-    /// The deliveries of one webhook, newest first.
-    ///
-    /// # Errors
-    /// The workspace has no such webhook, or the page token is not for this list.
-    pub async fn list_deliveries(
-        &self,
-        caller: &Caller,
-        webhook: Uuid,
-        state: Option<DeliveryState>,
-        page_size: u32,
-        page_token: &str,
-    ) -> Result<Page<DeliveryRow>, ManagementError> {
-        self.get_webhook(caller, webhook).await?;
-        let id = webhook.to_string();
-        let filters = [id.as_str(), state.map_or("", DeliveryState::as_str)];
-        let scope = ListScope {
-            list: "deliveries",
-            workspace: caller.workspace,
-            filters: &filters,
-        };
-        let after = self.inner.pages.read(scope, page_token)?;
-        let after = after.map(|at| DeliveryCursor {
-            created_at: at.created_at,
-            id: at.id,
-        });
-        let page = self
-            .inner
-            .store
-            .list_deliveries(caller.workspace, webhook, state, page_size, after)
             .await?;
         let last = page.rows.last().filter(|_| page.more);
         Ok(Page {
@@ -273,5 +285,5 @@ impl From<StoreError> for ManagementError {
 }
 
 fn actor(caller: &Caller) -> Actor {
-    Actor::Token(caller.token_id.clone())
+    caller.actor()
 }

@@ -43,6 +43,13 @@ pub enum Mutated<'a> {
         /// `whsec_…`
         secret: &'a str,
     },
+    /// A webhook with a new signing secret, shown this once.
+    Rotated {
+        /// The webhook.
+        row: &'a WebhookRow,
+        /// `whsec_…`
+        secret: &'a str,
+    },
     /// A webhook as it is now.
     Changed {
         /// The webhook.
@@ -115,6 +122,17 @@ impl Management {
         face: Face,
         result: Result<Vec<u8>, ManagementError>,
     ) -> Result<Answer, ManagementError> {
+        self.conclude_with(caller, once, face.refuse, result).await
+    }
+
+    /// As [`Self::conclude`], for what is not put by a [`Face`].
+    pub(super) async fn conclude_with(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+        result: Result<Vec<u8>, ManagementError>,
+    ) -> Result<Answer, ManagementError> {
         match result {
             Ok(body) => {
                 self.keep(caller, once, StatusCode::OK, &body).await?;
@@ -126,7 +144,7 @@ impl Management {
                 })
             }
             Err(error) => {
-                match face.refuse {
+                match refuse {
                     Some(refuse) if is_kept(&error) => {
                         self.keep(caller, once, error.row().0, &refuse(&error))
                             .await?;
@@ -179,7 +197,7 @@ fn is_kept(error: &ManagementError) -> bool {
     )
 }
 
-fn store_key<'a>(caller: &'a Caller, once: &'a Once) -> IdempotencyKey<'a> {
+pub(super) fn store_key<'a>(caller: &'a Caller, once: &'a Once) -> IdempotencyKey<'a> {
     IdempotencyKey {
         token_id: &caller.token_id,
         key: &once.key,

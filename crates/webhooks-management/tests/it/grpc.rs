@@ -81,6 +81,7 @@ async fn the_life_of_a_webhook_over_grpc() {
     assert_eq!(listed.get_ref().total_count, 1);
     let delete = v1::DeleteWebhookRequest {
         id: webhook.id.clone(),
+        ..v1::DeleteWebhookRequest::default()
     };
     client
         .delete_webhook(with_token(token, delete))
@@ -92,6 +93,151 @@ async fn the_life_of_a_webhook_over_grpc() {
         .await
         .unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn options_and_secrets_are_the_same_over_grpc() {
+    use v1::endpoint_auth::{Bearer, Kind};
+
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut client = WebhookServiceClient::new(world.channel().await);
+    let header = |name: &str, value: &str| v1::Header {
+        name: name.into(),
+        value: value.into(),
+    };
+    let bearer = |token: &str| v1::EndpointAuth {
+        kind: Some(Kind::Bearer(Bearer {
+            token: token.into(),
+        })),
+    };
+    let wish = v1::CreateWebhookRequest {
+        name: "CRM".into(),
+        endpoint_url: "https://example.com/a".into(),
+        description: "what for".into(),
+        labels: [("team".to_owned(), "blue".to_owned())].into(),
+        event_actions: vec!["EVENT_ACTION_FORM_SUBMIT".into()],
+        status: v1::WebhookStatus::Disabled.into(),
+        retry_policy: Some(v1::RetryPolicy {
+            preset: "resilient".into(),
+            ..v1::RetryPolicy::default()
+        }),
+        rate_limit: Some(v1::RateLimit {
+            count: 5,
+            period_seconds: 1,
+            burst: 0,
+        }),
+        max_in_flight: 3,
+        ordering: v1::Ordering::Visitor.into(),
+        headers: vec![header("X-Team", "a long enough value")],
+        auth: Some(bearer("0123456789abcdef")),
+        secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(),
+        signatures: vec!["v1".into(), "v1a".into()],
+        idempotency_key: "once".into(),
+        ..v1::CreateWebhookRequest::default()
+    };
+    let made = client
+        .create_webhook(with_token(token, wish.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(made.secret, wish.secret);
+    let webhook = made.webhook.unwrap();
+    assert_eq!(webhook.status(), v1::WebhookStatus::Disabled);
+    assert_eq!(webhook.event_actions, ["FORM_SUBMIT"]);
+    assert_eq!(webhook.labels, wish.labels);
+    assert_eq!(webhook.retry_policy, wish.retry_policy);
+    assert_eq!(webhook.rate_limit.unwrap().burst, 5);
+    assert_eq!(webhook.max_in_flight, 3);
+    assert_eq!(webhook.ordering(), v1::Ordering::Visitor);
+    assert_eq!(webhook.headers, [header("X-Team", "••••alue")]);
+    assert_eq!(webhook.auth, Some(bearer("••••cdef")));
+    assert!(webhook.public_key.starts_with("whpk_"));
+    // Sorted maps make the same request the same bytes.
+    let again = client
+        .create_webhook(with_token(token, wish))
+        .await
+        .unwrap();
+    assert_eq!(again.metadata().get("idempotent-replayed").unwrap(), "true");
+
+    let update = v1::UpdateWebhookRequest {
+        id: webhook.id.clone(),
+        labels: Some(v1::LabelMap::default()),
+        event_actions: Some(v1::EventActionList::default()),
+        retry_policy: Some(v1::RetryPolicy::default()),
+        rate_limit: Some(v1::RateLimit::default()),
+        max_in_flight: Some(0),
+        auth: Some(v1::EndpointAuth::default()),
+        headers: Some(v1::HeaderList {
+            headers: vec![header("X-Team", "")],
+        }),
+        status: Some(v1::WebhookStatus::Active.into()),
+        held_deliveries: v1::HeldDeliveries::Deliver.into(),
+        expected_revision: 1,
+        idempotency_key: "change".into(),
+        ..v1::UpdateWebhookRequest::default()
+    };
+    let changed = client
+        .update_webhook(with_token(token, update.clone()))
+        .await
+        .unwrap()
+        .into_inner()
+        .webhook
+        .unwrap();
+    assert!(changed.labels.is_empty() && changed.event_actions.is_empty());
+    assert_eq!(changed.retry_policy.unwrap().preset, "standard");
+    assert_eq!((changed.rate_limit, changed.max_in_flight), (None, 0));
+    assert_eq!(changed.auth, None);
+    assert_eq!(changed.headers, [header("X-Team", "••••alue")]);
+    let replayed = client
+        .update_webhook(with_token(token, update.clone()))
+        .await
+        .unwrap();
+    assert!(replayed.metadata().contains_key("idempotent-replayed"));
+    let late = v1::UpdateWebhookRequest {
+        idempotency_key: String::new(),
+        ..update
+    };
+    let late = client.update_webhook(with_token(token, late)).await;
+    assert_eq!(late.unwrap_err().code(), Code::Aborted);
+
+    let rotate = v1::RotateWebhookSecretRequest {
+        webhook_id: webhook.id.clone(),
+        overlap_seconds: Some(60),
+        idempotency_key: "rotate".into(),
+        ..v1::RotateWebhookSecretRequest::default()
+    };
+    let rotated = client
+        .rotate_webhook_secret(with_token(token, rotate.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(rotated.secret.starts_with("whsec_"));
+    assert_eq!(rotated.webhook.as_ref().unwrap().revision, 3);
+    let again = client
+        .rotate_webhook_secret(with_token(token, rotate))
+        .await;
+    assert_eq!(again.unwrap().into_inner(), rotated);
+    let list = v1::ListWebhookSecretsRequest {
+        webhook_id: webhook.id.clone(),
+    };
+    let listed = client.list_webhook_secrets(with_token(token, list)).await;
+    let listed = listed.unwrap().into_inner().secrets;
+    assert_eq!(listed.len(), 2);
+    assert!(listed[0].active && listed[0].expires_at.is_none());
+    assert!(listed[1].active && listed[1].expires_at.is_some());
+
+    let delete = |expected_revision| v1::DeleteWebhookRequest {
+        id: webhook.id.clone(),
+        expected_revision,
+    };
+    let late = client.delete_webhook(with_token(token, delete(1))).await;
+    let late = late.unwrap_err();
+    let facts = late.get_error_details();
+    assert_eq!(facts.error_info().unwrap().reason, "PRECONDITION_FAILED");
+    let deleted = client.delete_webhook(with_token(token, delete(3))).await;
+    deleted.unwrap();
 }
 
 #[tokio::test]

@@ -2,12 +2,34 @@
 
 // `cfg(test)` tells clippy that helpers are tests too.
 #[cfg(test)]
+mod access;
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod background;
+#[cfg(test)]
+mod document;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod operator;
+#[cfg(test)]
+mod options;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod repair;
+#[cfg(test)]
+mod reseal;
+#[cfg(test)]
 mod rest;
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod support;

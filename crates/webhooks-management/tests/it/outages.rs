@@ -9,9 +9,12 @@ use webhooks_devstack::{Postgres, wait_until};
 use webhooks_domain::{
     sealing::{Binding, Keyring},
     signing::SigningKey,
-    webhook::{Plan, WebhookSource},
+    webhook::{Plan, WebhookSource, WebhookStatus},
 };
-use webhooks_store::{Actor, Begun, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, SealedSecret};
+use webhooks_store::{
+    Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, SealedSecret,
+    WebhookOptions,
+};
 
 use crate::support::{
     ENCRYPTION_KEYS, LIMIT, World, delivered, delivery, id_of, now, webhook_body,
@@ -224,8 +227,14 @@ async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
             version: 1,
             nonce: sealed.nonce.to_vec(),
             ciphertext: sealed.ciphertext,
+            created_at: long_ago,
             expires_at: None,
         },
+        status: WebhookStatus::Active,
+        status_reason: None,
+        options: WebhookOptions::default(),
+        extras: Extras::default(),
+        asymmetric: None,
         now: long_ago,
     };
     world

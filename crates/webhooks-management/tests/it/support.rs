@@ -26,6 +26,7 @@ use webhooks_store::{Store, StoreSettings};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const INTERNAL_TOKEN: &str = "internal-token-for-tests";
+pub(crate) const OPERATOR_TOKEN: &str = "operator-token-for-tests-of-32-bytes";
 pub(crate) const ENCRYPTION_KEYS: &str = "k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
 struct Server {
@@ -64,7 +65,7 @@ pub(crate) struct World {
     variables: Vec<(String, String)>,
     http: reqwest::Client,
     _folder: tempfile::TempDir,
-    _postgres: Option<Arc<Server>>,
+    _postgres: Option<(Arc<Server>, String)>,
 }
 
 /// A workspace with a token that may do everything.
@@ -92,7 +93,7 @@ impl World {
         let name = format!("test_{}", server.databases.fetch_add(1, Ordering::Relaxed));
         let url = server.postgres.create_database(&name).await.unwrap();
         let mut world = Self::on(url, settings).await;
-        world._postgres = Some(server);
+        world._postgres = Some((server, name));
         world
     }
 
@@ -119,6 +120,9 @@ impl World {
             ("WEBHOOKS_ENCRYPTION_KEYS", ENCRYPTION_KEYS),
             ("WEBHOOKS_INTERNAL_TOKEN", INTERNAL_TOKEN),
             ("WEBHOOKS_RATE_LIMIT", "100000"),
+            ("WEBHOOKS_RATE_LIMIT_ANONYMOUS", "100000"),
+            ("WEBHOOKS_AUTH_FAILURES", "100000"),
+            ("WEBHOOKS_OPERATOR_TOKEN", OPERATOR_TOKEN),
             ("WEBHOOKS_DATABASE_CONNECTIONS", "10"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -141,6 +145,17 @@ impl World {
         };
         world.start_service().await;
         world
+    }
+
+    /// What a statement says, past the service: for looking at tables.
+    pub(crate) async fn sql(&self, statement: &str) -> String {
+        let (server, database) = self._postgres.as_ref().expect("a database of its own");
+        server.postgres.sql(database, statement).await.unwrap()
+    }
+
+    /// Changes a setting for the next start.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the service (again), and waits until it is ready.
@@ -374,6 +389,7 @@ pub(crate) fn delivered(delivery: &wire::DeliveryRef) -> wire::DeliveryReport {
             remote_ip: "127.0.0.1".to_owned(),
             dispatcher: "test".to_owned(),
         }),
+        ..wire::DeliveryReport::default()
     }
 }
 

@@ -11,6 +11,7 @@
 //! Two services of one process may ask for the same variable; it is listed once.
 
 mod describe;
+mod production;
 mod read;
 mod secret;
 #[cfg(test)]
@@ -24,6 +25,9 @@ pub use self::{describe::Setting, secret::Secret};
 
 /// The prefix of our own variables.
 pub const PREFIX: &str = "WEBHOOKS_";
+
+/// Says whether this is production.
+pub(crate) const SETTING_ENVIRONMENT: &str = "WEBHOOKS_ENV";
 
 /// The longest file a `NAME_FILE` variable may point to, in bytes.
 pub const SECRET_FILE_MAX_BYTES: u64 = 64 * 1024;

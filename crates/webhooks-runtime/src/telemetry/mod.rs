@@ -1,10 +1,10 @@
-//! Logs and traces.
+//! Logs, traces, and the way of metrics to a collector.
 //!
 //! Logs are JSON lines on standard output, one per event, fields flattened. They do not carry span
 //! fields on purpose: the services write one wide line per unit of work, and this way a span costs
 //! nothing at all unless traces are exported. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans of our
 //! own crates go to an OTLP collector over gRPC, in batches, from a thread of their own; a collector
-//! that is away loses spans, never deliveries.
+//! that is away loses spans and metrics, never deliveries.
 //!
 //! The log subscriber is the one thing that exists once per process and not per service.
 
@@ -12,6 +12,7 @@ mod trace_context;
 
 use std::time::Duration;
 
+use opentelemetry::metrics::{Meter, MeterProvider as _};
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
@@ -19,18 +20,25 @@ use opentelemetry::{Context, trace::TracerProvider as _};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{
     Resource,
+    metrics::SdkMeterProvider,
     trace::{Sampler, SdkTracerProvider},
 };
 use thiserror::Error;
 use tracing::{Level, Metadata, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
-    registry::LookupSpan, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry,
+    filter::filter_fn,
+    fmt::MakeWriter,
+    layer::{self, SubscriberExt as _},
+    util::SubscriberInitExt as _,
 };
 
 pub use self::trace_context::{TRACE_RANDOM_BYTES, TraceContext, next_traceparent};
-use crate::settings::{Env, Settings};
+use crate::{
+    metrics::otlp_buckets,
+    settings::{Env, Settings},
+};
 
 /// Longest wait for the last spans to leave at the end of a process.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,12 +46,15 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The prefix of our crates' names: only their spans are exported, or exporting would trace itself.
 const OUR_TARGETS: &str = "webhooks";
 
+type LogLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// How to log and trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TelemetrySettings {
     /// `tracing` filter directives (`info,webhooks_dispatcher=debug`).
     pub log_filter: String,
-    /// Where the OTLP collector listens (`http://collector:4317`); none means no traces.
+    /// Where the OTLP collector listens (`http://collector:4317`); none means no traces, and metrics
+    /// on the admin port only.
     pub otlp_endpoint: Option<String>,
     /// The share of new traces to keep, 0 to 1. A parent's decision is followed.
     pub trace_ratio: f64,
@@ -53,7 +64,7 @@ impl Settings for TelemetrySettings {
     fn read(env: &mut Env) -> Self {
         let log_filter = env.string(
             "WEBHOOKS_LOG",
-            "info",
+            "info,async_nats=warn",
             "what to log: a level, or directives such as `info,webhooks_dispatcher=debug`",
         );
         if let Err(error) = EnvFilter::try_new(&log_filter) {
@@ -63,7 +74,7 @@ impl Settings for TelemetrySettings {
             log_filter,
             otlp_endpoint: env.optional(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
-                "OTLP collector (gRPC), such as `http://collector:4317`; without it no traces are made",
+                "OTLP collector (gRPC), for traces and metrics, such as `http://collector:4317`; without it no traces are made",
             ),
             trace_ratio: env.ranged("WEBHOOKS_TRACE_RATIO", 1.0, 0.0..=1.0, "share of new traces to export"),
         }
@@ -87,7 +98,8 @@ pub enum TelemetryError {
 /// The handle that flushes at the end.
 #[derive(Debug)]
 pub struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    tracer: Option<SdkTracerProvider>,
+    meter: Option<SdkMeterProvider>,
 }
 
 /// Sets up logs and, if wanted, traces for this process. Call once, inside a tokio runtime.
@@ -95,34 +107,44 @@ pub struct Telemetry {
 /// # Errors
 /// An invalid filter or endpoint, or a second call.
 pub fn init(service: &str, settings: &TelemetrySettings) -> Result<Telemetry, TelemetryError> {
-    let provider = settings
-        .otlp_endpoint
-        .as_deref()
+    let endpoint = settings.otlp_endpoint.as_deref();
+    let tracer = endpoint
         .map(|endpoint| tracer_provider(service, endpoint, settings.trace_ratio))
         .transpose()?;
-    let traces = provider.as_ref().map(|provider| {
+    let meter = endpoint
+        .map(|endpoint| meter_provider(service, endpoint))
+        .transpose()?;
+    let traces = tracer.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("webhooks"))
             .with_location(false)
             .with_threads(false)
             .with_filter(filter_fn(is_exported))
     });
-    tracing_subscriber::registry()
-        .with(log_layer(&settings.log_filter, std::io::stdout)?)
-        .with(traces)
+    subscriber(&settings.log_filter, std::io::stdout, traces)?
         .try_init()
         .map_err(TelemetryError::Installed)?;
-    Ok(Telemetry { provider })
+    Ok(Telemetry { tracer, meter })
 }
 
 impl Telemetry {
-    /// Sends what is still in memory, for at most [`FLUSH_TIMEOUT`]. Blocks: call it outside of
+    /// What metrics are exported through, when they are.
+    #[must_use]
+    pub fn meter(&self) -> Option<Meter> {
+        self.meter.as_ref().map(|meter| meter.meter("webhooks"))
+    }
+
+    /// Sends what is still in memory, for at most [`FLUSH_TIMEOUT`] each. Blocks: call it outside of
     /// asynchronous code, with the runtime still alive.
     pub fn shutdown(self) {
-        let Some(provider) = self.provider else {
-            return;
-        };
-        if let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
+        if let Some(meter) = self.meter
+            && let Err(error) = meter.shutdown_with_timeout(FLUSH_TIMEOUT)
+        {
+            tracing::warn!(error = %error, "the last metrics were lost");
+        }
+        if let Some(tracer) = self.tracer
+            && let Err(error) = tracer.shutdown_with_timeout(FLUSH_TIMEOUT)
+        {
             tracing::warn!(error = %error, "the last spans were lost");
         }
     }
@@ -188,18 +210,51 @@ fn tracer_provider(
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
             ratio,
         ))))
-        .with_resource(
-            Resource::builder()
-                .with_service_name(format!("webhooks-{service}"))
-                .build(),
-        )
+        .with_resource(resource(service))
         .build())
 }
 
-/// Events only: a layer that never asks for spans is what makes them free without export.
-fn log_layer<S, W>(filter: &str, writer: W) -> Result<impl Layer<S> + use<S, W>, TelemetryError>
+/// Sends every minute, or as `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds) says.
+fn meter_provider(service: &str, endpoint: &str) -> Result<SdkMeterProvider, TelemetryError> {
+    let exporter = opentelemetry_otlp::MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(TelemetryError::Exporter)?;
+    Ok(SdkMeterProvider::builder()
+        .with_periodic_exporter(exporter)
+        .with_view(otlp_buckets)
+        .with_resource(resource(service))
+        .build())
+}
+
+fn resource(service: &str) -> Resource {
+    Resource::builder()
+        .with_service_name(format!("webhooks-{service}"))
+        .build()
+}
+
+/// Logs, and traces if wanted. Without them there is no second layer at all: one that is `None` wants
+/// every span there is.
+fn subscriber<L, W>(
+    filter: &str,
+    writer: W,
+    traces: Option<L>,
+) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
 where
-    S: Subscriber + for<'a> LookupSpan<'a>,
+    L: Layer<layer::Layered<LogLayer, Registry>> + Send + Sync,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let logs = tracing_subscriber::registry().with(log_layer(filter, writer)?);
+    Ok(match traces {
+        Some(traces) => Box::new(logs.with(traces)),
+        None => Box::new(logs),
+    })
+}
+
+/// Events only: a layer that never asks for spans is what makes them free without export.
+fn log_layer<W>(filter: &str, writer: W) -> Result<LogLayer, TelemetryError>
+where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
@@ -211,7 +266,15 @@ where
         .with_writer(writer);
     Ok(layer
         .with_filter(filter)
-        .with_filter(filter_fn(|metadata| metadata.is_event())))
+        .with_filter(filter_fn(is_logged))
+        .boxed())
+}
+
+/// Whatever the filter asks for, libraries do not log below DEBUG: at TRACE they print what goes through
+/// them (`async_nats` every message with its payload), and payloads and secrets belong in no log.
+fn is_logged(metadata: &Metadata<'_>) -> bool {
+    let ours = metadata.target().starts_with(OUR_TARGETS);
+    metadata.is_event() && (ours || *metadata.level() <= Level::DEBUG)
 }
 
 fn is_exported(metadata: &Metadata<'_>) -> bool {

@@ -1,9 +1,12 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use opentelemetry::trace::TracerProvider as _;
+use fake_opentelemetry_collector::FakeCollectorServer;
+use metrics_opentelemetry::{OpenTelemetryMetrics, OpenTelemetryRecorder};
+use opentelemetry::{metrics::MeterProvider as _, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{SdkTracerProvider, SpanData, SpanExporter},
@@ -13,7 +16,8 @@ use tracing_subscriber::{
 };
 
 use super::{
-    TelemetrySettings, TraceContext, current_traceparent, is_exported, log_layer, set_parent,
+    TelemetrySettings, TraceContext, current_traceparent, is_exported, log_layer, meter_provider,
+    set_parent, subscriber,
 };
 use crate::settings::{Env, Settings as _};
 
@@ -76,9 +80,27 @@ fn a_log_line_is_flat_json_and_the_filter_holds() {
 }
 
 #[test]
+fn libraries_do_not_log_what_goes_through_them_whatever_the_filter_says() {
+    let captured = Captured::default();
+    let none: Option<tracing_subscriber::layer::Identity> = None;
+    let subscriber = subscriber("trace,async_nats=trace", captured.clone(), none).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::trace!(target: "async_nats::connection", payload = "secret", "read");
+        tracing::debug!(target: "async_nats::connector", "connecting");
+        tracing::trace!(target: "webhooks_bus::pull", "deciding");
+    });
+    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("secret"), "{text}");
+    assert!(
+        text.contains("connecting") && text.contains("deciding"),
+        "{text}"
+    );
+}
+
+#[test]
 fn without_export_spans_do_not_exist() {
-    let subscriber =
-        tracing_subscriber::registry().with(log_layer("trace", Captured::default()).unwrap());
+    let none: Option<tracing_subscriber::layer::Identity> = None;
+    let subscriber = subscriber("trace", Captured::default(), none).unwrap();
     tracing::subscriber::with_default(subscriber, || {
         let span = tracing::info_span!("unit of work");
         assert!(span.is_disabled());
@@ -131,9 +153,38 @@ fn settings_are_checked() {
     assert_eq!(
         settings,
         TelemetrySettings {
-            log_filter: "info".into(),
+            log_filter: "info,async_nats=warn".into(),
             otlp_endpoint: None,
             trace_ratio: 1.0
         }
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_reach_a_collector_with_the_buckets_of_prometheus() {
+    let mut collector = FakeCollectorServer::start().await.unwrap();
+    let meters = meter_provider("test", &collector.endpoint()).unwrap();
+    let meter = meters.meter("webhooks");
+    let recorder = OpenTelemetryRecorder::new(OpenTelemetryMetrics::new(meter));
+    metrics::with_local_recorder(&recorder, || {
+        metrics::counter!("collected_total", "outcome" => "success").increment(2);
+        metrics::histogram!("collected_seconds").record(0.002);
+    });
+    let flushed = tokio::task::spawn_blocking(move || meters.force_flush());
+    flushed.await.unwrap().unwrap();
+    let sent = collector.exported_metrics(1, Duration::from_secs(10)).await;
+    let find = |name: &str| {
+        let mut metrics = sent.iter().flat_map(|export| &export.metrics);
+        let metric = metrics.find(|metric| metric.name == name).unwrap();
+        serde_json::to_value(&metric.data).unwrap()
+    };
+    let sum = &find("collected_total")["Sum"];
+    assert_eq!(sum["is_monotonic"], true, "{sum}");
+    let point = sum["data_points"][0].to_string();
+    assert!(point.contains("success") && point.contains('2'), "{point}");
+    let point = &find("collected_seconds")["Histogram"]["data_points"][0];
+    assert_eq!(point["count"], 1, "{point}");
+    let counts = point["bucket_counts"].as_array().unwrap();
+    let bucket = counts.iter().position(|count| *count == 1).unwrap();
+    assert_eq!(point["explicit_bounds"][bucket], 0.0025, "{point}");
 }

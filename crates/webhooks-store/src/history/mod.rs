@@ -5,11 +5,18 @@
 //! which accounts of one delivery are merged; the statements only carry them out.
 
 mod codec;
+mod events;
 mod headers;
+mod jobs;
 mod list;
+mod measure;
+mod open;
+mod owed;
 mod recorded;
+mod repair;
 mod reports;
 mod rows;
+mod search;
 mod standing;
 mod tally;
 mod verdicts;
@@ -22,9 +29,19 @@ use webhooks_domain::{
     ids::Trigger,
 };
 
-pub use list::{DeliveryCursor, DeliveryPage};
+pub use events::{EventContent, EventCursor, EventPage, EventRow};
+pub use jobs::{
+    JobCursor, JobFilter, JobPage, JobRow, JobState, JobType, MAX_JOBS_OPEN, Missing, NewJob,
+};
+pub use measure::{
+    Bucket, Counts, ErrorExample, ErrorGroup, Interval, Latency, MAX_MEASURED, Measures,
+};
+pub use open::{MAX_WATCHED, WatchedDelivery};
+pub use owed::{NewTest, OwedDelivery, OwedRow, Replay, TestSend, Wish};
 pub use recorded::RecordedDelivery;
+pub use repair::{MAX_COMPARED, MAX_NAMED};
 pub use rows::{AttemptRow, DeliveryRow};
+pub use search::{DeliveryCursor, DeliveryFilter, DeliveryPage, MAX_COUNTED, MAX_EXAMINED};
 
 /// Most rows of a page.
 pub const MAX_PAGE: u32 = 1_000;

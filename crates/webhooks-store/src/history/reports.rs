@@ -14,7 +14,10 @@
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
-use webhooks_domain::endpoint::outcome::{FailureClass, Outcome};
+use webhooks_domain::{
+    endpoint::outcome::{FailureClass, Outcome},
+    ids::Trigger,
+};
 
 use super::{
     AttemptRecord, DeliveryFacts, MAX_REPORTS, ReportRecord,
@@ -69,6 +72,7 @@ impl Store {
                 workspace: told.facts.workspace_id,
                 webhook: told.facts.webhook_id,
                 day: *day,
+                test: told.facts.trigger == Trigger::Test,
             };
             let Some(before) = known.remove(id) else {
                 tally.moved(of, None, told.standing.progress.state);
@@ -85,7 +89,7 @@ impl Store {
         }
         if new_attempts > 0 {
             for (facts, attempt) in attempts.values() {
-                if attempt.class != Some(FailureClass::Ours) {
+                if attempt.class != Some(FailureClass::Ours) && facts.trigger != Trigger::Test {
                     tally.sent(
                         facts.webhook_id,
                         attempt.started_at,

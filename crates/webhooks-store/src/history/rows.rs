@@ -49,6 +49,8 @@ pub struct DeliveryRow {
     pub last_error_reason: Option<String>,
     /// The event's place on the EVENTS stream.
     pub event_seq: u64,
+    /// The delivery that this one repeats.
+    pub replay_of: Option<Uuid>,
 }
 
 /// A stored attempt.
@@ -107,6 +109,7 @@ impl DeliveryRow {
             last_error_reason: reason.filter(|_| failed),
             event_seq: u64::try_from(row.try_get::<i64, _>("event_seq")?)
                 .map_err(|error| StoreError::corrupt("event sequence", error))?,
+            replay_of: row.try_get("replay_of")?,
         })
     }
 }
@@ -139,7 +142,7 @@ impl AttemptRow {
     }
 }
 
-fn trigger(word: &str) -> Result<Trigger, StoreError> {
+pub(super) fn trigger(word: &str) -> Result<Trigger, StoreError> {
     [Trigger::Event, Trigger::Replay, Trigger::Test]
         .into_iter()
         .find(|trigger| trigger.api_word() == word)

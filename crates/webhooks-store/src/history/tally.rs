@@ -39,6 +39,8 @@ pub(super) struct Counted {
     pub(super) workspace: Uuid,
     pub(super) webhook: Uuid,
     pub(super) day: Day,
+    /// A test: lists show it, the webhook's totals do not.
+    pub(super) test: bool,
 }
 
 impl Tally {
@@ -54,7 +56,7 @@ impl Tally {
         for (state, step) in from.map(|from| (from, -1)).into_iter().chain([(to, 1)]) {
             counts[position(state)] += step;
             let final_ = matches!(state, DeliveryState::Delivered | DeliveryState::Failed);
-            if final_ {
+            if final_ && !of.test {
                 let totals = self.webhooks.entry(of.webhook).or_default();
                 match state {
                     DeliveryState::Delivered => totals.success += step,
@@ -201,6 +203,7 @@ mod tests {
             workspace: Uuid::nil(),
             webhook: Uuid::nil(),
             day: Day::FIRST,
+            test: false,
         };
         tally.moved(of, Some(DeliveryState::Failed), DeliveryState::Delivered);
         tally.moved(of, Some(DeliveryState::Held), DeliveryState::Held);
@@ -209,6 +212,23 @@ mod tests {
         assert_eq!(
             tally.days[&(Uuid::nil(), Day::FIRST)].1,
             [0, 0, 0, 1, -1, 0]
+        );
+    }
+
+    #[test]
+    fn a_test_is_listed_and_counts_for_nothing() {
+        let mut tally = Tally::default();
+        let of = Counted {
+            workspace: Uuid::nil(),
+            webhook: Uuid::nil(),
+            day: Day::FIRST,
+            test: true,
+        };
+        tally.moved(of, Some(DeliveryState::Pending), DeliveryState::Failed);
+        assert!(tally.webhooks.is_empty());
+        assert_eq!(
+            tally.days[&(Uuid::nil(), Day::FIRST)].1,
+            [-1, 0, 0, 0, 1, 0]
         );
     }
 }

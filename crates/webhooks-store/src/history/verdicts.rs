@@ -88,6 +88,19 @@ impl Store {
     }
 }
 
+/// Stores one event, without deliveries.
+pub(super) async fn put_event(
+    connection: &mut PgConnection,
+    event: &VerdictRecord,
+) -> Result<(), StoreError> {
+    let key = (
+        Day::of_micros(event.accepted_at),
+        event.workspace_id,
+        event.event_id.as_str(),
+    );
+    put_events(connection, &[(key, event)]).await
+}
+
 /// Each event once, in the order of the key; of several parts, the one with the renditions.
 fn events(verdicts: &[VerdictRecord]) -> BTreeMap<EventKey<'_>, &VerdictRecord> {
     let mut events: BTreeMap<_, &VerdictRecord> = BTreeMap::new();
@@ -214,6 +227,7 @@ async fn put_deliveries(
                 workspace: row.try_get("workspace_id")?,
                 webhook: row.try_get("webhook_id")?,
                 day: row.try_get("day")?,
+                test: false,
             };
             tally.moved(counted, None, pg::word::<DeliveryState>(&row, "state")?);
         }

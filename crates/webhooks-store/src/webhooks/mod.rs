@@ -1,35 +1,71 @@
 //! Webhooks: what customers configure.
 
+mod options;
 mod read;
+mod secrets;
 mod statements;
-mod write;
+pub(crate) mod write;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
-use webhooks_domain::webhook::{StatusReason, WebhookSource, WebhookStatus};
-
-use crate::{
-    error::StoreError,
-    pg::{self, Micros},
+use webhooks_domain::webhook::{
+    DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus,
 };
 
-/// A signing key, encrypted by the caller.
+use crate::{error::StoreError, pg};
+
+pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
+pub use secrets::{MAX_OLD_SECRETS, Rotation};
+
+/// Something secret of a webhook, encrypted by the caller: a signing key, or what its requests
+/// carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSecret {
     /// Which key of the keyring opens it.
     pub key_id: String,
-    /// Version of the secret, from 1.
+    /// Its version, from 1. All secrets of a webhook share one numbering; no number comes twice.
     pub version: u32,
     /// The nonce.
     pub nonce: Vec<u8>,
     /// Ciphertext and tag.
     pub ciphertext: Vec<u8>,
+    /// When it was made, in microseconds.
+    pub created_at: i64,
     /// When it stops signing, in microseconds; `None` = never.
     pub expires_at: Option<i64>,
 }
 
-/// A webhook to be made. It starts active, at revision 1.
+/// Headers and credentials of a webhook's requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extras {
+    /// What may be shown of them: names and masks.
+    pub shown: Value,
+    /// All of it; `None` = there are none.
+    pub sealed: Option<SealedSecret>,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self {
+            shown: json!({}),
+            sealed: None,
+        }
+    }
+}
+
+/// An ed25519 signing key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsymmetricSecret {
+    /// What receivers verify with.
+    pub public_key: String,
+    /// The seed.
+    pub sealed: SealedSecret,
+}
+
+/// A webhook to be made, at revision 1.
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
     /// Its id.
@@ -50,8 +86,18 @@ pub struct NewWebhook {
     pub profile: String,
     /// The member behind the call.
     pub created_by: Uuid,
+    /// What delivery obeys.
+    pub status: WebhookStatus,
+    /// Why it is not active; `None` exactly when it is.
+    pub status_reason: Option<StatusReason>,
+    /// What else was chosen.
+    pub options: WebhookOptions,
     /// Its first signing key.
     pub secret: SealedSecret,
+    /// Headers and credentials.
+    pub extras: Extras,
+    /// A key for `v1a` signatures.
+    pub asymmetric: Option<AsymmetricSecret>,
     /// Now, in microseconds.
     pub now: i64,
 }
@@ -69,6 +115,28 @@ pub struct WebhookPatch {
     pub triggers: Option<Vec<String>>,
     /// Status, and why (`None` exactly when active).
     pub status: Option<(WebhookStatus, Option<StatusReason>)>,
+    /// A person decided on the status: what was known of the endpoint's health is void.
+    pub new_health_epoch: bool,
+    /// What becomes of the deliveries that are held now.
+    pub held_choice: Option<HeldChoice>,
+    /// What people note about it.
+    pub description: Option<String>,
+    /// All its labels, anew.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// All its event actions, anew; empty = every action.
+    pub event_actions: Option<Vec<String>>,
+    /// When failed deliveries are tried again.
+    pub retry: Option<RetryChoice>,
+    /// How fast it may be called; `Some(None)` = as fast as it answers.
+    pub rate: Option<Option<RateChoice>>,
+    /// Requests open at the same time; `Some(None)` = the default.
+    pub max_in_flight: Option<Option<u32>>,
+    /// Which deliveries wait for each other.
+    pub ordering: Option<DeliveryOrder>,
+    /// Headers and credentials, anew.
+    pub extras: Option<Extras>,
+    /// The key for `v1a` signatures; `Some(None)` = none.
+    pub asymmetric: Option<Option<AsymmetricSecret>>,
     /// Who made it.
     pub source: Option<WebhookSource>,
     /// The payload profile.
@@ -108,8 +176,22 @@ pub struct WebhookRow {
     pub updated_at: i64,
     /// Grows by one with each change of the configuration.
     pub revision: i64,
+    /// What else was chosen.
+    pub options: WebhookOptions,
     /// Its signing keys, newest first, expired ones included.
     pub secrets: Vec<SealedSecret>,
+    /// Headers and credentials.
+    pub extras: Extras,
+    /// The key for `v1a` signatures.
+    pub asymmetric: Option<AsymmetricSecret>,
+    /// The newest version a secret of it ever had.
+    pub secret_version: u32,
+    /// Grows by one each time a person sets the status.
+    pub health_epoch: i64,
+    /// What becomes of the deliveries that were held before `held_choice_at`.
+    pub held_choice: HeldChoice,
+    /// When that was chosen, in microseconds.
+    pub held_choice_at: Option<i64>,
     /// Deliveries that succeeded.
     pub success_count: i64,
     /// Deliveries that finally failed.
@@ -192,7 +274,17 @@ impl WebhookRow {
             created_at: pg::micros(row, "created_at")?,
             updated_at: pg::micros(row, "updated_at")?,
             revision: row.try_get("revision")?,
-            secrets: secrets(row)?,
+            options: WebhookOptions::of(row)?,
+            secrets: secrets::signing(row)?,
+            extras: Extras {
+                shown: row.try_get("extras_shown")?,
+                sealed: secrets::single(row, "extras")?,
+            },
+            asymmetric: secrets::asymmetric(row)?,
+            secret_version: pg::unsigned(row, "secret_version")?,
+            health_epoch: row.try_get("health_epoch")?,
+            held_choice: pg::word(row, "held_choice")?,
+            held_choice_at: pg::optional_micros(row, "held_choice_at")?,
             success_count: row.try_get("success_count")?,
             failure_count: row.try_get("failure_count")?,
             last_sent_at: pg::optional_micros(row, "last_sent_at")?,
@@ -201,7 +293,7 @@ impl WebhookRow {
     }
 
     /// What the audit log keeps: everything a person configured, and no secret.
-    fn audited(&self) -> Value {
+    pub(crate) fn audited(&self) -> Value {
         json!({
             "name": self.name,
             "endpointUrl": self.endpoint_url,
@@ -211,36 +303,12 @@ impl WebhookRow {
             "triggers": self.triggers,
             "source": self.source.as_str(),
             "profile": self.profile,
+            "options": self.options.audited(),
+            "extras": self.extras.shown,
+            "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),
+            "signingKeys": self.secrets.iter().map(secrets::audited).collect::<Vec<_>>(),
+            "heldChoice": self.held_choice.as_str(),
             "revision": self.revision,
         })
     }
-}
-
-/// The secrets come as columns of equal length.
-fn secrets(row: &PgRow) -> Result<Vec<SealedSecret>, StoreError> {
-    let versions: Vec<i32> = row.try_get("secret_versions")?;
-    let key_ids: Vec<String> = row.try_get("secret_key_ids")?;
-    let nonces: Vec<Vec<u8>> = row.try_get("secret_nonces")?;
-    let ciphertexts: Vec<Vec<u8>> = row.try_get("secret_ciphertexts")?;
-    let expiries: Vec<Option<Micros>> = row.try_get("secret_expiries")?;
-    let columns = versions
-        .into_iter()
-        .zip(key_ids)
-        .zip(nonces)
-        .zip(ciphertexts)
-        .zip(expiries);
-    columns
-        .map(|((((version, key_id), nonce), ciphertext), expires_at)| {
-            let version = u32::try_from(version)
-                .map_err(|error| StoreError::corrupt("secret version", error))?;
-            let expires_at = expires_at.map(|at| at.0);
-            Ok(SealedSecret {
-                key_id,
-                version,
-                nonce,
-                ciphertext,
-                expires_at,
-            })
-        })
-        .collect()
 }

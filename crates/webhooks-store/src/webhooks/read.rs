@@ -22,7 +22,12 @@ SELECT w.*,
   coalesce(k.key_ids, '{}') AS secret_key_ids,
   coalesce(k.nonces, '{}') AS secret_nonces,
   coalesce(k.ciphertexts, '{}') AS secret_ciphertexts,
-  coalesce(k.expiries, '{}') AS secret_expiries
+  coalesce(k.expiries, '{}') AS secret_expiries,
+  coalesce(k.creations, '{}') AS secret_creations,
+  x.version AS extras_version, x.key_id AS extras_key_id, x.nonce AS extras_nonce,
+  x.ciphertext AS extras_ciphertext, x.created_at AS extras_created_at,
+  a.version AS ed25519_version, a.key_id AS ed25519_key_id, a.nonce AS ed25519_nonce,
+  a.ciphertext AS ed25519_ciphertext, a.created_at AS ed25519_created_at
 FROM webhooks w
 LEFT JOIN webhook_stats s ON s.webhook_id = w.id
 LEFT JOIN LATERAL (
@@ -30,9 +35,12 @@ LEFT JOIN LATERAL (
     array_agg(key_id ORDER BY version DESC) AS key_ids,
     array_agg(nonce ORDER BY version DESC) AS nonces,
     array_agg(ciphertext ORDER BY version DESC) AS ciphertexts,
-    array_agg(expires_at ORDER BY version DESC) AS expiries
-  FROM webhook_secrets WHERE webhook_id = w.id
+    array_agg(expires_at ORDER BY version DESC) AS expiries,
+    array_agg(created_at ORDER BY version DESC) AS creations
+  FROM webhook_secrets WHERE webhook_id = w.id AND kind = 'SIGNING'
 ) k ON true
+LEFT JOIN webhook_secrets x ON x.webhook_id = w.id AND x.kind = 'EXTRAS'
+LEFT JOIN webhook_secrets a ON a.webhook_id = w.id AND a.kind = 'ED25519'
 WHERE ",
             $condition
         )

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    NewWebhook, WebhookPatch, WebhookRow, read,
+    NewWebhook, WebhookOptions, WebhookPatch, WebhookRow, read,
     statements::{insert, update},
 };
 use crate::{
@@ -93,11 +93,12 @@ impl Store {
     /// has none of this id.
     ///
     /// # Errors
-    /// When the database fails.
+    /// [`StoreError::Conflict`] when `expected_revision` is given and not the row's.
     pub async fn delete_webhook(
         &self,
         workspace: Uuid,
         id: Uuid,
+        expected_revision: Option<i64>,
         actor: &Actor,
         now: i64,
     ) -> Result<bool, StoreError> {
@@ -105,6 +106,9 @@ impl Store {
         let Some(before) = hold_webhook(&mut tx, workspace, id).await? else {
             return Ok(false);
         };
+        if expected_revision.is_some_and(|expected| expected != before.revision) {
+            return Err(StoreError::Conflict("webhook revision"));
+        }
         sqlx::query("DELETE FROM webhooks WHERE id = $1")
             .bind(id)
             .execute(&mut *tx)
@@ -146,6 +150,24 @@ fn apply(before: &WebhookRow, patch: &WebhookPatch, now: i64) -> Option<WebhookR
         after.status = status;
         after.status_reason = reason;
     }
+    if patch.new_health_epoch {
+        after.health_epoch += 1;
+    }
+    if let Some(choice) = patch.held_choice {
+        after.held_choice = choice;
+        after.held_choice_at = Some(now);
+    }
+    apply_options(&mut after.options, patch);
+    if let Some(extras) = &patch.extras {
+        after.extras.clone_from(extras);
+    }
+    if let Some(asymmetric) = &patch.asymmetric {
+        after.asymmetric.clone_from(asymmetric);
+    }
+    let sealed = after.extras.sealed.iter();
+    let sealed = sealed.chain(after.asymmetric.iter().map(|key| &key.sealed));
+    let newest = sealed.map(|secret| secret.version).max().unwrap_or(0);
+    after.secret_version = after.secret_version.max(newest);
     if after == *before {
         return None;
     }
@@ -154,13 +176,29 @@ fn apply(before: &WebhookRow, patch: &WebhookPatch, now: i64) -> Option<WebhookR
     Some(after)
 }
 
+fn apply_options(options: &mut WebhookOptions, patch: &WebhookPatch) {
+    if let Some(description) = &patch.description {
+        options.description = storable(description).into_owned();
+    }
+    if let Some(labels) = &patch.labels {
+        options.labels.clone_from(labels);
+    }
+    if let Some(actions) = &patch.event_actions {
+        options.event_actions.clone_from(actions);
+    }
+    options.retry = patch.retry.unwrap_or(options.retry);
+    options.rate = patch.rate.unwrap_or(options.rate);
+    options.max_in_flight = patch.max_in_flight.unwrap_or(options.max_in_flight);
+    options.ordering = patch.ordering.unwrap_or(options.ordering);
+}
+
 /// Keeps other creations in this workspace waiting, and counts.
 async fn hold_workspace(
     connection: &mut PgConnection,
     workspace: Uuid,
     plan_limit: Option<u32>,
 ) -> Result<(), StoreError> {
-    let hold = "SELECT 1 FROM workspaces WHERE id = $1 FOR NO KEY UPDATE";
+    let hold = "SELECT 1 FROM workspaces WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE";
     let there = sqlx::query(hold)
         .bind(workspace)
         .fetch_optional(&mut *connection)
@@ -185,7 +223,7 @@ async fn hold_workspace(
 }
 
 /// Locks a webhook's row and reads it.
-async fn hold_webhook(
+pub(crate) async fn hold_webhook(
     connection: &mut PgConnection,
     workspace: Uuid,
     id: Uuid,
@@ -206,7 +244,7 @@ async fn hold_webhook(
 
 /// Tells the outbox and the audit log. A deletion is a revision too: the read model drops its copy
 /// only for a newer one.
-async fn log(
+pub(super) async fn log(
     connection: &mut PgConnection,
     actor: &Actor,
     action: &'static str,

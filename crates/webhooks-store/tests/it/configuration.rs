@@ -1,6 +1,6 @@
 use uuid::Uuid;
 use webhooks_domain::webhook::Plan;
-use webhooks_store::{Actor, NewToken, NewWorkspace, OutboxKind, StoreError};
+use webhooks_store::{Actor, NewToken, NewWorkspace, OutboxKind, StoreError, TokenKeyType};
 
 use crate::support::{Database, NOON, actor};
 
@@ -10,6 +10,7 @@ fn token(workspace_id: Uuid, id: &str) -> NewToken {
         hash: [7; 32],
         workspace_id,
         name: "ci\0".into(),
+        key_type: TokenKeyType::Secret,
         scopes: vec!["webhooks:read".into()],
         created_by: Uuid::from_u128(5),
         expires_at: Some(NOON + 9),
@@ -74,7 +75,7 @@ async fn a_token_is_found_listed_and_revoked_once() {
     let workspace = database.workspace().await;
     let other = database.workspace().await;
     let made = store
-        .create_token(&token(workspace, "AAAA"), &actor())
+        .create_token(&token(workspace, "AAAA"), None, &actor())
         .await
         .unwrap();
     assert_eq!(store.token_by_id("AAAA").await.unwrap(), Some(made.clone()));
@@ -84,12 +85,12 @@ async fn a_token_is_found_listed_and_revoked_once() {
     );
     assert_eq!(store.token_by_id("AA\0").await.unwrap(), None);
     let taken = store
-        .create_token(&token(workspace, "AAAA"), &actor())
+        .create_token(&token(workspace, "AAAA"), None, &actor())
         .await
         .unwrap_err();
     assert!(matches!(taken, StoreError::Conflict("token id")), "{taken}");
     let nowhere = store
-        .create_token(&token(Uuid::nil(), "BBBB"), &actor())
+        .create_token(&token(Uuid::nil(), "BBBB"), None, &actor())
         .await
         .unwrap_err();
     assert!(

@@ -13,7 +13,7 @@ async fn migrations_run_twice_and_at_the_same_time() {
             before,
             StoreError::Schema {
                 found: None,
-                expected: 2
+                expected: 2..
             }
         ),
         "{before}"
@@ -31,15 +31,15 @@ async fn a_schema_of_another_release_is_told_from_ours() {
     database.store.check_schema().await.unwrap();
     let newer =
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-        VALUES (9, 'later', true, '', 0)";
+        VALUES (9999, 'later', true, '', 0)";
     sqlx::query(newer).execute(&database.sql).await.unwrap();
     let error = database.store.check_schema().await.unwrap_err();
     assert!(
         matches!(
             error,
             StoreError::Schema {
-                found: Some(9),
-                expected: 2
+                found: Some(9_999),
+                expected: 2..
             }
         ),
         "{error}"

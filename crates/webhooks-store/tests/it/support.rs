@@ -14,12 +14,12 @@ use webhooks_domain::{
     delivery::DeliveryState,
     endpoint::outcome::{FailureClass, Outcome},
     ids::{self, Trigger},
-    webhook::{Plan, WebhookSource},
+    webhook::{Plan, WebhookSource, WebhookStatus},
 };
 use webhooks_store::{
-    Actor, AttemptRecord, Day, DeliveryFacts, NewWebhook, NewWorkspace, RenditionRecord,
+    Actor, AttemptRecord, Day, DeliveryFacts, Extras, NewWebhook, NewWorkspace, RenditionRecord,
     ReportRecord, ResponseHeader, SealedSecret, Store, StoreSettings, Timings, VerdictDelivery,
-    VerdictRecord,
+    VerdictRecord, WebhookOptions,
 };
 
 /// 2026-01-15T12:00:00Z.
@@ -153,8 +153,14 @@ pub(crate) fn new_webhook(workspace_id: Uuid) -> NewWebhook {
             version: 1,
             nonce: vec![1; 24],
             ciphertext: vec![2; 48],
+            created_at: NOON,
             expires_at: None,
         },
+        status: WebhookStatus::Active,
+        status_reason: None,
+        options: WebhookOptions::default(),
+        extras: Extras::default(),
+        asymmetric: None,
         now: NOON,
     }
 }

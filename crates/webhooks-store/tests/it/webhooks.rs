@@ -216,19 +216,19 @@ async fn every_change_leaves_an_outbox_row_and_an_audit_entry_and_a_refused_one_
         .unwrap();
     assert!(
         !store
-            .delete_webhook(Uuid::nil(), made.id, &actor(), NOON + 2)
+            .delete_webhook(Uuid::nil(), made.id, None, &actor(), NOON + 2)
             .await
             .unwrap()
     );
     assert!(
         store
-            .delete_webhook(workspace, made.id, &actor(), NOON + 2)
+            .delete_webhook(workspace, made.id, None, &actor(), NOON + 2)
             .await
             .unwrap()
     );
     assert!(
         !store
-            .delete_webhook(workspace, made.id, &actor(), NOON + 3)
+            .delete_webhook(workspace, made.id, None, &actor(), NOON + 3)
             .await
             .unwrap()
     );

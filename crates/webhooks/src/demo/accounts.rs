@@ -18,7 +18,7 @@ pub(crate) const WORKSPACE: Uuid = uuid!("a39dbbfb-be5e-41c8-b49a-7c9ada520fa4")
 const OWNER: Uuid = uuid!("a36358fe-2749-40a3-8068-e94177a8d069");
 
 /// A stranger to it, on the Free plan.
-const OTHER_WORKSPACE: Uuid = uuid!("5d1f2a70-1c7b-4b7e-9c52-0c8b7f3f6f11");
+pub(crate) const OTHER_WORKSPACE: Uuid = uuid!("5d1f2a70-1c7b-4b7e-9c52-0c8b7f3f6f11");
 
 const OTHER_OWNER: Uuid = uuid!("9a5b6e0e-6f0c-4f43-8a7a-3e2f6d1c2b54");
 

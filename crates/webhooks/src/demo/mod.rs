@@ -15,7 +15,7 @@ use serde_json::Value;
 use webhooks_bus::{Bus, Outgoing, subjects};
 use webhooks_devstack::wait_until;
 
-pub(crate) use self::accounts::{Accounts, WORKSPACE};
+pub(crate) use self::accounts::{Accounts, OTHER_WORKSPACE, WORKSPACE};
 use self::webhook::{DemoWebhook, Found};
 use crate::{
     cli::DemoOptions,
@@ -75,8 +75,8 @@ pub(crate) async fn run(options: &DemoOptions) -> anyhow::Result<()> {
 /// # Errors
 /// Something does not answer, or the delivery does not arrive.
 pub(crate) async fn perform(stage: &Stage<'_>) -> anyhow::Result<()> {
-    let api = Client::new(stage.api, Some(&stage.accounts.token));
-    let receiver = Client::new(stage.receiver, None);
+    let api = Client::new(stage.api, Some(&stage.accounts.token))?;
+    let receiver = Client::new(stage.receiver, None)?;
     let webhook = match webhook::ensure(&api, stage).await? {
         Found::Webhook(webhook) => webhook,
         Found::Refused(reason) => {

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use uuid::Uuid;
 use webhooks_bus::Bus;
-use webhooks_domain::token::{Token, TokenEnvironment};
-use webhooks_management::operator::{Operator, TokenWish};
+use webhooks_domain::{
+    event::format_micros,
+    token::{Token, TokenEnvironment},
+};
+use webhooks_management::operator::{LimitsDraft, Operator, TokenWish, WorkspaceDraft};
 use webhooks_runtime::SystemClock;
 use webhooks_store::Store;
 
-use super::{connected_bus, now, store};
+use super::{
+    connected_bus, now, store,
+    workspaces::{explained, limits},
+};
 use crate::{
-    cli::{TokenCreateOptions, TokenRevokeOptions, WorkspaceCreateOptions},
+    cli::{TokenCreateOptions, TokenListOptions, TokenRevokeOptions, WorkspaceCreateOptions},
     console::say,
     secrets::Secrets,
 };
@@ -22,7 +28,7 @@ pub(crate) fn operator(store: &Store, bus: &Bus) -> Operator {
     Operator::new(store.clone(), bus, Arc::new(SystemClock))
 }
 
-async fn from_environment() -> anyhow::Result<Operator> {
+pub(crate) async fn from_environment() -> anyhow::Result<Operator> {
     Ok(operator(&store()?, &connected_bus().await?))
 }
 
@@ -33,10 +39,21 @@ async fn from_environment() -> anyhow::Result<Operator> {
 pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow::Result<()> {
     let id = options.id.unwrap_or_else(Uuid::now_v7);
     let owner = options.owner.unwrap_or_else(Uuid::now_v7);
+    let draft = WorkspaceDraft {
+        id: Some(id.to_string()),
+        name: Some(options.name.clone()),
+        plan: Some(options.plan.as_str().to_owned()),
+        owner_member: Some(owner.to_string()),
+        sandbox: Some(options.sandbox),
+        notification_emails: Some(options.notify.clone()),
+        limits: Some(limits(LimitsDraft::default(), &options.limits)),
+        problems: Vec::new(),
+    };
     let made = from_environment()
         .await?
-        .create_workspace(id, &options.name, options.plan, owner)
-        .await?;
+        .make_workspace(draft)
+        .await
+        .map_err(explained)?;
     if made.name != options.name || made.plan != options.plan {
         bail!(
             "workspace {id} is there already: {:?} on the {} plan",
@@ -45,6 +62,34 @@ pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow
         );
     }
     say(made.id);
+    Ok(())
+}
+
+/// `webhooks token list`: a line each.
+///
+/// # Errors
+/// The database fails.
+pub(crate) async fn list_tokens(options: &TokenListOptions) -> anyhow::Result<()> {
+    let tokens = from_environment().await?.tokens(options.workspace).await?;
+    for token in tokens {
+        let scopes = match token.scopes.as_slice() {
+            [] => "everything".to_owned(),
+            scopes => scopes.join(","),
+        };
+        let state = match (token.revoked_at, token.expires_at) {
+            (Some(at), _) => format!("revoked {}", format_micros(at)),
+            (None, Some(at)) if at <= now() => format!("expired {}", format_micros(at)),
+            (None, Some(at)) => format!("valid until {}", format_micros(at)),
+            (None, None) => "valid".to_owned(),
+        };
+        let used = token
+            .last_used_at
+            .map_or_else(|| "never".to_owned(), format_micros);
+        say(format_args!(
+            "{}  {scopes}  {state}  last used {used}  {}",
+            token.id, token.name
+        ));
+    }
     Ok(())
 }
 

@@ -23,11 +23,20 @@ pub(crate) fn run(options: &ConfigOptions) -> anyhow::Result<()> {
     for (_, _, read) in SECTIONS {
         read(&mut env);
     }
+    env.require_production();
     say(env.effective().trim_end());
     for name in env.unknown() {
         say(format_args!("# {name} is set and unknown to every service"));
     }
     Ok(env.finish()?)
+}
+
+/// Variables of ours that no service reads.
+pub(crate) fn unknown(mut env: Env) -> Vec<String> {
+    for (_, _, read) in SECTIONS {
+        read(&mut env);
+    }
+    env.unknown()
 }
 
 /// Title, meaning, and who reads them. A setting stands where it is read first.

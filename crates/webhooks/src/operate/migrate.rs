@@ -21,8 +21,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// One of them is not there in time, or refuses.
 pub(crate) async fn run(options: &MigrateOptions) -> anyhow::Result<()> {
     if !options.bus_only {
-        database(&store()?, options.wait).await?;
+        let store = store()?;
+        database(&store, options.wait).await?;
         say("the database schema is up to date");
+        if let Some(role) = &options.app_role {
+            grant(&store, role).await?;
+            say(format_args!("role {role} may run the services on it"));
+        }
     }
     if !options.database_only {
         let bus = bus().await?;
@@ -48,6 +53,15 @@ pub(crate) async fn database(store: &Store, limit: Duration) -> anyhow::Result<(
             Err(error) => return Err(error).context("the database could not be migrated"),
         }
     }
+}
+
+/// Lets a role run the services on this schema.
+///
+/// # Errors
+/// There is no such role, or this user may not grant.
+pub(crate) async fn grant(store: &Store, role: &str) -> anyhow::Result<()> {
+    let granted = store.grant_to(role).await;
+    granted.with_context(|| format!("role {role} was not granted what the services need"))
 }
 
 /// Creates and updates the streams, waiting for NATS (JetStream answers a moment after the server).

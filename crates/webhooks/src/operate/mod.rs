@@ -5,8 +5,11 @@ pub(crate) mod config;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod migrate;
+pub(crate) mod nats;
 pub(crate) mod probe;
 pub(crate) mod redrive;
+pub(crate) mod rewrap;
+pub(crate) mod workspaces;
 
 use std::time::Duration;
 
@@ -51,9 +54,23 @@ pub(crate) fn open_store(url: &str) -> anyhow::Result<Store> {
 /// A setting cannot be used.
 pub(crate) async fn bus() -> anyhow::Result<Bus> {
     let mut env = Env::from_process();
-    let settings = BusSettings::read(&mut env);
+    let settings = bus_settings(&mut env);
     env.finish()?;
     open_bus(settings).await
+}
+
+/// As the services read it; but beside `webhooks up` the address is a publisher's, and the
+/// operator's own seed counts.
+fn bus_settings(env: &mut Env) -> BusSettings {
+    let settings = BusSettings::read(env);
+    let seed = env.optional_secret(
+        crate::up::OPERATOR_SEED,
+        "seed of the operator's nkey, for the operators' commands",
+    );
+    BusSettings {
+        nkey_seed: settings.nkey_seed.or(seed),
+        ..settings
+    }
 }
 
 /// A bus, not necessarily connected yet.

@@ -5,12 +5,12 @@ use std::{fmt::Write as _, os::unix::fs::PermissionsExt as _};
 use anyhow::Context as _;
 use webhooks_runtime::write_whole;
 
-use super::{folder::Folder, layout::Layout, servers::Servers, settings::Settings};
+use super::{credentials, folder::Folder, layout::Layout, servers::Servers, settings::Settings};
 use crate::{demo::Accounts, secrets::Shared};
 
 /// Names that are no setting of any service: what stands in the file for its readers only. A shell
 /// that has read the file must not hand them to the next run.
-const OURS_ALONE: [&str; 13] = [
+const OURS_ALONE: [&str; 14] = [
     "WEBHOOKS_API_URL",
     "WEBHOOKS_INGEST_URL",
     "WEBHOOKS_GRPC_URL",
@@ -24,6 +24,7 @@ const OURS_ALONE: [&str; 13] = [
     "WEBHOOKS_OTHER_TOKEN",
     "WEBHOOKS_RECEIVER_URL",
     "WEBHOOKS_DATABASE_URL",
+    "WEBHOOKS_OPERATOR_NATS_NKEY_SEED_FILE",
 ];
 
 /// Whether a variable is to be kept from the services.
@@ -31,26 +32,34 @@ pub(crate) fn is_ours_alone(name: &str) -> bool {
     OURS_ALONE.contains(&name) || (name.starts_with("WEBHOOKS_") && name.ends_with("_ADMIN_URL"))
 }
 
-/// The names and values.
+/// The names and values. NATS is for the demo workspace's publisher there; operators' commands find
+/// the operator's seed beside it.
+///
+/// # Errors
+/// A credential cannot be read.
 pub(crate) fn lines(
     layout: &Layout,
     settings: &Settings,
     servers: &Servers,
     accounts: &Accounts,
     shared: &Shared,
-) -> Vec<(String, String)> {
+) -> anyhow::Result<Vec<(String, String)>> {
+    let nats_url = match &servers.credentials {
+        Some(credentials) => credentials.publisher_url(&servers.nats_url)?,
+        None => servers.nats_url.clone(),
+    };
     let http = |address: &std::net::SocketAddr| format!("http://{address}");
     let mut lines = vec![
         ("WEBHOOKS_API_URL", layout.api_url()),
         ("WEBHOOKS_INGEST_URL", layout.ingest_url()),
         ("WEBHOOKS_GRPC_URL", http(&layout.grpc)),
         ("WEBHOOKS_INGEST_GRPC_URL", http(&layout.ingest_grpc)),
-        ("WEBHOOKS_NATS_URL", servers.nats_url.clone()),
+        ("WEBHOOKS_NATS_URL", nats_url),
         ("WEBHOOKS_DATABASE_URL", servers.database_url.clone()),
         ("WEBHOOKS_DASHBOARD_URL", layout.api_url()),
         ("WEBHOOKS_WORKSPACE_ID", accounts.workspace.to_string()),
         ("WEBHOOKS_TOKEN", accounts.token.clone()),
-        ("WEBHOOKS_OPERATOR_TOKEN", shared.internal_token.clone()),
+        ("WEBHOOKS_OPERATOR_TOKEN", shared.operator_token.clone()),
         (
             "WEBHOOKS_OTHER_WORKSPACE_ID",
             accounts.other_workspace.to_string(),
@@ -86,7 +95,12 @@ pub(crate) fn lines(
             .clone()
             .map(|url| ("WEBHOOKS_NATS_MONITOR_URL".to_owned(), url)),
     );
-    lines
+    if let Some(credentials) = &servers.credentials {
+        let seed = credentials.operator_seed_file()?;
+        let name = format!("{}_FILE", credentials::OPERATOR_SEED);
+        lines.push((name, seed.display().to_string()));
+    }
+    Ok(lines)
 }
 
 /// Writes the file, whole or not at all, readable by its owner only: tokens stand in it.

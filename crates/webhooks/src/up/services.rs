@@ -3,13 +3,14 @@
 use std::{env, path::PathBuf};
 
 use anyhow::Context as _;
+use webhooks_bus::permissions::Role;
 use webhooks_devstack::Spec;
 
-use super::{env_file, layout::Layout, servers::Servers, settings::Settings};
+use super::{env_file, known, layout::Layout, servers::Servers, settings::Settings};
 use crate::secrets::Shared;
 
 /// Our processes. Their programs lie beside this one; they inherit this process's environment, so
-/// every `WEBHOOKS_…` setting of the caller reaches them.
+/// every `WEBHOOKS_…` setting of the caller reaches whoever reads it.
 ///
 /// # Errors
 /// A program is missing, or this one cannot be located.
@@ -19,40 +20,42 @@ pub(crate) fn specs(
     servers: &Servers,
     shared: &Shared,
 ) -> anyhow::Result<Vec<Spec>> {
-    let at = |name: &str, program: &str, admin: &dyn ToString| -> anyhow::Result<Spec> {
-        Ok(common(Spec::new(name, beside(program)?), settings, shared)
+    let at = |name: &str, role: Role, admin: &dyn ToString| -> anyhow::Result<Spec> {
+        let program = beside(&format!("webhooks-{role}"))?;
+        let spec = common(Spec::new(name, program), settings, shared)
             .env("WEBHOOKS_NATS_URL", &servers.nats_url)
-            .env("WEBHOOKS_ADMIN_ADDR", admin.to_string()))
+            .env("WEBHOOKS_ADMIN_ADDR", admin.to_string());
+        match &servers.credentials {
+            Some(credentials) => credentials.give(spec, role),
+            None => Ok(spec),
+        }
     };
+    let management = at("management", Role::Management, &layout.management_admin)?;
     let mut all = vec![
-        at(
-            "management",
-            "webhooks-management",
-            &layout.management_admin,
-        )?
-        .env("WEBHOOKS_DATABASE_URL", &servers.database_url)
+        unless_in_a_file(
+            management,
+            "WEBHOOKS_OPERATOR_TOKEN",
+            &shared.operator_token,
+        )
+        .env("WEBHOOKS_DATABASE_URL", &servers.app_database_url)
         .env("WEBHOOKS_API_ADDR", layout.api.to_string())
         .env("WEBHOOKS_GRPC_ADDR", layout.grpc.to_string()),
-        at("ingest", "webhooks-ingest", &layout.ingest_admin)?
+        at("ingest", Role::Ingest, &layout.ingest_admin)?
             .env("WEBHOOKS_INGEST_HTTP_ADDR", layout.ingest.to_string())
             .env("WEBHOOKS_INGEST_GRPC_ADDR", layout.ingest_grpc.to_string()),
-        at("fanout", "webhooks-fanout", &layout.fanout_admin)?,
+        at("fanout", Role::Fanout, &layout.fanout_admin)?,
         Spec::new("receiver", beside("webhooks-loadgen")?)
             .args(["receiver", "--listen"])
             .arg(layout.receiver.to_string()),
     ];
     for (admin, number) in layout.dispatcher_admins.iter().zip(1..) {
-        let spec = at(
-            &format!("dispatcher-{number}"),
-            "webhooks-dispatcher",
-            admin,
-        )?;
+        let spec = at(&format!("dispatcher-{number}"), Role::Dispatcher, admin)?;
         all.push(spec.env(
             "WEBHOOKS_MANAGEMENT_GRPC_URL",
             format!("http://{}", layout.grpc),
         ));
     }
-    Ok(all)
+    Ok(all.into_iter().map(known::only_its_own).collect())
 }
 
 fn common(spec: Spec, settings: &Settings, shared: &Shared) -> Spec {

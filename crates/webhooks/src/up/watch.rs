@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::sleep;
 use webhooks_devstack::{ChildState, Supervisor};
 
+use super::Refused;
 use crate::console::say;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -12,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Watches for ever. The supervisor restarts; this only tells.
 ///
 /// # Errors
-/// Never; the type is that of what it stands beside.
+/// A service that was started again refuses its settings, and so stays dead.
 pub(crate) async fn watch(supervisor: &Supervisor) -> anyhow::Result<()> {
     let mut known = look(supervisor);
     loop {
@@ -22,6 +23,10 @@ pub(crate) async fn watch(supervisor: &Supervisor) -> anyhow::Result<()> {
             say(line);
         }
         known = seen;
+        let refused = supervisor.refused();
+        if !refused.is_empty() {
+            return Err(Refused(refused).into());
+        }
     }
 }
 

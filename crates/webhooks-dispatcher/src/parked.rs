@@ -1,0 +1,184 @@
+//! What the owner of a partition does with the parked deliveries of an endpoint: lets them go before
+//! their time, and reads what is unfinished of an ordered one.
+//!
+//! Letting go is one write that makes the due message and takes the schedule away in the same step
+//! ([`webhooks_bus::Bus::fire_now`]), so a delivery is never in both places, whoever crashes in
+//! between; it then comes through the partition's consumer like any other, with the same rules for
+//! handover, recheck and acknowledgement. In all, parking costs a delivery two writes and a read,
+//! however long it lies.
+
+use std::sync::Arc;
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use prost::Message as _;
+use uuid::Uuid;
+use webhooks_bus::{BusError, FIRE_MARGIN, StoredMessage, names, subjects};
+use webhooks_proto::internal::v1::DeliveryJob;
+
+use crate::{
+    endpoint::{Wake, Woken},
+    job::{Job, Lane},
+    line::{Found, MAX_KNOWN},
+    partition_io::Settled,
+    shared::Shared,
+};
+
+/// Deliveries that are let go at the same time.
+const AT_A_TIME: usize = 32;
+
+/// Lets parked deliveries of an endpoint go.
+pub(crate) fn wake(
+    shared: Arc<Shared>,
+    partition: u16,
+    webhook: Uuid,
+    wake: Wake,
+) -> BoxFuture<'static, Settled> {
+    async move {
+        let woken = match wake {
+            Wake::Oldest { from, count } => oldest(&shared, partition, webhook, from, count).await,
+            Wake::These(schedules) => these(&shared, partition, schedules).await,
+        };
+        let woken = woken.unwrap_or_else(|error| {
+            tracing::debug!(%error, partition, webhook.id = %webhook, "parked deliveries not let go yet");
+            Woken::Failed
+        });
+        Settled::Woken { webhook, woken }
+    }
+    .boxed()
+}
+
+async fn oldest(
+    shared: &Shared,
+    partition: u16,
+    webhook: Uuid,
+    from: u64,
+    count: usize,
+) -> Result<Woken, BusError> {
+    let stream = names::retries(partition);
+    let filter = subjects::parked_of(partition, webhook);
+    let read = |from| {
+        let (stream, filter) = (&stream, &filter);
+        async move { shared.bus.get_next(stream, filter, from).await }.boxed()
+    };
+    let (mut next, mut left, mut all) = (from, count, false);
+    let mut going = FuturesUnordered::new();
+    let mut reading = Some(read(next));
+    // What was read goes while the next is read.
+    while reading.is_some() || !going.is_empty() {
+        let found = async {
+            match &mut reading {
+                Some(reading) => reading.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(gone) = going.next(), if !going.is_empty() => {
+                gone?;
+            }
+            found = found, if going.len() < AT_A_TIME => {
+                reading = None;
+                match found? {
+                    None => all = true,
+                    Some(found) => {
+                        next = found.seq + 1;
+                        if may_go(shared, &found) {
+                            left -= 1;
+                            going.push(async move { shared.bus.fire_now(&found).await });
+                        }
+                        if left > 0 {
+                            reading = Some(read(next));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(if all { Woken::All } else { Woken::More(next) })
+}
+
+async fn these(shared: &Shared, partition: u16, schedules: Vec<u64>) -> Result<Woken, BusError> {
+    let stream = names::retries(partition);
+    // One after another: of one key the first comes first.
+    for seq in schedules {
+        if let Some(found) = shared.bus.get(&stream, seq).await?
+            && may_go(shared, &found)
+        {
+            shared.bus.fire_now(&found).await?;
+        }
+    }
+    Ok(Woken::More(0))
+}
+
+/// What is due in a moment comes by itself.
+fn may_go(shared: &Shared, schedule: &StoredMessage) -> bool {
+    let margin = i64::try_from(FIRE_MARGIN.as_micros()).unwrap_or(i64::MAX);
+    DeliveryJob::decode(schedule.payload.clone())
+        .is_ok_and(|job| job.due_at > shared.clock.now_micros() + margin)
+}
+
+/// Reads what of an ordered endpoint waits on RETRIES, oldest message first.
+pub(crate) fn learn(
+    shared: Arc<Shared>,
+    partition: u16,
+    webhook: Uuid,
+) -> BoxFuture<'static, Settled> {
+    async move {
+        let found = match unfinished(&shared, partition, webhook).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::debug!(%error, partition, webhook.id = %webhook, "unfinished deliveries not read yet");
+                None
+            }
+        };
+        Settled::Learned { webhook, found }
+    }
+    .boxed()
+}
+
+async fn unfinished(
+    shared: &Shared,
+    partition: u16,
+    webhook: Uuid,
+) -> Result<(Vec<Found>, bool), BusError> {
+    let stream = names::retries(partition);
+    let scheduled = subjects::schedules_of(partition, webhook);
+    let due = subjects::due(partition, webhook);
+    let parked = subjects::parked_of(partition, webhook).replace('>', "");
+    let mut found = Vec::new();
+    for filter in [scheduled, due] {
+        let messages = stream::unfold(1, |next| {
+            let (stream, filter) = (&stream, &filter);
+            async move {
+                let message = shared
+                    .bus
+                    .get_next(stream, filter, next)
+                    .await
+                    .transpose()?;
+                let next = message.as_ref().map_or(next, |message| message.seq + 1);
+                Some((message, next))
+            }
+        });
+        let mut messages = std::pin::pin!(messages);
+        while let Some(message) = messages.next().await {
+            let message = message?;
+            if found.len() >= MAX_KNOWN {
+                return Ok((found, false));
+            }
+            let Ok(job) = Job::decode_stored(Lane::Due, &message) else {
+                // It is buried when it comes.
+                continue;
+            };
+            found.push(Found {
+                rank: job.rank(),
+                schedule: message.seq,
+                due_micros: job.due_micros.max(shared.clock.now_micros()),
+                parked: message.subject.starts_with(&parked),
+            });
+        }
+    }
+    Ok((found, true))
+}

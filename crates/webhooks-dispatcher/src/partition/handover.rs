@@ -1,0 +1,196 @@
+//! Giving a partition away, losing it, and taking over from an owner that left.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use webhooks_bus::Handover;
+
+use super::{BATCH, Mode, Order, Partition};
+use crate::{
+    endpoint::Endpoint,
+    job::{Job, Lane, MessageKey},
+    partition_io as io,
+};
+
+/// How often the next owner looks whether a leaver has finished what it named.
+const LOOK_AFTER_LEAVER: Duration = Duration::from_secs(1);
+
+/// How long a leaver is given: an attempt's deadline, its record, and some.
+const LEAVER_PATIENCE: Duration = Duration::from_secs(45);
+
+/// What an owner that left is still finishing.
+pub(super) struct Leaver {
+    pub(super) name: String,
+    named: HashSet<MessageKey>,
+    /// Those of them that have come to us.
+    deferred: HashMap<MessageKey, Job>,
+    until: Instant,
+    look_at: Instant,
+}
+
+impl Partition {
+    /// Sets aside what an owner that left is still finishing.
+    pub(super) fn defer(&mut self, key: MessageKey, job: &Job) -> bool {
+        match &mut self.leaver {
+            Some(leaver) if leaver.named.contains(&key) => {
+                leaver.deferred.insert(key, job.clone());
+                // Its request counts against the endpoint's cap until it has ended.
+                if let Some(target) = self.shared.registry.get(job.webhook) {
+                    self.endpoint(job.webhook, &target).foreign_began();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks whether the leaver has finished; what it leaves behind when it dies goes on here.
+    pub(super) fn look_after_leaver(&mut self) {
+        let now = Instant::now();
+        let Some(leaver) = &mut self.leaver else {
+            return;
+        };
+        if now < leaver.look_at {
+            return;
+        }
+        leaver.look_at = now + LOOK_AFTER_LEAVER;
+        if leaver.named.is_empty() {
+            self.leaver = None;
+        } else {
+            // Asked before the look, so that what is there after the leaver's end is really left.
+            let ended = now >= leaver.until || !self.shared.leases.is_alive(&leaver.name);
+            let keys = leaver.named.iter().copied().collect();
+            let look = io::look_for(self.shared.clone(), self.partition, keys, ended);
+            self.settling.push(look);
+        }
+    }
+
+    /// What a leaver named is done with; when it has ended, the rest goes on here.
+    pub(super) fn leaver_finished(&mut self, gone: Vec<MessageKey>, last: bool) {
+        let Some(leaver) = &mut self.leaver else {
+            return;
+        };
+        let mut ended = Vec::new();
+        for key in gone {
+            leaver.named.remove(&key);
+            if let Some(job) = leaver.deferred.remove(&key) {
+                self.outstanding.remove(&key);
+                ended.push(job.webhook);
+            }
+        }
+        let left: Vec<Job> = match last {
+            true => std::mem::take(&mut leaver.deferred).into_values().collect(),
+            false => Vec::new(),
+        };
+        ended.extend(left.iter().map(|job| job.webhook));
+        for webhook in ended {
+            if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                endpoint.foreign_ended();
+            }
+            self.stalled.insert(webhook);
+        }
+        if last {
+            self.leaver = None;
+            for jobs in left.chunks(BATCH) {
+                self.settling.push(io::recheck(
+                    self.shared.clone(),
+                    self.partition,
+                    jobs.to_vec(),
+                ));
+            }
+        }
+    }
+
+    pub(super) async fn obey(&mut self, order: Order) {
+        if self.mode != Mode::Owning {
+            return;
+        }
+        self.mode = Mode::Ending;
+        self.end_health();
+        let mut unstarted: Vec<Job> = self
+            .endpoints
+            .values_mut()
+            .flat_map(Endpoint::drain)
+            .collect();
+        self.timers.clear();
+        while let Some(expired) = self.waiting.peek().map(|key| self.waiting.remove(&key)) {
+            unstarted.push(expired.into_inner());
+        }
+        // What the owner before us is still finishing is passed on under our name.
+        let mut passed_on = HashSet::new();
+        if let Some(leaver) = self.leaver.take() {
+            passed_on = leaver.named;
+            unstarted.extend(leaver.deferred.into_values());
+        }
+        for job in unstarted {
+            self.hand_back(job);
+        }
+        if let Order::Give = order {
+            // What waits for its record is done with in a moment; it is named all the same.
+            passed_on.extend(self.outstanding.keys());
+            let named = |lane| {
+                passed_on
+                    .iter()
+                    .filter(|key| key.0 == lane)
+                    .map(|key| key.1)
+                    .collect::<Vec<_>>()
+            };
+            let (fresh, due) = (named(Lane::Fresh), named(Lane::Due));
+            tracing::info!(
+                partition = self.partition,
+                in_flight = fresh.len() + due.len(),
+                "partition handed over"
+            );
+            if let Err(error) = self
+                .shared
+                .leases
+                .release(self.partition, self.epoch, fresh, due)
+                .await
+            {
+                tracing::warn!(partition = self.partition, %error, "partition not released yet");
+            }
+            self.named = true;
+        }
+    }
+
+    /// Gives back a delivery that has not started. Its message comes to the next owner by itself;
+    /// when an attempt was made since the message was written, the next attempt becomes a schedule.
+    pub(super) fn hand_back(&mut self, job: Job) {
+        let owes = job.ended.is_none();
+        if owes && (job.made_progress() || self.named) {
+            self.settling.push(io::park(
+                self.shared.clone(),
+                self.partition,
+                job,
+                Duration::ZERO,
+            ));
+        } else {
+            self.outstanding.remove(&job.key);
+        }
+    }
+}
+
+pub(super) fn leaver_of(handover: Handover) -> Option<Leaver> {
+    let Handover::FromLeaver {
+        leaver,
+        deliveries,
+        retries,
+    } = handover
+    else {
+        return None;
+    };
+    let named = |lane: Lane, seqs: Vec<u64>| seqs.into_iter().map(move |seq| (lane, seq));
+    let now = Instant::now();
+    Some(Leaver {
+        name: leaver,
+        named: named(Lane::Fresh, deliveries)
+            .chain(named(Lane::Due, retries))
+            .collect(),
+        deferred: HashMap::new(),
+        until: now + LEAVER_PATIENCE,
+        look_at: now,
+    })
+}

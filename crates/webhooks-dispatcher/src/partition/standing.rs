@@ -1,0 +1,312 @@
+//! What the status in force does to a partition's deliveries: what goes, what is held, and when what
+//! is held goes out again. The rules are elsewhere ([`crate::health`], [`crate::held`]).
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+use webhooks_domain::{
+    ids::Trigger,
+    webhook::{StatusReason, WebhookStatus},
+};
+
+use super::{Mode, Partition};
+use crate::{
+    attempt::Attempted,
+    endpoint::Allowed,
+    health::{self, Effect, HealthSettled},
+    held::{HeldSettled, PER_STEP, View, Work, work_for},
+    job::Job,
+    partition_io::Settled,
+    registry::Target,
+};
+
+/// Deliveries that may be released to an endpoint that recovers, for each request it may have at a
+/// time.
+const RELEASED_PER_PLACE: usize = 8;
+
+/// Where a delivery in hand goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    Send,
+    Hold,
+    Cancel,
+}
+
+/// Decides. A test goes out whatever deliveries have made of the webhook: a person wants to know.
+pub(super) fn gate(
+    status: (WebhookStatus, Option<StatusReason>),
+    probe: bool,
+    trigger: Trigger,
+) -> Gate {
+    match status {
+        (WebhookStatus::Active, _) => Gate::Send,
+        (WebhookStatus::Disabled, _) => Gate::Cancel,
+        (WebhookStatus::Paused, Some(StatusReason::DeliveryFailures)) if probe => Gate::Send,
+        (WebhookStatus::Paused | WebhookStatus::AutoDisabled, _) if trigger == Trigger::Test => {
+            Gate::Send
+        }
+        (WebhookStatus::Paused | WebhookStatus::AutoDisabled, _) => Gate::Hold,
+    }
+}
+
+impl Partition {
+    /// Where a delivery goes, by the status in force.
+    pub(super) fn gate(&self, job: &Job, target: &Target) -> Gate {
+        let status = self.health.status(job.webhook, target);
+        gate(status, job.probe, job.trigger)
+    }
+
+    /// Whether deliveries of a webhook go out as they come.
+    pub(super) fn is_active(&self, webhook: Uuid) -> bool {
+        let target = self.shared.registry.get(webhook);
+        target.is_some_and(|target| self.health.status(webhook, &target).0 == WebhookStatus::Active)
+    }
+
+    /// What a webhook may do at a time, with what it may do while it recovers.
+    pub(super) fn allowed(&self, webhook: Uuid, target: &Target) -> Allowed {
+        let mut allowed = target.allowed;
+        if let Some(limit) = self.health.ramp_limit(webhook) {
+            allowed.cap = allowed.cap.min(limit);
+        }
+        allowed
+    }
+
+    /// Counts an attempt that has ended. What is returned is to be waited for before its message is
+    /// acknowledged.
+    pub(super) fn count(
+        &mut self,
+        attempted: &Attempted,
+        epoch: u64,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let ended = health::ended_of(attempted, epoch, self.shared.clock.now_micros())?;
+        let (webhook, workspace) = (attempted.job.webhook, attempted.job.workspace);
+        if self.mode != Mode::Owning {
+            let shared = self.shared.clone();
+            let told = health::tell_next_owner(shared, self.partition, webhook, workspace, ended);
+            return Some(told.boxed());
+        }
+        let effect = self.health.ended(webhook, workspace, ended);
+        let durable = self.after(webhook, effect);
+        if self.health.is_known(webhook)
+            && let Some(target) = self.shared.registry.get(webhook)
+        {
+            // It may have more at a time now, or less.
+            self.endpoint(webhook, &target);
+        }
+        durable.map(|durable| waiting_for(durable).boxed())
+    }
+
+    /// A note of how an attempt ended at an owner before.
+    pub(super) fn note_arrived(&mut self, job: Job) {
+        let mut durable = None;
+        if let Some(note) = &job.ended {
+            let ended = health::ended_in(&job, note);
+            let effect = self.health.ended(job.webhook, job.workspace, ended);
+            durable = self.after(job.webhook, effect);
+        }
+        self.settling.push(
+            async move {
+                if let Some(durable) = durable {
+                    waiting_for(durable).await;
+                }
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+            .boxed(),
+        );
+    }
+
+    /// Does what follows from an input; returns what it is to be waited for.
+    fn after(&mut self, webhook: Uuid, effect: Effect) -> Option<oneshot::Receiver<()>> {
+        self.settling.extend(effect.act);
+        if effect.status_changed {
+            self.status_changed(webhook);
+        }
+        effect.durable
+    }
+
+    /// Deliveries have made another status of a webhook's: what waits in memory is held, or what is
+    /// held goes out.
+    fn status_changed(&mut self, webhook: Uuid) {
+        if self.mode != Mode::Owning {
+            return;
+        }
+        self.held.webhook_changed(Some(webhook));
+        if self.is_active(webhook) {
+            if let Some(target) = self.shared.registry.get(webhook) {
+                self.endpoint(webhook, &target);
+            }
+            self.stalled.insert(webhook);
+            return;
+        }
+        let waiting = match self.endpoints.get_mut(&webhook) {
+            Some(endpoint) => endpoint.line().beyond(0),
+            None => Vec::new(),
+        };
+        for (job, _) in waiting {
+            self.admit(job);
+        }
+    }
+
+    /// A webhook's configuration has changed (`None` = some were missed).
+    pub(super) fn configuration_changed(&mut self, webhook: Option<Uuid>) {
+        self.held.webhook_changed(webhook);
+        let changed = match webhook {
+            Some(webhook) => vec![webhook],
+            None => self.health.known(),
+        };
+        for webhook in changed {
+            let target = self.shared.registry.get(webhook);
+            let effect = self.health.configured(webhook, target.as_deref());
+            self.after(webhook, effect);
+        }
+    }
+
+    /// Something about an endpoint's health is durable, or is not.
+    pub(super) fn health_settled(&mut self, settled: HealthSettled) {
+        if self.mode != Mode::Owning {
+            return;
+        }
+        let (changed, acts) = self.health.settled(settled);
+        self.settling.extend(acts);
+        if let Some(webhook) = changed {
+            self.status_changed(webhook);
+        }
+    }
+
+    /// Something was done with what is held.
+    pub(super) fn held_settled(&mut self, settled: HeldSettled) {
+        self.held.settled(&settled);
+        let HeldSettled::Stepped {
+            webhook,
+            work,
+            gone,
+            done,
+        } = settled
+        else {
+            return;
+        };
+        if matches!(work, Work::Probe(_)) && gone.is_none_or(|gone| gone == 0) {
+            self.health.probe_ended(webhook);
+        }
+        if !done && gone.is_some_and(|gone| gone >= PER_STEP) {
+            self.work_on_held(webhook);
+        }
+    }
+
+    /// Looks after what is held.
+    pub(super) fn look_after_held(&mut self) {
+        self.held.tick(&mut self.settling);
+        for webhook in self.held.due() {
+            self.work_on_held(webhook);
+        }
+        self.health.tidy();
+    }
+
+    /// Begins the next step with what a webhook is owed, if there is one to make.
+    fn work_on_held(&mut self, webhook: Uuid) {
+        if self.mode != Mode::Owning || !self.held.is_free(webhook) {
+            return;
+        }
+        let target = self.shared.registry.get(webhook);
+        let view = target.as_deref().map(|target| View {
+            status: self.health.status(webhook, target),
+            choice: target.held_choice,
+            chosen_at: target.held_choice_at,
+        });
+        let work = work_for(view, self.held.discarded_to(webhook));
+        let most = match (work, &target) {
+            (Work::Stay, _) => 0,
+            (Work::Probe(_), _) => {
+                let now = self.shared.clock.now_micros();
+                usize::from(self.health.probe_begins(webhook, now))
+            }
+            (Work::Release(_), Some(target)) => self.room_for(webhook, target),
+            (Work::Release(_) | Work::Cancel(_) | Work::Discard { .. }, _) => PER_STEP,
+        };
+        if most > 0 {
+            self.settling.extend(self.held.step(webhook, work, most));
+        }
+    }
+
+    /// How many held deliveries an endpoint has room for.
+    fn room_for(&mut self, webhook: Uuid, target: &Target) -> usize {
+        let (share, now) = (self.share(), self.shared.clock.now_micros());
+        let ramp = self.health.ramp_limit(webhook);
+        let endpoint = self.endpoint(webhook, target);
+        let room = endpoint.room(share, now).min(share.max(1));
+        let room = ramp.map_or(room, |limit| {
+            room.min(limit.saturating_mul(RELEASED_PER_PLACE))
+        });
+        room.saturating_sub(endpoint.waiting())
+    }
+
+    /// A delivery that may have been a probe goes no further.
+    pub(super) fn probe_is_no_more(&mut self, job: &Job) {
+        if job.probe {
+            self.health.probe_ended(job.webhook);
+        }
+    }
+
+    /// The partition goes: what is not in the records is told to its next owner.
+    pub(super) fn end_health(&mut self) {
+        for (webhook, workspace, ended, waits) in self.health.end() {
+            let shared = self.shared.clone();
+            let told = health::tell_next_owner(shared, self.partition, webhook, workspace, ended);
+            self.settling.push(
+                async move {
+                    told.await;
+                    if let Some(waits) = waits {
+                        // Who waited may be gone with its attempt.
+                        waits.send(()).ok();
+                    }
+                    Settled::Nothing
+                }
+                .boxed(),
+            );
+        }
+    }
+}
+
+/// Until the record shows it. When nobody writes it any more, the next owner is told instead.
+async fn waiting_for(durable: oneshot::Receiver<()>) {
+    durable.await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_probe_and_a_test_go_to_a_paused_endpoint() {
+        use StatusReason as R;
+        use WebhookStatus as S;
+        let breaker = (S::Paused, Some(R::DeliveryFailures));
+        let off = (S::AutoDisabled, Some(R::EndpointGone));
+        let user = (S::Paused, Some(R::User));
+        for (status, probe, trigger, expected) in [
+            ((S::Active, None), false, Trigger::Event, Gate::Send),
+            (breaker, false, Trigger::Event, Gate::Hold),
+            (breaker, false, Trigger::Replay, Gate::Hold),
+            (breaker, true, Trigger::Event, Gate::Send),
+            (breaker, false, Trigger::Test, Gate::Send),
+            (user, true, Trigger::Event, Gate::Hold),
+            (off, true, Trigger::Event, Gate::Hold),
+            (off, false, Trigger::Test, Gate::Send),
+            (
+                (S::Disabled, Some(R::User)),
+                false,
+                Trigger::Test,
+                Gate::Cancel,
+            ),
+        ] {
+            assert_eq!(
+                gate(status, probe, trigger),
+                expected,
+                "{status:?} {trigger:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What a webhook says of its own: retries, rate, requests at a time, headers.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use prost::Message as _;
+use uuid::Uuid;
+use webhooks_devstack::wait_until;
+use webhooks_domain::{
+    clock::Clock as _,
+    sealing::{Binding, Keyring, Purpose},
+};
+use webhooks_proto::{
+    internal::v1::{EndpointExtras, RateLimit, RetryPolicy, SealedSecret, Status},
+    v1::{DeliveryState, Header},
+};
+use webhooks_runtime::SystemClock;
+
+use crate::{
+    scripted::{Answer, Scripted},
+    support::{LIMIT, World, check, ensure_eq, keyring_text, numbers},
+};
+
+const MINUTE: i64 = 60_000_000;
+
+#[test]
+fn a_webhooks_own_policy_says_how_often_it_is_tried() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        world
+            .webhook_with(webhook, "/status/500", Status::Active, |config| {
+                config.retry = Some(RetryPolicy {
+                    max_attempts: 5,
+                    base_ms: 1_000,
+                    factor_milli: 1_000,
+                    cap_ms: 1_000,
+                    jitter_milli: 0,
+                    max_age_ms: 0,
+                });
+            })
+            .await?;
+        let delivery = world.owe(webhook, "e1").await?;
+        let reports = world.until_state(delivery, DeliveryState::Failed).await?;
+        ensure_eq(numbers(&reports), vec![1, 2, 3, 4, 5])?;
+        let mut times: Vec<i64> = world
+            .receiver
+            .requests()
+            .iter()
+            .map(|request| request.received_at)
+            .collect();
+        times.sort_unstable();
+        for pair in times[1..].windows(2) {
+            ensure!(pair[1] - pair[0] >= 990_000, "{times:?}");
+        }
+        world.until_settled().await
+    });
+}
+
+#[test]
+fn a_retry_that_would_come_too_late_is_not_made() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        world
+            .webhook_with(webhook, "/status/500", Status::Active, |config| {
+                config.retry = Some(RetryPolicy {
+                    max_attempts: 5,
+                    base_ms: 30_000,
+                    factor_milli: 1_000,
+                    cap_ms: 30_000,
+                    jitter_milli: 0,
+                    max_age_ms: 60_000,
+                });
+            })
+            .await?;
+        // The second attempt (at once) is still young enough, the third is not.
+        let delivery = world
+            .owe_with(webhook, "e1", |reference| {
+                reference.created_at = SystemClock.now_micros() - MINUTE * 3 / 4;
+            })
+            .await?;
+        let reports = world.until_state(delivery, DeliveryState::Failed).await?;
+        ensure_eq(numbers(&reports), vec![1, 2])?;
+        world.until_settled().await
+    });
+}
+
+#[test]
+fn the_rate_holds_over_two_dispatchers_and_a_move() {
+    check(async {
+        const COUNT: usize = 80;
+        const BURST: usize = 5;
+        const PER_SECOND: u32 = 10;
+        let world = World::start().await?;
+        let first = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        world
+            .webhook_with(webhook, "/ok", Status::Active, |config| {
+                config.rate = Some(RateLimit {
+                    count: PER_SECOND,
+                    period_seconds: 1,
+                    burst: 5,
+                });
+            })
+            .await?;
+        for n in 0..COUNT {
+            world.owe(webhook, &format!("e{n}")).await?;
+        }
+        world.until_count(15).await?;
+        // The partitions move twice: half of them, then all.
+        let second = world.dispatcher(&[]).await?;
+        world.until_count(30).await?;
+        first.stop().await?;
+        wait_until("all of them", Duration::from_secs(40), async || {
+            let seen = world.receiver.count();
+            if seen >= 80 { Ok(()) } else { Err(seen) }
+        })
+        .await?;
+        world.until_settled().await?;
+        let mut times: Vec<i64> = world
+            .receiver
+            .requests()
+            .iter()
+            .map(|request| request.received_at)
+            .collect();
+        times.sort_unstable();
+        ensure_eq(times.len(), COUNT)?;
+        for (first, from) in times.iter().enumerate() {
+            for (last, to) in times.iter().enumerate().skip(first) {
+                // A request takes a moment from its start to here: half a second's worth.
+                let span = usize::try_from((to - from) / 100_000)?;
+                let most = BURST + span + 5;
+                ensure!(last - first < most, "{} in {} us", last - first, to - from);
+            }
+        }
+        // It is used, too: not much slower than allowed.
+        let took = times[COUNT - 1] - times[0];
+        ensure!(took < 16_000_000, "{took} us for {COUNT}");
+        second.stop().await
+    });
+}
+
+#[test]
+fn requests_at_a_time_follow_the_webhook_live_and_stay_within_the_installations_limit() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world
+            .dispatcher(&[("WEBHOOKS_ENDPOINT_IN_FLIGHT_MAX", "12")])
+            .await?;
+        let endpoint = Scripted::start(|_, _| Answer {
+            status: 200,
+            after: Duration::from_millis(100),
+        })
+        .await?;
+        let webhook = Uuid::new_v4();
+        let limited = async |max| {
+            world
+                .webhook_with(webhook, &endpoint.url(), Status::Active, |config| {
+                    config.max_in_flight = max;
+                })
+                .await
+        };
+        limited(2).await?;
+        for n in 0..400 {
+            world.owe(webhook, &format!("e{n}")).await?;
+        }
+        let reaches = async |most: usize, seen: usize| {
+            let until = endpoint.seen().len() + seen;
+            let mut highest = 0;
+            wait_until("so many at a time", LIMIT, async || {
+                highest = highest.max(endpoint.most_open());
+                let done = endpoint.seen().len();
+                if highest >= most && done >= until {
+                    Ok(())
+                } else {
+                    Err((highest, done))
+                }
+            })
+            .await?;
+            anyhow::Ok(highest)
+        };
+        ensure_eq(reaches(2, 20).await?, 2)?;
+        limited(6).await?;
+        ensure_eq(reaches(6, 40).await?, 6)?;
+        // More than the installation allows.
+        limited(60).await?;
+        ensure_eq(reaches(12, 60).await?, 12)?;
+        limited(1).await?;
+        // What is on the wire ends first.
+        let until = endpoint.seen().len() + 14;
+        wait_until("fewer", LIMIT, async || {
+            let done = endpoint.seen().len();
+            if done >= until { Ok(()) } else { Err(done) }
+        })
+        .await?;
+        endpoint.most_open();
+        ensure_eq(reaches(1, 5).await?, 1)
+    });
+}
+
+#[test]
+fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        let header = |name: &str, value: &str| Header {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        // As no API would have saved them.
+        let extras = EndpointExtras {
+            headers: vec![
+                header("Authorization", "Bearer hunter2"),
+                header("webhook-id", "forged"),
+                header("Webhook-Signature", "v1,forged"),
+                header("Content-Type", "text/plain"),
+                header("User-Agent", "forged"),
+                header("Host", "forged"),
+                header("Content-Length", "1"),
+                header("Transfer-Encoding", "chunked"),
+                header("x-line", "a\r\nwebhook-attempt: 9"),
+                header("X-Team", "blue"),
+            ],
+            query: vec![header("key", "s p&ce")],
+        };
+        let binding = Binding {
+            workspace: world.workspace,
+            webhook,
+            version: 1,
+        };
+        let sealed = Keyring::parse(&keyring_text())?.seal_for(
+            Purpose::Extras,
+            binding,
+            &extras.encode_to_vec(),
+            [9; 24],
+        );
+        world
+            .webhook_with(webhook, "/ok?a=1", Status::Active, |config| {
+                config.extras = Some(SealedSecret {
+                    key_id: sealed.key_id,
+                    version: 1,
+                    nonce: sealed.nonce.to_vec().into(),
+                    ciphertext: sealed.ciphertext.into(),
+                    expires_at: 0,
+                });
+            })
+            .await?;
+        let delivery = world.owe(webhook, "e1").await?;
+        world
+            .until_state(delivery, DeliveryState::Delivered)
+            .await?;
+        let requests = world.receiver.requests();
+        let request = requests.first().context("a request")?;
+        ensure_eq(request.header("authorization"), Some("Bearer hunter2"))?;
+        ensure_eq(request.header("x-team"), Some("blue"))?;
+        ensure_eq(request.header("x-line"), None)?;
+        ensure_eq(request.header("transfer-encoding"), None)?;
+        ensure_eq(request.header("content-type"), Some("application/json"))?;
+        ensure_eq(request.header("webhook-attempt"), Some("1"))?;
+        ensure_eq(request.path.as_str(), "/ok?a=1&key=s+p%26ce")?;
+        // Signed over our id: had one of ours been replaced, this would not hold.
+        ensure_eq(request.verified, Some(true))?;
+        for value in request.headers.values() {
+            ensure!(!value.as_bytes().windows(6).any(|six| six == b"forged"));
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,202 @@
+//! What people are told by mail of a webhook's health, and the way to the mail server.
+//!
+//! A mail names the webhook and what happened; never a payload, a secret, an address behind the
+//! endpoint, nor the endpoint's query. It is plain text: nothing in it can be markup.
+
+use std::time::Duration;
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor, message::Mailbox,
+    message::header::ContentType,
+};
+use webhooks_bus::OpsEvent;
+use webhooks_runtime::{Env, Secret};
+use webhooks_store::{NewMail, WebhookRow};
+
+/// Longest wait for a mail server.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest name of a webhook in a subject, in characters.
+const NAME_IN_SUBJECT: usize = 60;
+
+/// How mails go out.
+#[derive(Debug, Clone)]
+pub struct MailSettings {
+    /// The mail server; none = mails wait, and are given up in the end.
+    pub smtp_url: Option<Secret>,
+    /// The sender.
+    pub from: String,
+    /// Where the dashboard is, for a link.
+    pub dashboard_url: Option<String>,
+}
+
+impl MailSettings {
+    /// Reads them; what cannot be used is a problem of the environment's.
+    pub fn read(env: &mut Env) -> Self {
+        let settings = Self {
+            smtp_url: env.optional_secret(
+                "WEBHOOKS_SMTP_URL",
+                "mail server for notices to customers, `smtps://user:password@host` or `smtp://host:25`; without it none are sent",
+            ),
+            from: env.string(
+                "WEBHOOKS_MAIL_FROM",
+                "Linkbreakers Webhooks <webhooks@linkbreakers.invalid>",
+                "sender of mails",
+            ),
+            dashboard_url: env.optional(
+                "WEBHOOKS_DASHBOARD_URL",
+                "where customers see their webhooks, named in mails",
+            ),
+        };
+        if settings.from.parse::<Mailbox>().is_err() {
+            env.problem("WEBHOOKS_MAIL_FROM", "is not `Name <name@host>`");
+        }
+        if let Some(url) = &settings.smtp_url
+            && AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose()).is_err()
+        {
+            env.problem("WEBHOOKS_SMTP_URL", "is not the URL of a mail server");
+        }
+        settings
+    }
+}
+
+/// Why a mail did not go out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MailError {
+    /// It will not, whatever is tried.
+    #[error("the mail server refuses it: {0}")]
+    Refused(String),
+    /// Not now.
+    #[error("{0}")]
+    Later(String),
+}
+
+/// Sends mails.
+#[derive(Clone)]
+pub(crate) struct Mailer {
+    smtp: Option<AsyncSmtpTransport<Tokio1Executor>>,
+    from: Mailbox,
+}
+
+impl Mailer {
+    /// # Errors
+    /// A setting cannot be used.
+    pub(crate) fn new(settings: &MailSettings) -> anyhow::Result<Self> {
+        let smtp = settings
+            .smtp_url
+            .as_ref()
+            .map(|url| {
+                let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose())?;
+                anyhow::Ok(builder.timeout(Some(TIMEOUT)).build())
+            })
+            .transpose()?;
+        Ok(Self {
+            smtp,
+            from: settings.from.parse()?,
+        })
+    }
+
+    /// Whether there is a mail server at all.
+    pub(crate) fn is_set_up(&self) -> bool {
+        self.smtp.is_some()
+    }
+
+    /// Sends one mail.
+    pub(crate) async fn send(&self, mail: &NewMail) -> Result<(), MailError> {
+        let Some(smtp) = &self.smtp else {
+            return Err(MailError::Later("no mail server is set up".to_owned()));
+        };
+        let refused = |error: String| MailError::Refused(error);
+        let to = mail.recipient.parse::<Mailbox>();
+        let message = Message::builder()
+            .from(self.from.clone())
+            .to(to.map_err(|error| refused(error.to_string()))?)
+            .message_id(Some(format!("<{}>", mail.message_id)))
+            .subject(&mail.subject)
+            .header(ContentType::TEXT_PLAIN)
+            .body(mail.body.clone())
+            .map_err(|error| refused(error.to_string()))?;
+        match smtp.send(message).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_permanent() => Err(MailError::Refused(error.to_string())),
+            Err(error) => Err(MailError::Later(error.to_string())),
+        }
+    }
+}
+
+/// What the people of a workspace are told of an event; nothing for most kinds.
+pub(crate) fn notices(
+    event: &OpsEvent,
+    webhook: &WebhookRow,
+    addresses: &[String],
+    dashboard: Option<&str>,
+) -> Vec<NewMail> {
+    let Some((subject, first)) = words(event, webhook) else {
+        return Vec::new();
+    };
+    let mut body = format!(
+        "{first}\n\nWebhook: {}\nId: {}\nEndpoint: {}\nFailures in a row: {}\nSince: {}\n",
+        one_line(&webhook.name),
+        webhook.id,
+        without_query(&webhook.endpoint_url),
+        event.run,
+        event.at,
+    );
+    if let Some(last) = &event.last_failure {
+        let status = last
+            .status_code
+            .map_or_else(String::new, |status| format!(", status {status}"));
+        body.push_str(&format!("Last failure: {}{status}\n", last.outcome));
+    }
+    if let Some(dashboard) = dashboard {
+        body.push_str(&format!("\nIts deliveries: {dashboard}\n"));
+    }
+    addresses
+        .iter()
+        .enumerate()
+        .map(|(number, recipient)| NewMail {
+            message_id: format!(
+                "{}.{}.{number}@webhooks.linkbreakers",
+                event.episode_id, event.kind
+            ),
+            recipient: recipient.clone(),
+            subject: subject.clone(),
+            body: body.clone(),
+        })
+        .collect()
+}
+
+/// Subject and first sentence.
+fn words(event: &OpsEvent, webhook: &WebhookRow) -> Option<(String, &'static str)> {
+    let name: String = one_line(&webhook.name)
+        .chars()
+        .take(NAME_IN_SUBJECT)
+        .collect();
+    match (event.kind.as_str(), event.status_reason.as_deref()) {
+        ("failing", _) => Some((
+            format!("Webhook \"{name}\" is failing"),
+            "Deliveries to your webhook have failed several times in a row. It is paused: its deliveries are held, and go out when the endpoint answers again. If it goes on failing, the webhook is disabled.",
+        )),
+        ("auto_disabled", Some("ENDPOINT_GONE")) => Some((
+            format!("Webhook \"{name}\" was disabled"),
+            "The endpoint of your webhook has answered 410 Gone, so the webhook was disabled. Its deliveries are held for seven days; enable the webhook again to receive events.",
+        )),
+        ("auto_disabled", _) => Some((
+            format!("Webhook \"{name}\" was disabled"),
+            "Deliveries to your webhook have failed too many times in a row, so the webhook was disabled. Its deliveries are held for seven days; enable the webhook again when the endpoint works.",
+        )),
+        _ => None,
+    }
+}
+
+/// A name that cannot begin a new line or steer a terminal.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// The endpoint without what may be a credential.
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}

@@ -1,0 +1,152 @@
+//! Where a request comes from: the client's address, what it calls itself, and the request's id.
+//!
+//! Behind a proxy the peer is the proxy. Addresses in `X-Forwarded-For` are believed from the right,
+//! and only as far as trusted proxies wrote them; everything before that is the client's own text.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderValue};
+use uuid::Uuid;
+use webhooks_domain::endpoint::Cidr;
+use webhooks_store::Origin;
+
+use crate::rate::Payer;
+
+/// Longest request id that is taken over from the caller, in characters.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Most of a `User-Agent` that is kept, in characters.
+const MAX_USER_AGENT: usize = 256;
+
+/// Most hops of `X-Forwarded-For` that are looked at.
+const MAX_HOPS: usize = 16;
+
+/// A request's origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Visit {
+    /// The client's address, if there is one.
+    pub(crate) ip: Option<IpAddr>,
+    /// The same for the audit log, with the rest.
+    pub(crate) origin: Origin,
+}
+
+impl Visit {
+    /// The origin of a request with these headers from this peer.
+    pub(crate) fn of(
+        peer: Option<SocketAddr>,
+        headers: &HeaderMap,
+        trusted_proxies: &[Cidr],
+    ) -> Self {
+        let ip = peer.map(|peer| client(peer.ip().to_canonical(), headers, trusted_proxies));
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let given = text("x-request-id").filter(|id| is_request_id(id));
+        let user_agent = text("user-agent").unwrap_or_default();
+        Self {
+            ip,
+            origin: Origin {
+                remote_ip: ip.map_or_else(String::new, |ip| ip.to_string()),
+                user_agent: user_agent.chars().take(MAX_USER_AGENT).collect(),
+                request_id: given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+            },
+        }
+    }
+
+    /// Who pays for a call without valid credentials.
+    pub(crate) fn payer(&self) -> Payer {
+        self.ip.map_or(Payer::Rest, Payer::Address)
+    }
+
+    /// The request's id as a header.
+    pub(crate) fn request_id_header(&self) -> HeaderValue {
+        HeaderValue::try_from(&self.origin.request_id).expect("ids are visible ASCII")
+    }
+}
+
+fn is_request_id(text: &str) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-:/+=".contains(&byte))
+}
+
+fn client(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[Cidr]) -> IpAddr {
+    let trusted = |ip: IpAddr| trusted_proxies.iter().any(|range| range.contains(ip));
+    let mut client = peer;
+    // Several header lines count as one, in their order.
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let hops = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.rsplit(','));
+    for hop in hops.take(MAX_HOPS) {
+        if !trusted(client) {
+            break;
+        }
+        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
+            break;
+        };
+        client = ip.to_canonical();
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visit(peer: &str, headers: &[(&'static str, &str)], trusted: &[&str]) -> Visit {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let trusted: Vec<Cidr> = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        Visit::of(Some(peer.parse().unwrap()), &map, &trusted)
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let forged = [("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.9")];
+        let address = |trusted: &[&str]| {
+            let visit = visit("10.0.0.1:5", &forged, trusted);
+            visit.origin.remote_ip
+        };
+        assert_eq!(address(&[]), "10.0.0.1");
+        assert_eq!(address(&["10.0.0.0/8"]), "2.2.2.2");
+        assert_eq!(address(&["10.0.0.0/8", "2.2.2.2"]), "1.1.1.1");
+        let lines = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "3.3.3.3"),
+        ];
+        assert_eq!(
+            visit("10.0.0.1:5", &lines, &["10.0.0.0/8"])
+                .origin
+                .remote_ip,
+            "3.3.3.3"
+        );
+        let broken = [("x-forwarded-for", "1.1.1.1, unknown")];
+        assert_eq!(
+            visit("10.0.0.1:5", &broken, &["10.0.0.0/8"])
+                .origin
+                .remote_ip,
+            "10.0.0.1"
+        );
+        let mapped = visit("[::ffff:9.9.9.9]:1", &[], &[]);
+        assert_eq!(mapped.origin.remote_ip, "9.9.9.9");
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_another_replaced() {
+        let id = |given: &str| {
+            visit("1.1.1.1:1", &[("x-request-id", given)], &[])
+                .origin
+                .request_id
+        };
+        assert_eq!(id("abc-1"), "abc-1");
+        for bad in ["", "a b", "a\"b", &"x".repeat(129)] {
+            assert_ne!(id(bad), bad);
+            id(bad).parse::<Uuid>().unwrap();
+        }
+        let long = "u".repeat(1_000);
+        let visit = visit("1.1.1.1:1", &[("user-agent", &long)], &[]);
+        assert_eq!(visit.origin.user_agent.len(), MAX_USER_AGENT);
+    }
+}

@@ -1,0 +1,225 @@
+//! The routes about what was and will be delivered: deliveries, tests, events, jobs and metrics.
+
+mod read;
+mod tail;
+mod view;
+
+use axum::{
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
+    response::Response,
+};
+use http::{StatusCode, Uri};
+use serde_json::json;
+use webhooks_store::{DeliveryRow, JobRow, JobState};
+
+use super::{
+    Rest,
+    answer::{encode, json as json_answer, refusal_body},
+    json_body,
+    query::ListQuery,
+    request::{path_text, read_optional},
+    routes::{History, Route},
+    webhooks::answered,
+};
+use crate::{
+    auth::Caller,
+    error::{ManagementError, parse_id},
+    refusal::Refusal,
+    service::{Found, HistoryFace},
+    view::DeliveryView,
+};
+
+use self::{
+    read::{metrics_query, read_event_id, read_job, search},
+    view::{event_view, job_view, judged_view, metrics_view, prepared_view},
+};
+
+pub(crate) use self::view::{status_word, success_rate};
+
+/// How this face puts the answers that are kept.
+const FACE: HistoryFace = HistoryFace {
+    delivery: encode_delivery,
+    job: encode_job,
+    refuse: Some(refusal_body),
+};
+
+impl Rest {
+    /// Answers a workspace.
+    pub(super) async fn history(
+        &self,
+        what: History,
+        route: &Route,
+        caller: Caller,
+        params: Result<RawPathParams, RawPathParamsRejection>,
+        request: Request,
+    ) -> Result<Response, ManagementError> {
+        let text = path_text(params);
+        let id = text.as_deref().and_then(parse_id);
+        match what {
+            History::RetryDelivery | History::TestWebhook | History::CreateJob => {
+                let (body, once) = read_optional(route, request).await?;
+                let answer = match what {
+                    History::RetryDelivery => {
+                        self.management.retry_delivery(caller, id, once, FACE).await
+                    }
+                    History::TestWebhook => {
+                        let event = read_event_id(&body)?;
+                        self.management
+                            .test_webhook(caller, id, event, once, FACE)
+                            .await
+                    }
+                    _ => {
+                        let draft = read_job(&body);
+                        self.management
+                            .create_job(caller, id, draft, once, FACE)
+                            .await
+                    }
+                };
+                Ok(answered(answer?))
+            }
+            History::CancelDelivery => {
+                let id = id.ok_or(ManagementError::DeliveryNotFound)?;
+                let row = self.management.cancel_delivery(&caller, id).await?;
+                Ok(json_answer(StatusCode::OK, encode_delivery(&row)?))
+            }
+            History::PreviewWebhook => {
+                let id = id.ok_or(ManagementError::WebhookNotFound)?;
+                let (body, _) = read_optional(route, request).await?;
+                let event = read_event_id(&body)?;
+                let prepared = self.management.preview_webhook(&caller, id, event).await?;
+                json_body(&json!({ "request": prepared_view(&prepared) }))
+            }
+            History::PauseJob => self.set_job(&caller, id, JobState::Paused).await,
+            History::ResumeJob => self.set_job(&caller, id, JobState::Running).await,
+            History::CancelJob => self.set_job(&caller, id, JobState::Cancelled).await,
+            History::GetEvent => {
+                let id = text.ok_or(Refusal::EventNotFound)?;
+                let judged = self.management.get_event(&caller, &id).await?;
+                json_body(&judged_view(&judged))
+            }
+            _ => self.look(what, &caller, id, request.uri()).await,
+        }
+    }
+
+    /// What changes nothing.
+    async fn look(
+        &self,
+        what: History,
+        caller: &Caller,
+        id: Option<uuid::Uuid>,
+        uri: &Uri,
+    ) -> Result<Response, ManagementError> {
+        let query = ListQuery::of(uri)?;
+        let webhook = || id.ok_or(ManagementError::WebhookNotFound);
+        match what {
+            History::ListDeliveries | History::ListDeliveriesOfWebhook => {
+                let of = match what {
+                    History::ListDeliveries => None,
+                    _ => Some(webhook()?),
+                };
+                let (wanted, size) = (search(&query), query.page_size()?);
+                let found = self
+                    .management
+                    .search_deliveries(caller, of, wanted, size, query.page_token())
+                    .await?;
+                found_body("deliveries", &found, DeliveryView::of)
+            }
+            History::GetRequest => {
+                let id = id.ok_or(ManagementError::DeliveryNotFound)?;
+                let prepared = self.management.delivery_request(caller, id).await?;
+                json_body(&json!({ "request": prepared_view(&prepared) }))
+            }
+            History::TailDeliveries => {
+                let of = query.text("webhookId").map(|id| parse_id(&id));
+                let of = match of {
+                    None => None,
+                    Some(id) => Some(id.ok_or(ManagementError::WebhookNotFound)?),
+                };
+                Ok(tail::response(self.management.tail(caller, of).await?))
+            }
+            History::ListSamples => {
+                let samples = self.management.samples(caller, &query.all("triggers"))?;
+                // An array as bytes: the payloads stay what they are.
+                let mut body = vec![b'['];
+                for (at, sample) in samples.iter().enumerate() {
+                    if at > 0 {
+                        body.push(b',');
+                    }
+                    body.extend_from_slice(sample);
+                }
+                body.push(b']');
+                Ok(json_answer(StatusCode::OK, body))
+            }
+            History::ListEvents => {
+                let range = (query.time("acceptedAfter")?, query.time("acceptedBefore")?);
+                let found = self
+                    .management
+                    .list_events(caller, range, query.page_size()?, query.page_token())
+                    .await?;
+                found_body("events", &found, event_view)
+            }
+            History::ListJobs => {
+                let (size, token) = (query.page_size()?, query.page_token());
+                let page = self
+                    .management
+                    .list_jobs(caller, webhook()?, size, token)
+                    .await?;
+                let views: Vec<_> = page.rows.iter().map(job_view).collect();
+                super::list_body("jobs", &views, page.next, page.total)
+            }
+            History::GetJob => {
+                let id = id.ok_or(Refusal::JobNotFound)?;
+                let job = self.management.get_job(caller, id).await?;
+                json_body(&json!({ "job": job_view(&job) }))
+            }
+            History::GetMetrics | History::GetMetricsOfWebhook => {
+                let of = match what {
+                    History::GetMetrics => None,
+                    _ => Some(webhook()?),
+                };
+                let metrics = self
+                    .management
+                    .metrics(caller, of, metrics_query(&query))
+                    .await?;
+                json_body(&metrics_view(&metrics))
+            }
+            _ => Err(ManagementError::RouteNotFound),
+        }
+    }
+
+    async fn set_job(
+        &self,
+        caller: &Caller,
+        id: Option<uuid::Uuid>,
+        state: JobState,
+    ) -> Result<Response, ManagementError> {
+        let id = id.ok_or(Refusal::JobNotFound)?;
+        let job = self.management.set_job_state(caller, id, state).await?;
+        Ok(json_answer(StatusCode::OK, encode_job(&job)?))
+    }
+}
+
+fn encode_delivery(row: &DeliveryRow) -> Result<Vec<u8>, ManagementError> {
+    encode(&json!({ "delivery": DeliveryView::of(row) }))
+}
+
+fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {
+    encode(&json!({ "job": job_view(row) }))
+}
+
+/// A list whose total may be a lower bound, which is said only then.
+fn found_body<T, V: serde::Serialize>(
+    name: &str,
+    found: &Found<T>,
+    view: impl Fn(&T) -> V,
+) -> Result<Response, ManagementError> {
+    let views: Vec<_> = found.page.rows.iter().map(view).collect();
+    let mut body = json!({ name: views, "totalCount": found.page.total });
+    if found.total_is_lower_bound {
+        body["totalCountIsLowerBound"] = true.into();
+    }
+    if let Some(next) = &found.page.next {
+        body["nextPageToken"] = next.as_str().into();
+    }
+    json_body(&body)
+}

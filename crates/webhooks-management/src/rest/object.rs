@@ -1,0 +1,214 @@
+//! Reading a JSON object member by member: strict about types, and about what may not be there.
+
+use webhooks_domain::event::parse_rfc3339_micros;
+
+use crate::{
+    error::{ManagementError, Violation},
+    json::Json,
+};
+
+/// Most problems named in one answer; a body of thousands of unknown members needs no more.
+const MAX_PROBLEMS: usize = 50;
+
+/// An object whose members are taken out one after another.
+pub(super) struct ObjectReader {
+    /// Before every field's name: empty, or `limits.`
+    prefix: &'static str,
+    members: Vec<(String, Json)>,
+    problems: Vec<Violation>,
+}
+
+impl ObjectReader {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// The body is no JSON object.
+    pub(super) fn of(body: &[u8]) -> Result<Self, ManagementError> {
+        let whole =
+            |reason, message| ManagementError::Invalid(vec![Violation::new("", reason, message)]);
+        let json = serde_json::from_slice(body).map_err(|error| {
+            whole(
+                "malformed_json",
+                format!("is not readable as JSON: {error}"),
+            )
+        })?;
+        match json {
+            Json::Object(members) => Ok(Self::new("", members)),
+            _ => Err(whole("not_an_object", "has to be a JSON object".to_owned())),
+        }
+    }
+
+    fn new(prefix: &'static str, members: Vec<(String, Json)>) -> Self {
+        let mut reader = Self {
+            prefix,
+            members: Vec::new(),
+            problems: Vec::new(),
+        };
+        for (key, value) in members {
+            if reader.members.iter().any(|(known, _)| *known == key) {
+                reader.problem(&key, "duplicate_key", "is there twice");
+            } else if reader.members.len() < MAX_PROBLEMS {
+                reader.members.push((key, value));
+            }
+        }
+        reader
+    }
+
+    fn take(&mut self, key: &str) -> Option<Json> {
+        let at = self.members.iter().position(|(known, _)| known == key)?;
+        Some(self.members.swap_remove(at).1)
+    }
+
+    /// A member that holds text.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Json::Text(text) => Some(text),
+            other => self.wrong(key, "has to be text", &other),
+        }
+    }
+
+    /// A member that is true or false.
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        match self.take(key)? {
+            Json::Bool(value) => Some(value),
+            other => self.wrong(key, "has to be true or false", &other),
+        }
+    }
+
+    /// A member that holds a list of text.
+    pub(super) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        let items = match self.take(key)? {
+            Json::List(items) => items,
+            other => return self.wrong(key, "has to be a list", &other),
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Json::Text(text) => texts.push(text),
+                other => return self.wrong(key, "holds text", &other),
+            }
+        }
+        Some(texts)
+    }
+
+    /// A member that holds a whole number, or null for none.
+    pub(super) fn integer(&mut self, key: &str) -> Option<i64> {
+        match self.take(key)? {
+            Json::Integer(number) => Some(number),
+            Json::Null => None,
+            other => self.wrong(key, "has to be a whole number", &other),
+        }
+    }
+
+    /// A member that holds a time, in microseconds; `Some(None)` for null.
+    pub(super) fn time(&mut self, key: &str) -> Option<Option<i64>> {
+        match self.take(key)? {
+            Json::Null => Some(None),
+            Json::Text(text) => {
+                let at = parse_rfc3339_micros(&text);
+                if at.is_none() {
+                    self.problem(key, "not_a_time", "is a time such as 2026-01-15T12:00:00Z");
+                }
+                at.map(Some)
+            }
+            other => self.wrong(key, "has to be text", &other),
+        }
+    }
+
+    /// A member that holds an object, which `read` takes apart.
+    pub(super) fn object<T>(
+        &mut self,
+        key: &str,
+        prefix: &'static str,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        match self.take(key)? {
+            Json::Object(members) => {
+                let mut inner = Self::new(prefix, members);
+                let value = read(&mut inner);
+                self.problems.extend(inner.finish(&[]));
+                Some(value)
+            }
+            other => self.wrong(key, "has to be an object", &other),
+        }
+    }
+
+    /// What was wrong, everything that was not taken included. Members of `read_only` are told so.
+    pub(super) fn finish(mut self, read_only: &[&str]) -> Vec<Violation> {
+        for (key, _) in std::mem::take(&mut self.members) {
+            if read_only.contains(&key.as_str()) {
+                self.problem(&key, "read_only", "cannot be set");
+            } else {
+                self.problem(&key, "unknown_field", "is not known");
+            }
+        }
+        self.problems
+    }
+
+    fn wrong<T>(&mut self, key: &str, expected: &str, found: &Json) -> Option<T> {
+        let message = format!("{expected}, not {}", found.kind());
+        self.problem(key, "wrong_type", message);
+        None
+    }
+
+    fn problem(&mut self, key: &str, reason: &'static str, message: impl Into<String>) {
+        if self.problems.len() >= MAX_PROBLEMS {
+            return;
+        }
+        // A key is the caller's text: enough of it to recognise, not enough to flood a log.
+        let key: String = key.chars().take(64).collect();
+        let field = format!("{}{key}", self.prefix);
+        self.problems.push(Violation::new(field, reason, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_taken_by_type_and_the_rest_is_refused() {
+        let body = br#"{"a":"x","b":true,"c":["y"],"d":3,"e":"2026-01-15T12:00:00Z","f":null,
+            "g":{"h":1,"i":2},"j":1,"id":"z","a":"again"}"#;
+        let mut reader = ObjectReader::of(body).unwrap();
+        assert_eq!(reader.text("a").as_deref(), Some("x"));
+        assert_eq!(reader.boolean("b"), Some(true));
+        assert_eq!(reader.texts("c"), Some(vec!["y".to_owned()]));
+        assert_eq!(reader.integer("d"), Some(3));
+        assert_eq!(reader.time("e"), Some(Some(1_768_478_400_000_000)));
+        assert_eq!(reader.time("f"), Some(None));
+        assert_eq!(
+            reader.object("g", "g.", |inner| inner.integer("h")),
+            Some(Some(1))
+        );
+        assert_eq!(reader.text("j"), None);
+        assert_eq!(reader.text("absent"), None);
+        let problems = reader.finish(&["id"]);
+        let problems: Vec<_> = problems
+            .iter()
+            .map(|v| (v.field.as_str(), v.reason))
+            .collect();
+        assert_eq!(
+            problems,
+            [
+                ("a", "duplicate_key"),
+                ("g.i", "unknown_field"),
+                ("j", "wrong_type"),
+                ("id", "read_only")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_time_is_a_time() {
+        for (text, reason) in [
+            ("\"yesterday\"", "not_a_time"),
+            ("1", "wrong_type"),
+            ("\"\"", "not_a_time"),
+        ] {
+            let mut reader = ObjectReader::of(format!("{{\"at\":{text}}}").as_bytes()).unwrap();
+            assert_eq!(reader.time("at"), None);
+            assert_eq!(reader.finish(&[])[0].reason, reason);
+        }
+    }
+}

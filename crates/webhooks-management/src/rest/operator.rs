@@ -1,0 +1,145 @@
+//! The operators' routes.
+
+use axum::{
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
+    response::Response,
+};
+use serde_json::json;
+use uuid::Uuid;
+use webhooks_store::Actor;
+
+use super::{
+    Rest,
+    access_view::WorkspaceView,
+    answer::{encode, refusal_body},
+    json_body, list_body,
+    object::ObjectReader,
+    query::ListQuery,
+    request::{path_id, read_once},
+    routes::{Operate, Route},
+    tenancy::read_token,
+    webhooks::answered,
+};
+use crate::{
+    error::ManagementError,
+    service::{LimitsDraft, Management, WorkspaceDraft},
+};
+
+/// Members of the workspace object that operators can read and never write.
+const READ_ONLY: [&str; 3] = ["webhookCount", "createdAt", "updatedAt"];
+
+impl Rest {
+    /// Answers the operator.
+    pub(super) async fn operate(
+        &self,
+        what: Operate,
+        route: &Route,
+        actor: Actor,
+        params: Result<RawPathParams, RawPathParamsRejection>,
+        request: Request,
+    ) -> Result<Response, ManagementError> {
+        let id = path_id(params).ok_or(ManagementError::WorkspaceNotFound);
+        match what {
+            Operate::ListWorkspaces => {
+                let query = ListQuery::of(request.uri())?;
+                let page = self
+                    .management
+                    .list_workspaces(query.page_size()?, query.page_token())
+                    .await?;
+                let rows = page.rows.iter();
+                let views: Vec<_> = rows.map(|(row, n)| WorkspaceView::of(row, *n)).collect();
+                list_body("workspaces", &views, page.next, page.total)
+            }
+            Operate::GetWorkspace => {
+                let operator = self.management.operator(actor);
+                let row = operator.workspace(id?).await?;
+                let count = operator.webhook_count(row.id).await?;
+                json_body(&json!({ "workspace": WorkspaceView::of(&row, count) }))
+            }
+            Operate::DeleteWorkspace => {
+                let id = id?;
+                let deleted = self.management.delete_workspace(actor, id).await;
+                self.authenticator.forget_workspace(id);
+                deleted?;
+                json_body(&json!({}))
+            }
+            Operate::CreateWorkspace => {
+                let (body, once) = read_once(route, request).await?;
+                let work = Box::pin(create(self.management.clone(), actor, body));
+                let work = self.management.operate_once(once, Some(refusal_body), work);
+                Ok(answered(work.await?))
+            }
+            Operate::UpdateWorkspace => {
+                let (body, once) = read_once(route, request).await?;
+                let work = Box::pin(update(self.management.clone(), actor, id, body));
+                let work = self.management.operate_once(once, Some(refusal_body), work);
+                Ok(answered(work.await?))
+            }
+            Operate::IssueToken => {
+                let (body, once) = read_once(route, request).await?;
+                let work = Box::pin(issue(self.management.clone(), actor, id, body));
+                let work = self.management.operate_once(once, Some(refusal_body), work);
+                Ok(answered(work.await?))
+            }
+        }
+    }
+}
+
+async fn create(
+    management: Management,
+    actor: Actor,
+    body: bytes::Bytes,
+) -> Result<Vec<u8>, ManagementError> {
+    let operator = management.operator(actor);
+    let row = operator.make_workspace(read_workspace(&body)?).await?;
+    let count = operator.webhook_count(row.id).await?;
+    encode(&json!({ "workspace": WorkspaceView::of(&row, count) }))
+}
+
+async fn update(
+    management: Management,
+    actor: Actor,
+    id: Result<Uuid, ManagementError>,
+    body: bytes::Bytes,
+) -> Result<Vec<u8>, ManagementError> {
+    let operator = management.operator(actor);
+    let row = operator
+        .change_workspace(id?, read_workspace(&body)?)
+        .await?;
+    let count = operator.webhook_count(row.id).await?;
+    encode(&json!({ "workspace": WorkspaceView::of(&row, count) }))
+}
+
+async fn issue(
+    management: Management,
+    actor: Actor,
+    id: Result<Uuid, ManagementError>,
+    body: bytes::Bytes,
+) -> Result<Vec<u8>, ManagementError> {
+    let token = management
+        .issue_token(actor, id?, read_token(&body)?)
+        .await?;
+    encode(&json!({ "accessToken": token.reveal(), "tokenId": token.id() }))
+}
+
+fn read_workspace(body: &[u8]) -> Result<WorkspaceDraft, ManagementError> {
+    let mut reader = ObjectReader::of(body)?;
+    let mut draft = WorkspaceDraft {
+        id: reader.text("id"),
+        name: reader.text("name"),
+        plan: reader.text("plan"),
+        owner_member: reader.text("ownerMember"),
+        sandbox: reader.boolean("sandbox"),
+        notification_emails: reader.texts("notificationEmails"),
+        limits: reader.object("limits", "limits.", |limits| LimitsDraft {
+            webhooks: limits.integer("webhooks"),
+            retry_max_attempts: limits.integer("retryMaxAttempts"),
+            retry_max_age_seconds: limits.integer("retryMaxAgeSeconds"),
+            events_per_second: limits.integer("eventsPerSecond"),
+            held_per_webhook: limits.integer("heldPerWebhook"),
+        }),
+        problems: Vec::new(),
+    };
+    draft.problems = reader.finish(&READ_ONLY);
+    Ok(draft)
+}

@@ -1,0 +1,166 @@
+//! The routes about who may do what: tokens, scopes, limits, the audit log, and this API's own
+//! description.
+
+use axum::{
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
+    response::Response,
+};
+use serde_json::json;
+use webhooks_store::AuditFilter;
+
+use super::{
+    Rest,
+    access_view::{AuditView, TokenView, allowances, plans, scopes},
+    answer::{encode, json as json_answer, refusal_body},
+    json_body, list_body,
+    object::ObjectReader,
+    openapi,
+    query::ListQuery,
+    request::{path_text, read_once},
+    routes::{Route, Tenancy},
+    webhooks::answered,
+};
+use crate::{
+    auth::Caller,
+    error::ManagementError,
+    service::{TokenDraft, TokenFace, TokenMutated},
+};
+
+/// How this face puts answers about tokens.
+const FACE: TokenFace = TokenFace {
+    encode: encode_token,
+    refuse: Some(refusal_body),
+};
+
+/// Members of the token object that callers can read and never write.
+const READ_ONLY: [&str; 8] = [
+    "id",
+    "workspaceId",
+    "createdBy",
+    "createdAt",
+    "updatedAt",
+    "lastUsedAt",
+    "scopeNames",
+    "support",
+];
+
+impl Rest {
+    /// Answers what needs no credentials.
+    pub(super) fn public(&self, what: Tenancy) -> Result<Response, ManagementError> {
+        match what {
+            Tenancy::OpenApi => Ok(json_answer(http::StatusCode::OK, openapi::text().to_vec())),
+            Tenancy::ListApiScopes => json_body(&scopes()),
+            Tenancy::ListPricingPlans => json_body(&plans(&self.management.pricing_plans())),
+            _ => Err(ManagementError::Unauthenticated),
+        }
+    }
+
+    /// Answers a workspace.
+    pub(super) async fn tenancy(
+        &self,
+        what: Tenancy,
+        route: &Route,
+        caller: Caller,
+        params: Result<RawPathParams, RawPathParamsRejection>,
+        request: Request,
+    ) -> Result<Response, ManagementError> {
+        let id = path_text(params).ok_or(ManagementError::TokenNotFound);
+        match what {
+            Tenancy::ListAllowances => {
+                json_body(&allowances(self.management.allowances(&caller).await?))
+            }
+            Tenancy::ListAuditLog => {
+                let query = ListQuery::of(request.uri())?;
+                let page = self
+                    .management
+                    .list_audit_log(
+                        &caller,
+                        &audit_filter(&query)?,
+                        query.page_size()?,
+                        query.page_token(),
+                    )
+                    .await?;
+                let views: Vec<_> = page.rows.iter().map(AuditView::of).collect();
+                list_body("entries", &views, page.next, page.total)
+            }
+            Tenancy::ListTokens => {
+                let query = ListQuery::of(request.uri())?;
+                let page = self
+                    .management
+                    .list_tokens(&caller, query.page_size()?, query.page_token())
+                    .await?;
+                let views: Vec<_> = page.rows.iter().map(TokenView::of).collect();
+                list_body("tokens", &views, page.next, page.total)
+            }
+            Tenancy::GetToken => {
+                let row = self.management.get_token(&caller, &id?).await?;
+                json_body(&json!({ "token": TokenView::of(&row) }))
+            }
+            Tenancy::DeleteToken => {
+                let id = id?;
+                let deleted = self.management.delete_token(&caller, &id).await;
+                self.authenticator.forget(&id);
+                deleted?;
+                json_body(&json!({}))
+            }
+            Tenancy::CreateToken => {
+                let (body, once) = read_once(route, request).await?;
+                let draft = read_token(&body);
+                let answer = self
+                    .management
+                    .create_token(caller, draft, once, FACE)
+                    .await?;
+                Ok(answered(answer))
+            }
+            Tenancy::UpdateToken => {
+                let id = id?;
+                let (body, once) = read_once(route, request).await?;
+                let draft = read_token(&body);
+                let changed = self
+                    .management
+                    .update_token(caller, id.clone(), draft, once, FACE)
+                    .await;
+                self.authenticator.forget(&id);
+                Ok(answered(changed?))
+            }
+            Tenancy::OpenApi | Tenancy::ListApiScopes | Tenancy::ListPricingPlans => {
+                self.public(what)
+            }
+        }
+    }
+}
+
+/// Reads a token's body; the same members at creation and change, of which the rules then take
+/// those that fit.
+pub(super) fn read_token(body: &[u8]) -> Result<TokenDraft, ManagementError> {
+    let mut reader = ObjectReader::of(body)?;
+    let mut draft = TokenDraft {
+        name: reader.text("name"),
+        key_type: reader.text("keyType"),
+        scopes: reader.texts("scopes"),
+        full_access: reader.boolean("fullAccess"),
+        expires_at: reader.time("expiresAt"),
+        problems: Vec::new(),
+    };
+    draft.problems = reader.finish(&READ_ONLY);
+    Ok(draft)
+}
+
+fn audit_filter(query: &ListQuery) -> Result<AuditFilter, ManagementError> {
+    Ok(AuditFilter {
+        action: query.text("action"),
+        subject: query.text("subject"),
+        actor: query.text("actor"),
+        from: query.time("from")?,
+        to: query.time("to")?,
+    })
+}
+
+fn encode_token(mutated: &TokenMutated<'_>) -> Result<Vec<u8>, ManagementError> {
+    match mutated {
+        TokenMutated::Created { row, text } => {
+            encode(&json!({ "accessToken": text, "token": TokenView::of(row) }))
+        }
+        TokenMutated::Changed { row } => encode(&json!({ "token": TokenView::of(row) })),
+    }
+}

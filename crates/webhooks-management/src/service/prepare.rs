@@ -1,0 +1,202 @@
+//! A request as the dispatcher would send it, for people to look at: the same body, the same
+//! headers, a signature that verifies. Credentials that the customer gave are shown as masks.
+
+use bytes::Bytes;
+use webhooks_domain::{
+    ids::Trigger,
+    sealing::{Binding, NONCE_BYTES, Sealed},
+    signing::{self, AsymmetricKey, SEED_BYTES, SigningKey},
+};
+use webhooks_runtime::telemetry::{TRACE_RANDOM_BYTES, next_traceparent};
+use webhooks_store::{SealedSecret, WebhookRow};
+
+use super::Management;
+use crate::error::ManagementError;
+
+/// A request, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Where to.
+    pub url: String,
+    /// The headers, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body's bytes.
+    pub body: Bytes,
+}
+
+impl Prepared {
+    /// The method of every delivery.
+    pub const METHOD: &'static str = "POST";
+
+    /// A command line that sends it, for a POSIX shell.
+    #[must_use]
+    pub fn curl(&self) -> String {
+        let mut line = format!("curl -X {} {}", Self::METHOD, quoted(&self.url));
+        for (name, value) in &self.headers {
+            line.push_str(" -H ");
+            line.push_str(&quoted(&format!("{name}: {value}")));
+        }
+        line.push_str(" --data-binary ");
+        line.push_str(&quoted(&String::from_utf8_lossy(&self.body)));
+        line
+    }
+}
+
+/// One word for a POSIX shell: nothing in single quotes means anything.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+impl Management {
+    /// The request that carries `body` to the webhook now.
+    pub(super) fn prepare(
+        &self,
+        webhook: &WebhookRow,
+        message_id: &str,
+        trigger: Trigger,
+        attempt: u32,
+        body: Bytes,
+    ) -> Result<Prepared, ManagementError> {
+        let now = self.now();
+        let seconds = now.div_euclid(1_000_000);
+        let mut signature = signing::sign(&self.keys(webhook, now)?, message_id, seconds, &body);
+        if let Some(key) = self.asymmetric_key(webhook)? {
+            signature.push(' ');
+            signature.push_str(&key.sign(message_id, seconds, &body));
+        }
+        let traceparent = next_traceparent(None, rand::random::<[u8; TRACE_RANDOM_BYTES]>());
+        let mut headers: Vec<(String, String)> = [
+            ("content-type", "application/json".to_owned()),
+            (
+                "user-agent",
+                webhooks_egress::EgressConfig::default().user_agent,
+            ),
+            ("webhook-id", message_id.to_owned()),
+            ("webhook-timestamp", seconds.to_string()),
+            ("webhook-signature", signature),
+            ("webhook-attempt", attempt.to_string()),
+            ("webhook-trigger", trigger.header_word().to_owned()),
+            ("traceparent", traceparent),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec();
+        headers.extend(masked(&webhook.extras.shown));
+        Ok(Prepared {
+            url: webhook.endpoint_url.clone(),
+            headers,
+            body,
+        })
+    }
+
+    /// The keys that sign at this moment, newest first.
+    fn keys(&self, webhook: &WebhookRow, now: i64) -> Result<Vec<SigningKey>, ManagementError> {
+        webhook
+            .secrets
+            .iter()
+            .filter(|secret| secret.expires_at.is_none_or(|until| until > now))
+            .map(|secret| {
+                let bytes = self.unseal(webhook, secret)?;
+                SigningKey::from_bytes(bytes).map_err(ManagementError::internal)
+            })
+            .collect()
+    }
+
+    fn asymmetric_key(
+        &self,
+        webhook: &WebhookRow,
+    ) -> Result<Option<AsymmetricKey>, ManagementError> {
+        let Some(asymmetric) = &webhook.asymmetric else {
+            return Ok(None);
+        };
+        let seed = self.unseal(webhook, &asymmetric.sealed)?;
+        let seed = <[u8; SEED_BYTES]>::try_from(seed.as_slice());
+        seed.map(|seed| Some(AsymmetricKey::from_seed(seed)))
+            .map_err(ManagementError::internal)
+    }
+
+    fn unseal(
+        &self,
+        webhook: &WebhookRow,
+        secret: &SealedSecret,
+    ) -> Result<Vec<u8>, ManagementError> {
+        let nonce: [u8; NONCE_BYTES] = secret
+            .nonce
+            .as_slice()
+            .try_into()
+            .map_err(ManagementError::internal)?;
+        let sealed = Sealed {
+            key_id: secret.key_id.clone(),
+            nonce,
+            ciphertext: secret.ciphertext.clone(),
+        };
+        let binding = Binding {
+            workspace: webhook.workspace_id,
+            webhook: webhook.id,
+            version: secret.version,
+        };
+        let opened = self.inner.keyring.open(binding, &sealed);
+        opened.map_err(ManagementError::internal)
+    }
+}
+
+/// The customer's own headers, as they may be shown.
+fn masked(shown: &serde_json::Value) -> Vec<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let own = shown["headers"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut headers: Vec<_> = own
+        .iter()
+        .map(|header| (text(&header["name"]).to_lowercase(), text(&header["value"])))
+        .collect();
+    let auth = &shown["auth"];
+    match auth["type"].as_str() {
+        Some("bearer") => headers.push((
+            "authorization".to_owned(),
+            format!("Bearer {}", text(&auth["token"])),
+        )),
+        Some("basic") => headers.push((
+            "authorization".to_owned(),
+            format!("Basic {}", text(&auth["password"])),
+        )),
+        Some("apiKey") if auth["in"] == "header" => {
+            headers.push((text(&auth["name"]).to_lowercase(), text(&auth["value"])));
+        }
+        _ => {}
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_command_line_survives_quotes() {
+        let request = Prepared {
+            url: "https://example.com/a?b='c'".into(),
+            headers: vec![("x".into(), "it's".into())],
+            body: Bytes::from_static(b"{\"a\":\"'$(rm)\"}"),
+        };
+        assert_eq!(
+            request.curl(),
+            r#"curl -X POST 'https://example.com/a?b='\''c'\''' -H 'x: it'\''s' --data-binary '{"a":"'\''$(rm)"}'"#
+        );
+    }
+
+    #[test]
+    fn credentials_are_masks() {
+        let shown = json!({
+            "headers": [{ "name": "X-Shop", "value": "••••4711" }],
+            "auth": { "type": "bearer", "token": "••••" },
+        });
+        assert_eq!(
+            masked(&shown),
+            [
+                ("x-shop".to_owned(), "••••4711".to_owned()),
+                ("authorization".to_owned(), "Bearer ••••".to_owned()),
+            ]
+        );
+        assert!(masked(&json!({})).is_empty());
+    }
+}

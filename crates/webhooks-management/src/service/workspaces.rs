@@ -1,0 +1,129 @@
+//! Workspaces, as operators handle them through the API. What is done stands in
+//! [`crate::operator`]; here is how a call of the API reaches it.
+
+use std::future::Future;
+
+use uuid::Uuid;
+use webhooks_domain::token::{Token, TokenEnvironment};
+use webhooks_store::{Actor, WorkspaceCursor, WorkspaceRow};
+
+use super::{Answer, Management, Once, Page, TokenDraft, once::Claim};
+use crate::{
+    auth::Caller,
+    error::ManagementError,
+    operator::{Operator, TokenWish},
+    page::ListScope,
+};
+
+pub use crate::operator::{LimitsDraft, WorkspaceDraft};
+
+/// All workspaces are one list, which belongs to none of them.
+const WORKSPACES: ListScope<'static> = ListScope {
+    list: "workspaces",
+    workspace: Uuid::nil(),
+    filters: &[],
+};
+
+/// Idempotency keys of operators are told from tokens' by a holder that no token can be.
+const OPERATOR_KEYS: &str = "operator";
+
+impl Management {
+    /// The operator's hands, for a call of the API.
+    #[must_use]
+    pub fn operator(&self, actor: Actor) -> Operator {
+        let inner = &self.inner;
+        Operator::within(
+            inner.store.clone(),
+            inner.outbox.clone(),
+            std::sync::Arc::clone(&inner.clock),
+            actor,
+        )
+    }
+
+    /// Runs an operator's call to its end, at most once for an idempotency key.
+    ///
+    /// # Errors
+    /// As `work`, or the key is in use.
+    pub async fn operate_once(
+        &self,
+        once: Option<Once>,
+        refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+        work: impl Future<Output = Result<Vec<u8>, ManagementError>> + Send + 'static,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            let operator = Caller {
+                token_id: OPERATOR_KEYS.to_owned(),
+                ..Caller::default()
+            };
+            let result = match this.claim(&operator, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                Claim::Do | Claim::Made(_) => work.await,
+            };
+            this.conclude_with(&operator, once.as_ref(), refuse, result)
+                .await
+        })
+        .await
+    }
+
+    /// Deletes a workspace.
+    ///
+    /// # Errors
+    /// There is none of this id, or the change could not be made.
+    pub async fn delete_workspace(&self, actor: Actor, id: Uuid) -> Result<(), ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            this.read_model_is_there().await?;
+            this.operator(actor).delete_workspace(id).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes a token of a workspace, with the scopes that the draft names.
+    ///
+    /// # Errors
+    /// There is no such workspace, the draft breaks rules, or the change could not be made.
+    pub async fn issue_token(
+        &self,
+        actor: Actor,
+        workspace: Uuid,
+        draft: TokenDraft,
+    ) -> Result<Token, ManagementError> {
+        let operator = self.operator(actor);
+        let sandbox = operator.workspace(workspace).await?.settings.sandbox;
+        let wish = TokenWish {
+            workspace,
+            environment: match sandbox {
+                true => TokenEnvironment::Test,
+                false => TokenEnvironment::Live,
+            },
+            ..draft.judge_issue(workspace, self.now())?
+        };
+        self.read_model_is_there().await?;
+        operator.create_token(wish).await
+    }
+
+    /// All workspaces, oldest first, each with its number of webhooks.
+    ///
+    /// # Errors
+    /// The page token is not for this list.
+    pub async fn list_workspaces(
+        &self,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<Page<(WorkspaceRow, i64)>, ManagementError> {
+        let after = self.inner.pages.read(WORKSPACES, page_token)?;
+        let after = after.map(|at| WorkspaceCursor {
+            created_at: at.created_at,
+            id: at.id,
+        });
+        let page = self.inner.store.list_workspaces(page_size, after).await?;
+        let last = page.rows.last().filter(|_| page.more);
+        Ok(Page {
+            next: last.map(|(row, _)| self.token_after(WORKSPACES, row.created_at, row.id)),
+            total: u64::try_from(page.total).unwrap_or(0),
+            rows: page.rows,
+        })
+    }
+}

@@ -1,0 +1,579 @@
+//! Tokens, scopes, allowances: who may do what.
+
+use futures::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use webhooks_domain::{token::Token, webhook::Plan};
+use webhooks_proto::v1::{
+    self, workspace_service_client::WorkspaceServiceClient,
+    workspace_token_service_client::WorkspaceTokenServiceClient,
+};
+
+use crate::support::{LIMIT, Reply, Workspace, World, webhook_body, with_token};
+
+const SECRET: &str = "WORKSPACE_TOKEN_KEY_TYPE_SECRET";
+
+async fn make(world: &World, token: &str, body: &Value) -> Reply {
+    world
+        .write(Method::POST, "/v1/workspace-tokens", token, &[], body)
+        .await
+}
+
+async fn change(world: &World, token: &str, id: &str, body: &Value) -> Reply {
+    let path = format!("/v1/workspace-tokens/{id}");
+    world.write(Method::PATCH, &path, token, &[], body).await
+}
+
+fn refused(reply: &Reply, status: u16, code_type: &str) {
+    assert_eq!(reply.status.as_u16(), status, "{reply:?}");
+    assert_eq!(reply.body["codeType"], code_type, "{reply:?}");
+}
+
+fn text(reply: &Reply) -> String {
+    assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    reply.body["accessToken"].as_str().unwrap().to_owned()
+}
+
+/// What ingest would know of a token.
+async fn known_to_ingest(
+    world: &World,
+    id: &str,
+) -> Option<webhooks_proto::internal::v1::TokenConfig> {
+    use prost::Message as _;
+    let bucket = world.bus.jetstream().get_key_value("CONFIG").await.unwrap();
+    let found = bucket.get(format!("t.{id}")).await.unwrap();
+    found.map(|bytes| webhooks_proto::internal::v1::TokenConfig::decode(bytes).unwrap())
+}
+
+#[tokio::test]
+async fn the_life_of_a_token() {
+    let world = World::start().await;
+    let Workspace {
+        id: workspace,
+        token,
+    } = world.workspace(Plan::Enterprise).await;
+    let body = json!({ "keyType": SECRET, "name": "CI", "scopes": ["API_SCOPE_WEBHOOKS_READ", "events:write"] });
+    let made = make(&world, &token, &body).await;
+    let secret = text(&made);
+    let parsed = Token::parse(&secret).unwrap();
+    let shown = &made.body["token"];
+    let id = shown["id"].as_str().unwrap();
+    assert!(secret.starts_with("lbk_live_"));
+    assert_eq!(id, parsed.id());
+    assert_eq!(shown["workspaceId"], json!(workspace));
+    assert_eq!(shown["fullAccess"], false);
+    assert_eq!(
+        shown["scopes"],
+        json!(["API_SCOPE_WEBHOOKS_READ"]),
+        "the vendor's words only"
+    );
+    assert_eq!(
+        shown["scopeNames"],
+        json!(["events:write", "webhooks:read"])
+    );
+    assert!(shown.get("lastUsedAt").is_none() && shown.get("expiresAt").is_none());
+
+    let path = format!("/v1/workspace-tokens/{id}");
+    let got = world.get(&path, &token).await;
+    assert_eq!(got.body["token"], *shown);
+    assert!(!got.body.to_string().contains(&secret[20..]), "shown once");
+    let list = world.get("/v1/workspace-tokens", &token).await;
+    assert_eq!(list.body["totalCount"], 2);
+    assert_eq!(list.body["tokens"][1], *shown);
+
+    assert_eq!(world.get("/v1/webhooks", &secret).await.status, 200);
+    refused(
+        &world.post(&secret, &webhook_body("x")).await,
+        403,
+        "MISSING_SCOPE",
+    );
+    let granted = known_to_ingest(&world, id).await.unwrap();
+    assert_eq!(granted.scopes, ["webhooks:read", "events:write"]);
+
+    let nothing = change(&world, &token, id, &json!({})).await;
+    assert_eq!(
+        nothing.body["token"]["updatedAt"], shown["updatedAt"],
+        "nothing changed"
+    );
+    let body = json!({ "name": "CD", "scopes": ["webhooks:write"] });
+    let changed = change(&world, &token, id, &body).await;
+    assert_eq!(
+        changed.body["token"]["scopeNames"],
+        json!(["webhooks:write"])
+    );
+    // In force at once in this process, and in the read model before the answer.
+    assert_eq!(world.post(&secret, &webhook_body("x")).await.status, 200);
+    assert_eq!(
+        known_to_ingest(&world, id).await.unwrap().scopes,
+        ["webhooks:write"]
+    );
+
+    let deleted = world.delete(&path, &token).await;
+    assert_eq!(
+        (deleted.status, &deleted.body),
+        (StatusCode::OK, &json!({}))
+    );
+    refused(
+        &world.get("/v1/webhooks", &secret).await,
+        401,
+        "UNAUTHENTICATED",
+    );
+    assert_eq!(known_to_ingest(&world, id).await, None);
+    refused(&world.get(&path, &token).await, 404, "TOKEN_NOT_FOUND");
+    refused(&world.delete(&path, &token).await, 404, "TOKEN_NOT_FOUND");
+    refused(
+        &change(&world, &token, id, &json!({})).await,
+        404,
+        "TOKEN_NOT_FOUND",
+    );
+    assert_eq!(
+        world.get("/v1/workspace-tokens", &token).await.body["totalCount"],
+        1
+    );
+}
+
+#[tokio::test]
+async fn nobody_climbs_by_making_a_token() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let limited = world
+        .token(workspace.id, &["tokens:write", "webhooks:write"])
+        .await;
+    for (scopes, lacks) in [
+        (json!([]), "*"),
+        (json!(["events:write"]), "events:write"),
+        (json!(["webhooks:read", "workspace:read"]), "workspace:read"),
+    ] {
+        let reply = make(
+            &world,
+            &limited,
+            &json!({ "keyType": SECRET, "scopes": scopes }),
+        )
+        .await;
+        refused(&reply, 403, "MISSING_SCOPE");
+        assert_eq!(reply.body["details"], json!([{ "scope": lacks }]));
+    }
+    let body = json!({ "keyType": SECRET, "scopes": ["webhooks:read", "tokens:read"] });
+    let below = make(&world, &limited, &body).await;
+    let id = below.body["token"]["id"].as_str().unwrap();
+    text(&below);
+    let wider = json!({ "scopes": ["events:write"] });
+    refused(
+        &change(&world, &limited, id, &wider).await,
+        403,
+        "MISSING_SCOPE",
+    );
+    let full = json!({ "fullAccess": true });
+    refused(
+        &change(&world, &limited, id, &full).await,
+        403,
+        "MISSING_SCOPE",
+    );
+    // Somebody else's token does not live longer by the hand of one who could not make it.
+    let full = &workspace.token["lbk_test_".len()..][..12];
+    let longer = json!({ "expiresAt": "2999-01-01T00:00:00Z" });
+    refused(
+        &change(&world, &limited, full, &longer).await,
+        403,
+        "MISSING_SCOPE",
+    );
+    assert_eq!(
+        change(&world, &limited, full, &json!({ "name": "x" }))
+            .await
+            .status,
+        200
+    );
+    // A publishable token opens nothing, so it can be had without holding anything.
+    let body = json!({ "keyType": "WORKSPACE_TOKEN_KEY_TYPE_PUBLISHABLE" });
+    let public = make(&world, &limited, &body).await;
+    assert_eq!(public.body["token"]["fullAccess"], false);
+    assert_eq!(public.body["token"]["scopeNames"], json!([]));
+    let public = text(&public);
+    for path in [
+        "/v1/webhooks",
+        "/v1/workspace-tokens",
+        "/v1/allowances",
+        "/v1/audit-log",
+    ] {
+        refused(&world.get(path, &public).await, 403, "MISSING_SCOPE");
+    }
+    let reader = world.token(workspace.id, &["tokens:read"]).await;
+    refused(&make(&world, &reader, &body).await, 403, "MISSING_SCOPE");
+}
+
+#[tokio::test]
+async fn a_bad_token_wish_is_told_whole() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let body = json!({ "scopes": ["links:read"], "name": "n".repeat(256), "expiresAt": "2001-01-01T00:00:00Z", "id": "x", "support": true, "plan": 1 });
+    let reply = make(&world, token, &body).await;
+    refused(&reply, 400, "INVALID_ARGUMENT");
+    let details = reply.body["details"].as_array().unwrap();
+    let mut fields: Vec<_> = details
+        .iter()
+        .map(|d| d["field"].as_str().unwrap())
+        .collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "expiresAt",
+            "id",
+            "keyType",
+            "name",
+            "plan",
+            "scopes",
+            "support"
+        ]
+    );
+    for bad in ["{", "[]", "null"] {
+        let headers = [("content-type", "application/json")];
+        let reply = world
+            .send(
+                Method::POST,
+                "/v1/workspace-tokens",
+                token,
+                &headers,
+                Some(bad.to_owned()),
+            )
+            .await;
+        refused(&reply, 400, "INVALID_ARGUMENT");
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_makes_one_token() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let body = json!({ "keyType": SECRET, "name": "once" });
+    let create = async || {
+        let key = [("idempotency-key", "k")];
+        world
+            .write(
+                Method::POST,
+                "/v1/workspace-tokens",
+                &workspace.token,
+                &key,
+                &body,
+            )
+            .await
+    };
+    let many = join_all((0..20).map(|_| create())).await;
+    let (made, busy): (Vec<_>, Vec<_>) = many.iter().partition(|reply| reply.status == 200);
+    for reply in busy {
+        refused(reply, 409, "IDEMPOTENCY_IN_PROGRESS");
+    }
+    let again = create().await;
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    for reply in made {
+        assert_eq!(reply.body, again.body, "secret included");
+    }
+    let list = world.get("/v1/workspace-tokens", &workspace.token).await;
+    assert_eq!(list.body["totalCount"], 2);
+    assert_eq!(world.get("/v1/webhooks", &text(&again)).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_expired_token_ends_and_the_list_pages() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let soon = webhooks_domain::event::format_micros(crate::support::now() + 1_500_000);
+    let made = make(
+        &world,
+        token,
+        &json!({ "keyType": SECRET, "expiresAt": soon }),
+    )
+    .await;
+    let (secret, id) = (text(&made), made.body["token"]["id"].as_str().unwrap());
+    assert_eq!(known_to_ingest(&world, id).await.unwrap().expires_at, {
+        webhooks_domain::event::parse_rfc3339_micros(
+            made.body["token"]["expiresAt"].as_str().unwrap(),
+        )
+        .unwrap()
+    });
+    webhooks_devstack::wait_until("the token's end", LIMIT, async || {
+        match world.get("/v1/webhooks", &secret).await.status.as_u16() {
+            401 => Ok(()),
+            status => Err(status),
+        }
+    })
+    .await
+    .unwrap();
+    for _ in 0..4 {
+        text(&make(&world, token, &json!({ "keyType": SECRET })).await);
+    }
+    let mut seen: Vec<String> = Vec::new();
+    let mut page = String::new();
+    loop {
+        let path = format!("/v1/workspace-tokens?pageSize=2&pageToken={page}");
+        let reply = world.get(&path, token).await;
+        assert_eq!(reply.body["totalCount"], 6);
+        let rows = reply.body["tokens"].as_array().unwrap();
+        seen.extend(
+            rows.iter()
+                .map(|row| row["id"].as_str().unwrap().to_owned()),
+        );
+        match reply.body["nextPageToken"].as_str() {
+            Some(next) => page = next.to_owned(),
+            None => break,
+        }
+    }
+    let count = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!((seen.len(), count), (6, 6));
+    let other = world.workspace(Plan::Free).await;
+    let path = format!("/v1/workspace-tokens?pageToken={page}");
+    refused(
+        &world.get(&path, &other.token).await,
+        400,
+        "INVALID_PAGE_TOKEN",
+    );
+}
+
+#[tokio::test]
+async fn what_is_open_to_all_and_what_a_workspace_is_allowed() {
+    let world = World::start().await;
+    let scopes = world.get("/v1/api-scopes", "").await;
+    let names: Vec<_> = scopes.body["scopes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|scope| scope["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"webhooks:write") && names.contains(&"events:write"));
+    let plans = world.get("/v1/pricing/plans", "").await;
+    let limits: Vec<_> = plans.body["plans"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|plan| {
+            (
+                plan["id"].as_str().unwrap(),
+                plan["limits"][0].get("value").cloned(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        limits,
+        [
+            ("PRICING_PLAN_ID_FREE", Some(json!(1))),
+            ("PRICING_PLAN_ID_LIGHT", Some(json!(1))),
+            ("PRICING_PLAN_ID_PRO", Some(json!(10))),
+            ("PRICING_PLAN_ID_ENTERPRISE", None),
+        ]
+    );
+    let free = world.workspace(Plan::Free).await;
+    let allowed = world.get("/v1/allowances", &free.token).await;
+    let limit =
+        json!([{ "key": "PLAN_LIMIT_KEY_WEBHOOKS", "kind": "PLAN_LIMIT_KIND_TOTAL", "value": 1 }]);
+    assert_eq!(
+        allowed.body,
+        json!({ "plan": "PRICING_PLAN_ID_FREE", "allowances": [], "limits": limit })
+    );
+    refused(
+        &world.get("/v1/allowances", "").await,
+        401,
+        "UNAUTHENTICATED",
+    );
+    let unlimited = world.workspace(Plan::Enterprise).await;
+    let allowed = world.get("/v1/allowances", &unlimited.token).await;
+    assert_eq!(
+        allowed.body["limits"][0]["kind"],
+        "PLAN_LIMIT_KIND_UNLIMITED"
+    );
+}
+
+#[tokio::test]
+async fn grpc_can_do_the_same() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Pro).await;
+    let token = workspace.token.as_str();
+    let mut tokens = WorkspaceTokenServiceClient::new(world.channel().await);
+    let wish = v1::CreateWorkspaceTokenRequest {
+        key_type: v1::WorkspaceTokenKeyType::Secret.into(),
+        name: "CI".into(),
+        scopes: vec!["webhooks:read".into()],
+        idempotency_key: "once".into(),
+        ..v1::CreateWorkspaceTokenRequest::default()
+    };
+    let made = tokens
+        .create_workspace_token(with_token(token, wish.clone()))
+        .await
+        .unwrap();
+    let again = tokens
+        .create_workspace_token(with_token(token, wish))
+        .await
+        .unwrap();
+    assert_eq!(again.metadata().get("idempotent-replayed").unwrap(), "true");
+    let made = made.into_inner();
+    assert_eq!(again.into_inner(), made);
+    let row = made.token.unwrap();
+    assert_eq!(
+        (row.scopes.as_slice(), row.full_access),
+        (&["webhooks:read".to_owned()][..], false)
+    );
+    let update = v1::UpdateWorkspaceTokenRequest {
+        id: row.id.clone(),
+        name: Some("CD".into()),
+        ..v1::UpdateWorkspaceTokenRequest::default()
+    };
+    let changed = tokens
+        .update_workspace_token(with_token(token, update))
+        .await
+        .unwrap();
+    assert_eq!(changed.into_inner().token.unwrap().name, "CD");
+    let list = v1::ListWorkspaceTokensRequest::default();
+    let listed = tokens
+        .list_workspace_tokens(with_token(token, list))
+        .await
+        .unwrap();
+    assert_eq!(listed.get_ref().total_count, 2);
+    let delete = v1::DeleteWorkspaceTokenRequest { id: row.id.clone() };
+    tokens
+        .delete_workspace_token(with_token(token, delete))
+        .await
+        .unwrap();
+    let get = v1::GetWorkspaceTokenRequest { id: row.id };
+    let gone = tokens
+        .get_workspace_token(with_token(token, get))
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), tonic::Code::NotFound);
+
+    let mut access = WorkspaceServiceClient::new(world.channel().await);
+    let scopes = access
+        .list_api_scopes(v1::ListApiScopesRequest {})
+        .await
+        .unwrap();
+    assert!(
+        scopes
+            .get_ref()
+            .scopes
+            .iter()
+            .any(|scope| scope.name == "tokens:write")
+    );
+    let plans = access
+        .list_pricing_plans(v1::ListPricingPlansRequest {})
+        .await
+        .unwrap();
+    assert_eq!(plans.get_ref().plans.len(), 4);
+    let allowed = access
+        .list_allowances(with_token(token, v1::ListAllowancesRequest {}))
+        .await
+        .unwrap();
+    assert_eq!(allowed.get_ref().limits[0].value, Some(10));
+    let log = access
+        .list_audit_log(with_token(token, v1::ListAuditLogRequest::default()))
+        .await
+        .unwrap();
+    let actions: Vec<_> = log
+        .get_ref()
+        .entries
+        .iter()
+        .map(|entry| entry.action.as_str())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "token.revoke",
+            "token.update",
+            "token.create",
+            "token.create",
+            "workspace.create"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn every_answer_has_its_id_and_no_method_surprises() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Free).await;
+    let token = workspace.token.as_str();
+    for path in ["/v1/webhooks", "/nowhere", "/v1/api-scopes"] {
+        let own = world
+            .send(
+                Method::GET,
+                path,
+                token,
+                &[("x-request-id", "my-id-1")],
+                None,
+            )
+            .await;
+        assert_eq!(own.headers["x-request-id"], "my-id-1");
+        assert_eq!(own.headers["x-content-type-options"], "nosniff");
+        let given = world.get(path, token).await;
+        assert_eq!(given.headers["x-request-id"].len(), 36);
+    }
+    let client = reqwest::Client::builder().build().unwrap();
+    let ask = async |method: Method| {
+        let request = client
+            .request(method, world.url("/v1/webhooks"))
+            .bearer_auth(token);
+        request.send().await.unwrap()
+    };
+    let options = ask(Method::OPTIONS).await;
+    assert_eq!(options.status(), 204);
+    let allowed = options.headers()["allow"].to_str().unwrap().to_owned();
+    assert!(
+        allowed.contains("GET") && allowed.contains("POST"),
+        "{allowed}"
+    );
+    assert!(
+        options
+            .headers()
+            .get("access-control-allow-origin")
+            .is_none()
+    );
+    let head = ask(Method::HEAD).await;
+    assert_eq!(head.status(), 200);
+    assert_eq!(head.headers()["content-type"], "application/json");
+    assert!(head.bytes().await.unwrap().is_empty());
+    let put = ask(Method::PUT).await;
+    assert_eq!(
+        (
+            put.status().as_u16(),
+            put.headers()["allow"].to_str().unwrap()
+        ),
+        (405, allowed.as_str())
+    );
+    // No header makes one method another.
+    let overridden = world
+        .send(
+            Method::POST,
+            "/v1/webhooks",
+            token,
+            &[("x-http-method-override", "DELETE")],
+            None,
+        )
+        .await;
+    refused(&overridden, 415, "UNSUPPORTED_MEDIA_TYPE");
+}
+
+#[tokio::test]
+async fn a_last_use_is_written_once_for_many_calls() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let busy = world.token(workspace.id, &["webhooks:read"]).await;
+    for _ in 0..30 {
+        assert_eq!(world.get("/v1/webhooks", &busy).await.status, 200);
+    }
+    let id = &busy["lbk_test_".len()..][..12];
+    assert_eq!(
+        world
+            .store
+            .token_by_id(id)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_used_at,
+        None
+    );
+    // What waits is written at the end too.
+    world.stop_service().await;
+    let row = world.store.token_by_id(id).await.unwrap().unwrap();
+    assert!(row.last_used_at.unwrap() > row.created_at);
+    assert_eq!(row.revision, 1, "a use is no change");
+}

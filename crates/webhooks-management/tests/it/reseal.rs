@@ -1,0 +1,100 @@
+//! A new key: everything is sealed anew while the service works, and the old key can go.
+
+use webhooks_bus::ConfigWriter;
+use webhooks_devstack::wait_until;
+use webhooks_domain::{
+    sealing::{Binding, Keyring, Sealed},
+    webhook::Plan,
+};
+use webhooks_management::reseal::{Progress, remaining, reseal_all};
+
+use crate::support::{ENCRYPTION_KEYS, LIMIT, World, webhook_body};
+
+const NEW_KEY: &str = "k2:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+#[tokio::test]
+async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_follows() {
+    let mut world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        let body = webhook_body(&format!("w{number}"));
+        let made = world.post(&workspace.token, &body).await;
+        ids.push(
+            made.body["webhook"]["id"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap(),
+        );
+    }
+    let keys = format!("{NEW_KEY},{ENCRYPTION_KEYS}");
+    world.stop_service().await;
+    world.set("WEBHOOKS_ENCRYPTION_KEYS", &keys);
+    world.start_service().await;
+    let both = Keyring::parse(&keys).unwrap();
+    wait_until(
+        "the background to seal anew",
+        LIMIT,
+        async || match remaining(&world.store, &both).await {
+            Ok(0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await
+    .unwrap();
+    // Nothing needs the old key any more, in the table as in the read model.
+    let new = Keyring::parse(NEW_KEY).unwrap();
+    for id in ids {
+        let row = world
+            .store
+            .get_webhook(workspace.id, id)
+            .await
+            .unwrap()
+            .unwrap();
+        let kept = &row.secrets[0];
+        let sealed = Sealed {
+            key_id: kept.key_id.clone(),
+            nonce: kept.nonce.clone().try_into().unwrap(),
+            ciphertext: kept.ciphertext.clone(),
+        };
+        let binding = Binding {
+            workspace: workspace.id,
+            webhook: id,
+            version: kept.version,
+        };
+        new.open(binding, &sealed).unwrap();
+        wait_until("the read model", LIMIT, async || {
+            let all = ConfigWriter::new(&world.bus)
+                .webhooks()
+                .await
+                .unwrap_or_default();
+            let seen = all
+                .iter()
+                .find(|(_, found, _)| *found == id)
+                .map(|(_, _, revision)| *revision);
+            if seen == Some(row.revision) {
+                Ok(())
+            } else {
+                Err(seen)
+            }
+        })
+        .await
+        .unwrap();
+    }
+    assert_eq!(
+        reseal_all(&world.store, &new).await.unwrap(),
+        Progress::default()
+    );
+}
+
+#[tokio::test]
+async fn what_no_key_opens_is_counted_and_left_as_it_is() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    world.post(&workspace.token, &webhook_body("w")).await;
+    let new = Keyring::parse(NEW_KEY).unwrap();
+    let progress = reseal_all(&world.store, &new).await.unwrap();
+    assert_eq!(progress, Progress { done: 0, stuck: 1 });
+    assert_eq!(remaining(&world.store, &new).await.unwrap(), 1);
+}

@@ -1,0 +1,335 @@
+//! What a webhook has beside its name, endpoint and scope: it reads back, changes alone, and what is
+//! secret of it comes and goes in one numbering.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+use webhooks_domain::webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookStatus};
+use webhooks_store::{
+    AsymmetricSecret, Extras, MAX_OLD_SECRETS, RateChoice, RetryChoice, RetryNumbers, Rotation,
+    SealedSecret, Store, StoreError, WebhookOptions, WebhookPatch, WebhookRow,
+};
+
+use crate::support::{Database, NOON, SECOND, actor, new_webhook};
+
+fn sealed(version: u32) -> SealedSecret {
+    SealedSecret {
+        key_id: "k1".into(),
+        version,
+        nonce: vec![u8::try_from(version).unwrap(); 24],
+        ciphertext: vec![9; 48],
+        created_at: NOON,
+        expires_at: None,
+    }
+}
+
+fn numbers() -> RetryNumbers {
+    RetryNumbers {
+        max_attempts: 5,
+        base_ms: 1_500,
+        factor_milli: 2_500,
+        cap_ms: 60_000,
+        jitter_milli: 100,
+        max_age_ms: 0,
+    }
+}
+
+fn options() -> WebhookOptions {
+    WebhookOptions {
+        description: "what it is for\n".into(),
+        labels: BTreeMap::from([("team".into(), "blue".into())]),
+        event_actions: vec!["CLIENT_REDIRECT".into()],
+        retry: RetryChoice::Custom(numbers()),
+        rate: Some(RateChoice {
+            count: 600,
+            period_seconds: 60,
+            burst: 10,
+        }),
+        max_in_flight: Some(64),
+        ordering: DeliveryOrder::Visitor,
+    }
+}
+
+fn extras(version: u32) -> Extras {
+    Extras {
+        shown: serde_json::json!({ "headers": [{ "name": "X-A", "value": "••••" }] }),
+        sealed: Some(sealed(version)),
+    }
+}
+
+async fn make(store: &Store, workspace: Uuid) -> WebhookRow {
+    let new = new_webhook(workspace);
+    store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap()
+}
+
+async fn update(store: &Store, row: &WebhookRow, patch: WebhookPatch) -> WebhookRow {
+    let now = NOON + SECOND;
+    store
+        .update_webhook(row.workspace_id, row.id, &patch, &actor(), now)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn options_read_back_and_change_one_by_one() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let mut new = new_webhook(workspace);
+    (new.status, new.status_reason) = (WebhookStatus::Disabled, Some(StatusReason::User));
+    new.options = options();
+    new.extras = extras(2);
+    let asymmetric = AsymmetricSecret {
+        public_key: "whpk_x".into(),
+        sealed: sealed(3),
+    };
+    new.asymmetric = Some(asymmetric.clone());
+    let made = store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap();
+    assert_eq!(made.status, WebhookStatus::Disabled);
+    assert_eq!(made.options, options());
+    assert_eq!(
+        (&made.extras, made.asymmetric.as_ref()),
+        (&extras(2), Some(&asymmetric))
+    );
+    assert_eq!(made.secret_version, 3);
+    assert_eq!(made.secrets, [new.secret.clone()], "signing keys only");
+    assert_eq!((made.health_epoch, made.held_choice_at), (0, None));
+
+    let patch = WebhookPatch {
+        rate: Some(None),
+        retry: Some(RetryChoice::Resilient),
+        ..WebhookPatch::default()
+    };
+    let changed = update(store, &made, patch).await;
+    let expected = WebhookOptions {
+        rate: None,
+        retry: RetryChoice::Resilient,
+        ..options()
+    };
+    assert_eq!((changed.options, changed.revision), (expected, 2));
+    assert_eq!(changed.extras, extras(2));
+
+    let patch = WebhookPatch {
+        description: Some(String::new()),
+        labels: Some(BTreeMap::new()),
+        event_actions: Some(vec![]),
+        retry: Some(RetryChoice::Standard),
+        max_in_flight: Some(None),
+        ordering: Some(DeliveryOrder::None),
+        extras: Some(extras(4)),
+        asymmetric: Some(None),
+        ..WebhookPatch::default()
+    };
+    let cleared = update(store, &made, patch).await;
+    assert_eq!(cleared.options, WebhookOptions::default());
+    assert_eq!((&cleared.extras, &cleared.asymmetric), (&extras(4), &None));
+    let patch = WebhookPatch {
+        extras: Some(Extras::default()),
+        ..WebhookPatch::default()
+    };
+    let bare = update(store, &made, patch).await;
+    assert_eq!(bare.extras, Extras::default());
+    assert_eq!(bare.secret_version, 4, "no number comes twice");
+    let left = "SELECT count(*) FROM webhook_secrets";
+    assert_eq!(database.count(left).await, 1);
+    let told = "SELECT count(*) FROM audit_log WHERE concat(before, after) ~* 'nonce|cipher'";
+    assert_eq!(database.count(told).await, 0);
+}
+
+#[tokio::test]
+async fn the_tables_refuse_what_means_nothing() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(store, workspace).await;
+    let refused = async |patch: WebhookPatch| {
+        let now = NOON + SECOND;
+        let done = store
+            .update_webhook(workspace, made.id, &patch, &actor(), now)
+            .await;
+        matches!(done, Err(StoreError::Database(_)))
+    };
+    let retry = |numbers| WebhookPatch {
+        retry: Some(RetryChoice::Custom(numbers)),
+        ..WebhookPatch::default()
+    };
+    let none = RetryNumbers {
+        max_attempts: 0,
+        ..numbers()
+    };
+    let shrinking = RetryNumbers {
+        factor_milli: 999,
+        ..numbers()
+    };
+    let rate = RateChoice {
+        count: 1,
+        period_seconds: 30,
+        burst: 1,
+    };
+    for patch in [
+        retry(none),
+        retry(shrinking),
+        WebhookPatch {
+            rate: Some(Some(rate)),
+            ..WebhookPatch::default()
+        },
+        WebhookPatch {
+            max_in_flight: Some(Some(65)),
+            ..WebhookPatch::default()
+        },
+        WebhookPatch {
+            description: Some("x".repeat(1_001)),
+            ..WebhookPatch::default()
+        },
+    ] {
+        assert!(refused(patch.clone()).await, "{patch:?}");
+    }
+    let same = store.get_webhook(workspace, made.id).await.unwrap();
+    assert_eq!(same, Some(made));
+}
+
+#[tokio::test]
+async fn a_persons_status_voids_what_was_known_of_health() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(store, workspace).await;
+    let patch = WebhookPatch {
+        status: Some((WebhookStatus::Paused, Some(StatusReason::User))),
+        new_health_epoch: true,
+        ..WebhookPatch::default()
+    };
+    assert_eq!(update(store, &made, patch).await.health_epoch, 1);
+    let patch = WebhookPatch {
+        status: Some((WebhookStatus::Active, None)),
+        new_health_epoch: true,
+        held_choice: Some(HeldChoice::Deliver),
+        ..WebhookPatch::default()
+    };
+    let active = update(store, &made, patch).await;
+    assert_eq!(active.health_epoch, 2);
+    assert_eq!(
+        (active.held_choice, active.held_choice_at),
+        (HeldChoice::Deliver, Some(NOON + SECOND))
+    );
+}
+
+/// Rotates once; the ones before sign until `old_until`.
+async fn rotate(store: &Store, row: &WebhookRow, now: i64, old_until: i64) -> WebhookRow {
+    let rotation = Rotation {
+        secret: SealedSecret {
+            created_at: now,
+            ..sealed(row.secret_version + 1)
+        },
+        old_until,
+        expected_revision: row.revision,
+    };
+    store
+        .rotate_secret(row.workspace_id, row.id, &rotation, None, &actor(), now)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn ends(row: &WebhookRow) -> Vec<(u32, Option<i64>)> {
+    row.secrets
+        .iter()
+        .map(|one| (one.version, one.expires_at))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_rotation_puts_a_new_key_in_front_and_never_lengthens_an_old_ones_life() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let first = make(store, workspace).await;
+    let second = rotate(store, &first, NOON, NOON + 10 * SECOND).await;
+    assert_eq!(ends(&second), [(2, None), (1, Some(NOON + 10 * SECOND))]);
+    assert_eq!((second.revision, second.secret_version), (2, 2));
+    let third = rotate(store, &second, NOON, NOON + 20 * SECOND).await;
+    let expected = [
+        (3, None),
+        (2, Some(NOON + 20 * SECOND)),
+        (1, Some(NOON + 10 * SECOND)),
+    ];
+    assert_eq!(ends(&third), expected);
+
+    let stale = Rotation {
+        secret: sealed(4),
+        old_until: NOON,
+        expected_revision: 2,
+    };
+    let again = async |workspace| {
+        store
+            .rotate_secret(workspace, first.id, &stale, None, &actor(), NOON)
+            .await
+    };
+    let late = again(workspace).await.unwrap_err();
+    assert!(matches!(late, StoreError::Conflict("webhook revision")));
+    assert_eq!(again(Uuid::nil()).await.unwrap(), None);
+
+    // The oldest has ended; nobody has to rotate for it to go.
+    assert_eq!(store.drop_expired_secrets(NOON, 10).await.unwrap(), 0);
+    let later = NOON + 15 * SECOND;
+    assert_eq!(store.drop_expired_secrets(later, 10).await.unwrap(), 1);
+    assert_eq!(store.drop_expired_secrets(later, 10).await.unwrap(), 0);
+    let swept = store
+        .get_webhook(workspace, first.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ends(&swept), [(3, None), (2, Some(NOON + 20 * SECOND))]);
+    assert_eq!((swept.revision, swept.updated_at), (4, third.updated_at));
+
+    let revoked = rotate(store, &swept, later, later).await;
+    assert_eq!(ends(&revoked), [(4, None)], "at once");
+    let log = database
+        .texts("SELECT concat_ws(' ', action, actor) FROM audit_log WHERE action LIKE 'webhook.secret%' ORDER BY id")
+        .await;
+    let by = "webhook.secret_rotate token:Ab3dEf6hIj9l";
+    assert_eq!(log, [by, by, "webhook.secret_expire system", by]);
+    let told = store.next_outbox(100).await.unwrap();
+    assert_eq!(
+        told.iter().map(|row| row.revision).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
+}
+
+#[tokio::test]
+async fn at_most_ten_old_keys_sign_beside_the_newest() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let mut row = make(store, workspace).await;
+    for _ in 0..15 {
+        row = rotate(store, &row, NOON, NOON + 100 * SECOND).await;
+    }
+    let versions: Vec<_> = row.secrets.iter().map(|one| one.version).collect();
+    assert_eq!(versions.len(), MAX_OLD_SECRETS + 1);
+    assert_eq!((versions[0], versions[10]), (16, 6));
+}
+
+#[tokio::test]
+async fn a_deletion_may_ask_for_the_revision_that_was_seen() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let made = make(store, workspace).await;
+    let delete = async |seen| {
+        store
+            .delete_webhook(workspace, made.id, seen, &actor(), NOON)
+            .await
+    };
+    let refused = delete(Some(2)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict("webhook revision")));
+    assert!(delete(Some(1)).await.unwrap());
+    assert!(!delete(Some(1)).await.unwrap());
+}
