@@ -63,6 +63,8 @@ enum Right {
     Partitions(&'static str),
     /// Read single messages of a stream.
     Read(&'static str),
+    /// Read single messages of partitioned streams: their prefix.
+    ReadPartitions(&'static str),
     /// Remove single messages of a stream.
     Remove(&'static str),
     /// Follow a bucket, whole.
@@ -71,7 +73,7 @@ enum Right {
     Put(&'static str, &'static str),
 }
 
-use Right::{Ask, Follow, Listen, Partitions, Publish, Pull, Put, Read, Remove};
+use Right::{Ask, Follow, Listen, Partitions, Publish, Pull, Put, Read, ReadPartitions, Remove};
 
 /// The table. The operator may do all of it and more, see [`OPERATOR`].
 const TABLE: &[(Right, &[Role])] = &[
@@ -100,8 +102,11 @@ const TABLE: &[(Right, &[Role])] = &[
     // What was parked and may go before its time.
     (Publish("wh.due.>"), &[Dispatcher]),
     (Partitions("RETRIES"), &[Dispatcher]),
+    // Whether something owes a delivery that is open in the tables.
+    (ReadPartitions("DELIVERIES"), &[Management]),
+    (ReadPartitions("RETRIES"), &[Management]),
     (Publish("wh.held.>"), &[Fanout, Dispatcher]),
-    (Read(names::HELD), &[Dispatcher]),
+    (Read(names::HELD), &[Dispatcher, Management]),
     (Remove(names::HELD), &[Dispatcher]),
     (Publish("wh.rpt.>"), &[Fanout, Dispatcher]),
     (Pull(names::REPORTS, names::REPORTS_CONSUMER), &[Management]),
@@ -277,6 +282,9 @@ impl Right {
                 })
                 .collect(),
             Read(stream) => read(stream).to_vec(),
+            ReadPartitions(prefix) => (0..shards)
+                .flat_map(|shard| read(&format!("{prefix}-{shard}")))
+                .collect(),
             Remove(stream) => vec![remove(stream)],
             Follow(bucket) => {
                 let stream = format!("KV_{bucket}");
