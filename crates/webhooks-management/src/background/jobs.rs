@@ -12,6 +12,9 @@ use webhooks_store::{EventRow, JobState, JobType, Missing, RenditionRecord, Webh
 use super::{Surroundings, pause};
 use crate::service::{Judged, profile_of, rendition_in, snapshot, verdict_on};
 
+/// When a step that failed is tried again: after this, in microseconds.
+const AGAIN_AFTER: i64 = 1_000_000;
+
 /// How often the worker looks when nothing is due.
 const EVERY: Duration = Duration::from_millis(500);
 
@@ -56,7 +59,8 @@ async fn step(around: &Surroundings) -> anyhow::Result<bool> {
     let done = match around.store.advance_job(&job, &Subject(webhook), now).await {
         Ok(done) => done,
         Err(error) if error.is_retryable() => {
-            // The claim ends by itself, and the step begins anew.
+            // The step begins anew soon. If not even this can be written, the claim ends by itself.
+            around.store.release_job(id, now + AGAIN_AFTER).await?;
             return Err(error.into());
         }
         Err(error) => {

@@ -557,6 +557,19 @@ impl Store {
         row.as_ref().map(JobRow::of).transpose()
     }
 
+    /// Gives a claimed job back after a step that did not happen: it is due again at `at`.
+    ///
+    /// # Errors
+    /// When the database fails; then the claim ends by itself.
+    pub async fn release_job(&self, id: Uuid, at: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE jobs SET next_step_at = $2 WHERE id = $1 AND state = 'RUNNING'")
+            .bind(id)
+            .bind(Micros(at))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Ends a job that cannot go on.
     ///
     /// # Errors
