@@ -227,7 +227,7 @@ pub const PARTITION_ACK_PENDING: i64 = 4_096;
 
 /// A partition's consumer on its DELIVERIES or RETRIES stream. Its state is kept in memory: what is
 /// acknowledged has left the work queue anyway, an owner makes its consumers anew when it begins and
-/// when they are gone, and writing their files took an eighth of the server's processor time.
+/// when they are gone, and writing their files was 12 % of the server's samples in a profile.
 #[must_use]
 pub fn partition_consumer(partition: u16, filter: String) -> consumer::pull::Config {
     consumer::pull::Config {

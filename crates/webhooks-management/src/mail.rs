@@ -22,7 +22,7 @@ const NAME_IN_SUBJECT: usize = 60;
 /// How mails go out.
 #[derive(Debug, Clone)]
 pub struct MailSettings {
-    /// The mail server; none = mails wait, and are given up in the end.
+    /// The mail server; none = mails wait for one, 30 days long.
     pub smtp_url: Option<Secret>,
     /// The sender.
     pub from: String,

@@ -201,12 +201,13 @@ RETURNING id, message_id, recipient, subject, body, created_at, tries - 1 AS tri
         Ok(())
     }
 
-    /// Forgets mails and acted-on events from before `before`.
+    /// Forgets mails, sent or not, and acted-on events from before `before`: without a mail server
+    /// they would gather for ever.
     ///
     /// # Errors
     /// Postgres cannot be asked.
     pub async fn forget_health_news(&self, before: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM mail_outbox WHERE created_at < $1 AND (sent_at IS NOT NULL OR given_up_at IS NOT NULL)")
+        sqlx::query("DELETE FROM mail_outbox WHERE created_at < $1")
             .bind(Micros(before))
             .execute(&self.pool)
             .await?;

@@ -43,6 +43,9 @@ const DEAD: usize = 50;
 /// How long the last healthy delivery may take, and a recovered endpoint's backlog.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// Pause between two looks at a webhook's status.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
 /// A kind of neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Neighbour {
@@ -147,8 +150,7 @@ async fn beside(
     let mut begun = Instant::now();
     let lags = if neighbour == Neighbour::Recovering {
         publish_all(&load, &plan).await?;
-        // Long enough that what is queued has met the dead endpoint.
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        wait_for_pause(rig, &sick).await?;
         receiver = Some(Receiver::start(sink(address)).await?);
         begun = Instant::now();
         run(rig, healthy, seconds).await?
@@ -210,6 +212,25 @@ async fn beside(
         aim: "≤ × 1.2".to_owned(),
         how: format!("1 run of {seconds} s, {RATE} events/s to {HEALTHY} healthy endpoints{after}"),
     })
+}
+
+/// Waits until the breaker of the dead endpoint is open: then its backlog is held.
+async fn wait_for_pause(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
+    let mut api = rig.stack.api(&sick.workspace)?;
+    let id = sick.webhooks.first().context("a sick webhook")?;
+    let path = format!("/v1/webhooks/{id}");
+    let begun = Instant::now();
+    loop {
+        let label = api.get(&path).await?["webhook"]["statusLabel"].clone();
+        if label == "PAUSED" {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < LIMIT,
+            "the dead endpoint is still {label}"
+        );
+        tokio::time::sleep(ASK_EVERY).await;
+    }
 }
 
 fn burst(count: u64) -> Plan {
