@@ -13,13 +13,22 @@ STEP := @scripts/step
 IDLE := { [ ! -e .run/lock ] || python3 -c \
 	'import fcntl; fcntl.flock(open(".run/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; }
 
+# How long `make fuzz` runs each target, in seconds.
+TIME ?= 300
+
+# What `make test-canary` leaves and searches.
+CANARY := $(CURDIR)/.canary
+
 # The crash tests' random choices; the same seed kills the same processes.
 SEED ?= 1
 FAULTS ?= 100
+# Which scenario of docs/faults.md, and how long a fault lasts that may last any time.
+SCENARIO ?= all
+FOR ?= 30s
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults bench \
+.PHONY: help test-soak tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults test-canary fuzz bench bench-search \
 	fmt fmt-check lint check migrate docs clean ci
 
 help: ## List the targets
@@ -75,9 +84,38 @@ test-faults-quick: tools build
 test-faults: tools build ## A long crash test: SEED=1 FAULTS=100
 	$(STEP) "crash test, $(FAULTS) faults, seed $(SEED)" $(BIN)/webhooks-loadgen faults --seed $(SEED) --faults $(FAULTS)
 
+test-canary: tools check-tools build ## All tests with servers at TRACE; then all they wrote is searched for secrets
+	@rm -rf $(CANARY)
+	@failed=0; \
+	WEBHOOKS_LOG=trace WEBHOOKS_TEST_KEEP=$(CANARY) scripts/step "integration and end-to-end tests at TRACE" \
+	    $(TEST) --test '*' --no-fail-fast --quiet || failed=1; \
+	scripts/step "search for canaries" $(BIN)/webhooks-devstack search $(CANARY) && [ "$$failed" = 0 ]
+
+fuzz: ## Each parser under fuzz, TIME=300 seconds long (needs a nightly compiler and cargo-fuzz)
+	$(STEP) "fuzz" scripts/fuzz $(TIME)
+
+test-scenarios: tools build ## One kind of fault each: SCENARIO=list|all|NAME FOR=30s|10m (docs/faults.md)
+	$(STEP) "scenarios: $(SCENARIO)" $(BIN)/webhooks-loadgen scenario $(SCENARIO) --for $(FOR) --seed $(SEED)
+
 bench: PROFILE := release
 bench: tools build ## The benchmark table
 	$(STEP) "benchmark" $(TARGET)/release/webhooks-loadgen bench
+
+bench-search: PROFILE := release
+bench-search: tools build ## Every list and search over 10,000,000 deliveries (needs 20 GB of disk)
+	$(STEP) "search benchmark" $(TARGET)/release/webhooks-loadgen bench-search
+
+# What takes longer than a change should wait. SOAK_FOLDER needs some 10 GB.
+SOAK_FOLDER ?= bench-results
+SOAK := $(TARGET)/release/webhooks-loadgen soak
+test-soak: PROFILE := release
+test-soak: tools build ## Scale and bad neighbours: 100,000 endpoints, 1,000,000 retries, 10,000 that hang
+	$(STEP) "five hundred hostile receivers" $(CARGO) test --locked --release -p webhooks-egress --test soak
+	$(STEP) "floods of 1xx" $(SOAK) --folder $(SOAK_FOLDER) floods
+	$(STEP) "a slow tenant" $(SOAK) --folder $(SOAK_FOLDER) tenant
+	$(STEP) "10,000 endpoints that hang" $(SOAK) --folder $(SOAK_FOLDER) hanging
+	$(STEP) "100,000 endpoints" $(SOAK) --folder $(SOAK_FOLDER) endpoints
+	$(STEP) "1,000,000 retries" $(SOAK) --folder $(SOAK_FOLDER) retries
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
@@ -109,7 +147,7 @@ docker-local-images: tools ## Make the images docker-compose.yml starts from, wi
 
 clean: ## Remove what run, test and build left (refuses while `make run` runs)
 	@$(IDLE) || { echo 'make run is running here: stop it first' >&2; exit 1; }
-	rm -rf .run .docker bench-results sbom.cdx.json
+	rm -rf .run .docker .canary bench-results sbom.cdx.json
 	$(CARGO) clean
 
 ci: ## What the CI runs

@@ -62,11 +62,21 @@ fn authenticate(
             options = options.user_and_password(user.to_owned(), password.to_owned());
         }
     }
-    if settings.tls || settings.tls_ca.is_some() {
+    // One address that asks for it asks for all: servers tell of others by bare addresses.
+    let asked = settings.tls
+        || settings
+            .url
+            .split(',')
+            .any(|url| url.trim().starts_with("tls://"));
+    if asked || settings.tls_ca.is_some() || settings.tls_identity.is_some() {
         options = options.require_tls(true);
     }
+    // Files are read at each connection: a renewed certificate is taken up by the next one.
     if let Some(file) = &settings.tls_ca {
         options = options.add_root_certificates(file.clone());
+    }
+    if let Some((certificate, key)) = &settings.tls_identity {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options)
 }

@@ -17,6 +17,7 @@ use std::{
 use async_nats::jetstream::kv::Operation;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,11 +34,34 @@ pub const CANCELLED_KEPT: Duration = Duration::from_secs(8 * 24 * 3_600);
 /// How long a mark may take to be written.
 const WITHIN: Duration = Duration::from_secs(2);
 
+/// Marks that a listener may be behind; it is not told of older ones.
+const MARKS_BEHIND: usize = 4_096;
+
 /// Follows bucket CANCELLED. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct CancelledMirror {
     marked: Arc<RwLock<HashSet<Uuid>>>,
     loaded: Arc<AtomicBool>,
+    told: Told,
+}
+
+/// A mark with the webhook that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Whose delivery it is.
+    pub webhook: Uuid,
+    /// What was taken back.
+    pub delivery: Uuid,
+}
+
+/// Marks as they come.
+#[derive(Clone, Debug)]
+struct Told(broadcast::Sender<Mark>);
+
+impl Default for Told {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(MARKS_BEHIND))
+    }
 }
 
 impl CancelledMirror {
@@ -91,6 +115,14 @@ impl CancelledMirror {
                 continue;
             };
             let put = entry.operation == Operation::Put;
+            if put && let Ok(webhook) = Uuid::from_slice(&entry.value) {
+                let mark = Mark {
+                    webhook,
+                    delivery: id,
+                };
+                // Nobody listens while no partition is owned.
+                self.told.0.send(mark).ok();
+            }
             let mut marked = self.write();
             if put {
                 marked.insert(id);
@@ -121,6 +153,22 @@ impl CancelledMirror {
         self.loaded.load(Ordering::Acquire)
     }
 
+    /// Tells of marks that come from now on, and of all there are when the watch begins anew. A mark
+    /// of an older release names no webhook and is not told.
+    #[must_use]
+    pub fn marks(&self) -> broadcast::Receiver<Mark> {
+        self.told.0.subscribe()
+    }
+
+    /// Nobody took anything back.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marked
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     /// Whether a person took this delivery back.
     #[must_use]
     pub fn contains(&self, delivery: Uuid) -> bool {
@@ -130,15 +178,16 @@ impl CancelledMirror {
 }
 
 impl Bus {
-    /// Marks a delivery as taken back. Idempotent; in force at every dispatcher that hears of it.
+    /// Marks a delivery of `webhook` as taken back. Idempotent; in force at every dispatcher that
+    /// hears of it.
     ///
     /// # Errors
     /// When NATS does not take it.
-    pub async fn mark_cancelled(&self, delivery: Uuid) -> Result<(), BusError> {
+    pub async fn mark_cancelled(&self, delivery: Uuid, webhook: Uuid) -> Result<(), BusError> {
         let message = Outgoing {
             subject: format!("$KV.{}.{delivery}", names::CANCELLED),
             headers: async_nats::HeaderMap::new(),
-            payload: Bytes::new(),
+            payload: Bytes::copy_from_slice(webhook.as_bytes()),
         };
         self.publish_once(message, WITHIN)
             .await

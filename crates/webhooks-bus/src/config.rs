@@ -24,13 +24,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig, WebhookStats};
+use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig, WebhookStats, WorkspaceTrust};
 
 use crate::{
     bus::{Bus, REQUEST_TIMEOUT},
     error::{BusError, PublishError, unavailable},
     publish::Outgoing,
-    subjects::{headers, names, parse_webhook_key, token_key, webhook_key},
+    subjects::{
+        headers, names, parse_trust_key, parse_webhook_key, token_key, trust_key, webhook_key,
+    },
 };
 
 const CONFIG_STREAM: &str = "KV_CONFIG";
@@ -47,6 +49,8 @@ pub trait ConfigSink: Send + Sync + 'static {
     fn webhook(&self, id: Uuid, config: Option<WebhookConfig>);
     /// A token is new, changed, or gone.
     fn token(&self, _id: &str, _config: Option<TokenConfig>) {}
+    /// A workspace's own certificate authorities are new or changed.
+    fn trust(&self, _workspace: Uuid, _trust: WorkspaceTrust) {}
     /// Forget everything; the bucket was made anew.
     fn reset(&self);
 }
@@ -214,6 +218,11 @@ impl Shared {
                 Ok(config) => self.sink.webhook(id, config),
                 Err(error) => tracing::error!(key, %error, "unreadable webhook in the read model"),
             }
+        } else if let Some(workspace) = parse_trust_key(key) {
+            match value.map_or_else(|| Ok(WorkspaceTrust::default()), WorkspaceTrust::decode) {
+                Ok(trust) => self.sink.trust(workspace, trust),
+                Err(error) => tracing::error!(key, %error, "unreadable trust in the read model"),
+            }
         } else if let Some(id) = key.strip_prefix("t.") {
             match value.map(TokenConfig::decode).transpose() {
                 Ok(config) => self.sink.token(id, config),
@@ -268,6 +277,25 @@ impl ConfigWriter {
             &webhook_key(workspace, webhook),
             None,
             |_| false,
+        )
+        .await
+    }
+
+    /// Makes a workspace's own authorities known, unless the read model has the same or a newer
+    /// revision. They are never removed, only emptied. Idempotent.
+    ///
+    /// # Errors
+    /// When NATS does not take it.
+    pub async fn put_trust(&self, trust: &WorkspaceTrust) -> Result<(), BusError> {
+        let workspace = Uuid::from_slice(&trust.workspace_id)
+            .map_err(|error| BusError::Decode(error.to_string()))?;
+        self.compare_and_set(
+            names::CONFIG,
+            &trust_key(workspace),
+            Some(trust.encode_to_vec().into()),
+            |found| {
+                WorkspaceTrust::decode(found).is_ok_and(|found| found.revision >= trust.revision)
+            },
         )
         .await
     }

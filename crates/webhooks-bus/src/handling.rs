@@ -22,6 +22,30 @@ pub const DEAD_PAYLOAD_KEPT: usize = 512 * 1024;
 /// Most messages given back at a time.
 const HAND_BACK_BATCH: usize = 256;
 
+/// How often messages of a batch that is still being worked on say so: a third of
+/// [`crate::topology::HISTORY_ACK_WAIT`].
+pub const BATCH_PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// Does the work; while it lasts, the server is told every [`BATCH_PROGRESS_EVERY`] that all these
+/// messages are still being worked on.
+pub async fn while_working_on<T>(ackers: &[Acker], work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(BATCH_PROGRESS_EVERY, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => {
+                for acker in ackers {
+                    if let Err(error) = acker.progress().await {
+                        // Then they come twice, and every batch call of the store is idempotent.
+                        tracing::debug!(%error, "progress could not be told");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Acker {
     /// Does the work; while it lasts, the server is told every [`PROGRESS_EVERY`], so that it does
     /// not hand the message to somebody else.

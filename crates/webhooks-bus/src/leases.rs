@@ -106,6 +106,8 @@ struct View {
     /// What a release said that may not be written yet.
     unreleased: HashMap<u16, PartitionLease>,
     leaving: bool,
+    /// Takes no part for a while.
+    aside: bool,
 }
 
 struct Shared {
@@ -244,6 +246,16 @@ impl Leases {
         self.shared.changed.notify_one();
     }
 
+    /// Gives everything away as [`leave`](Self::leave) does, but only until it is called with
+    /// `false`: for a member that must start nothing for a while, so that others may.
+    pub async fn stand_aside(&self, aside: bool) {
+        let before = std::mem::replace(&mut self.shared.view().aside, aside);
+        if before != aside {
+            self.shared.renew_once().await;
+            self.shared.changed.notify_one();
+        }
+    }
+
     /// Removes this member, at the very end.
     pub async fn gone(&self) {
         let message = Outgoing {
@@ -286,7 +298,10 @@ impl Shared {
 
     async fn renew_once(&self) {
         let sent = Instant::now();
-        let leaving = self.view().leaving;
+        let leaving = {
+            let view = self.view();
+            view.leaving || view.aside
+        };
         let mut headers = HeaderMap::new();
         headers.insert(
             headers::TTL,

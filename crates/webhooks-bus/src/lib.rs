@@ -18,6 +18,7 @@ mod bus;
 mod cancelled;
 mod config;
 mod error;
+mod fill;
 mod handling;
 mod health;
 mod identities;
@@ -31,16 +32,20 @@ mod read;
 mod roll;
 mod settings;
 mod stats;
+mod steady;
 pub mod subjects;
 pub mod topology;
 mod vitals;
 
 pub use batch::ReadFrom;
 pub use bus::Bus;
-pub use cancelled::{CANCELLED_KEPT, CancelledMirror};
+pub use cancelled::{CANCELLED_KEPT, CancelledMirror, Mark};
 pub use config::{ConfigMirror, ConfigSink, ConfigWriter};
 pub use error::{BusError, PublishError};
-pub use handling::{DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, survive};
+pub use fill::{FILLING, NEARLY_FULL, watch_fill};
+pub use handling::{
+    BATCH_PROGRESS_EVERY, DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, survive, while_working_on,
+};
 pub use health::{
     HealthEntry, HealthMirror, HealthStore, Signature, configured, effective_status, health_of,
     record_of, status_of,
@@ -51,9 +56,10 @@ pub use ops::{OpsEvent, OpsFailure};
 pub use parked::FIRE_MARGIN;
 pub use publish::{BATCHES_IN_FLIGHT, MAX_BATCH, Outgoing, Stored};
 pub use pull::{Acker, Pull, PullSettings, Pulled};
-pub use read::{ConsumerState, StoredMessage};
+pub use read::{ConsumerState, Fill, StoredMessage};
 pub use settings::BusSettings;
 pub use stats::StatsMirror;
+pub use steady::{CLOCK_TOLERANCE, SteadyClock};
 pub use subjects::{headers, names};
 pub use vitals::Vitals;
 

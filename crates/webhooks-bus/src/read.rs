@@ -68,6 +68,34 @@ pub struct ConsumerState {
 }
 
 #[derive(serde::Deserialize)]
+struct Timed {
+    /// RFC 3339.
+    ts: String,
+}
+
+/// How full a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Most bytes it takes; 0 = no limit.
+    pub max_bytes: u64,
+}
+
+impl Fill {
+    /// The share that is taken; 0 where there is no limit.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        if self.max_bytes == 0 {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
+        let ratio = self.bytes as f64 / self.max_bytes as f64;
+        ratio
+    }
+}
+
+#[derive(serde::Deserialize)]
 struct SubjectsInfo {
     state: SubjectsState,
 }
@@ -165,6 +193,41 @@ impl Bus {
         self.state(stream).await.map(|state| state.messages)
     }
 
+    /// What time it is at the server that leads a stream, in microseconds since the epoch.
+    ///
+    /// # Errors
+    /// When the stream does not answer, or without a time.
+    pub async fn server_micros(&self, stream: &str) -> Result<i64, BusError> {
+        use async_nats::jetstream::response::Response;
+        let answer: Response<Timed> = self
+            .jetstream()
+            .request(format!("STREAM.INFO.{stream}"), &())
+            .await
+            .map_err(unavailable)?;
+        match answer {
+            Response::Ok(info) => webhooks_domain::event::parse_rfc3339_micros(&info.ts)
+                .ok_or_else(|| BusError::Decode("the server's time is none".to_owned())),
+            Response::Err { error } => Err(unavailable(error)),
+        }
+    }
+
+    /// How full a stream is.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub async fn fill(&self, stream: &str) -> Result<Fill, BusError> {
+        let found = self
+            .jetstream()
+            .get_stream(stream)
+            .await
+            .map_err(unavailable)?;
+        let info = found.cached_info();
+        Ok(Fill {
+            bytes: info.state.bytes,
+            max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(0),
+        })
+    }
+
     /// How far a consumer has come.
     ///
     /// # Errors
@@ -230,5 +293,17 @@ fn absent(
     match error.kind() {
         RawMessageErrorKind::NoMessageFound => Ok(None),
         _ => Err(unavailable(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fill;
+
+    #[test]
+    fn a_stream_without_a_limit_is_never_full() {
+        let fill = |bytes, max_bytes| Fill { bytes, max_bytes }.ratio();
+        assert!(fill(5, 0).abs() < f64::EPSILON);
+        assert!((fill(3, 4) - 0.75).abs() < f64::EPSILON);
     }
 }

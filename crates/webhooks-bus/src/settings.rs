@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf};
 
-use webhooks_runtime::{Env, Secret, Settings};
+use webhooks_runtime::{
+    Env, Secret, Settings,
+    tls::{certificate_file, key_file},
+};
 
 use crate::permissions::public_key;
 
@@ -17,8 +20,11 @@ pub struct BusSettings {
     pub nkey_seed: Option<Secret>,
     /// Whether the connection must be encrypted (`tls://` addresses are, anyway).
     pub tls: bool,
-    /// A PEM file with authorities that may have signed the servers' certificates, beside the system's.
+    /// A PEM file with authorities that may have signed the servers' certificates, instead of the
+    /// system's.
     pub tls_ca: Option<PathBuf>,
+    /// PEM files with the certificate chain that is shown to the servers, and its key.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// Copies of each stream: 1 for one server, 3 for a cluster.
     pub replicas: usize,
     /// Partitions that dispatchers share; a multiple of 16 is best.
@@ -53,6 +59,7 @@ impl Default for BusSettings {
             nkey_seed: None,
             tls: false,
             tls_ca: None,
+            tls_identity: None,
             replicas: 1,
             partitions: 16,
             events_max_bytes: 8_192 * MIB,
@@ -86,9 +93,8 @@ impl Settings for BusSettings {
                 .to_owned(),
             nkey_seed,
             tls: env.bool("WEBHOOKS_NATS_TLS", d.tls, "refuse to talk to NATS unencrypted"),
-            tls_ca: env
-                .optional("WEBHOOKS_NATS_TLS_CA", "PEM file with authorities that may have signed NATS's certificates, beside the system's")
-                .map(PathBuf::from),
+            tls_ca: certificate_file(env, "WEBHOOKS_NATS_TLS_CA", "PEM file with authorities that may have signed NATS's certificates, instead of the system's"),
+            tls_identity: identity(env),
             credentials: env
                 .optional_secret("WEBHOOKS_NATS_CREDENTIALS", "Contents of a NATS credentials file; empty = none")
                 .map(|secret| secret.expose().to_owned()),
@@ -125,6 +131,21 @@ impl BusSettings {
         self.partitions
             .div_ceil(crate::names::PARTITIONS_PER_STREAM)
     }
+}
+
+/// The certificate that is shown to servers that ask for one.
+fn identity(env: &mut Env) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = ("WEBHOOKS_NATS_TLS_CERT", "WEBHOOKS_NATS_TLS_KEY");
+    let chain = certificate_file(
+        env,
+        certificate,
+        "PEM file with the certificate chain that is shown to NATS; empty = none",
+    );
+    let secret = key_file(env, key, "PEM file with the key of WEBHOOKS_NATS_TLS_CERT");
+    if chain.is_some() != secret.is_some() {
+        env.problem(certificate, format_args!("must be set together with {key}"));
+    }
+    chain.zip(secret)
 }
 
 fn size(env: &mut Env, name: &'static str, default: i64, doc: &'static str) -> i64 {

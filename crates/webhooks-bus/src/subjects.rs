@@ -262,6 +262,18 @@ pub fn parse_webhook_key(key: &str) -> Option<(Uuid, Uuid)> {
     ))
 }
 
+/// Key of a workspace's certificate authorities in CONFIG.
+#[must_use]
+pub fn trust_key(workspace: Uuid) -> String {
+    format!("a.{workspace}")
+}
+
+/// Reads a key made by [`trust_key`].
+#[must_use]
+pub fn parse_trust_key(key: &str) -> Option<Uuid> {
+    Uuid::try_parse(key.strip_prefix("a.")?).ok()
+}
+
 /// Key of a token in CONFIG.
 #[must_use]
 pub fn token_key(id: &str) -> String {

@@ -36,6 +36,11 @@ pub const ACK_WAIT: Duration = Duration::from_secs(60);
 /// taken up by another one after this time. Longer work signals progress every 3 s.
 pub const QUICK_ACK_WAIT: Duration = Duration::from_secs(10);
 
+/// The same for what management writes into Postgres: above a batch's longest commit (the statement
+/// timeout), with room. Longer work signals progress every 5 s. What a killed management held is
+/// taken up after this time, and history lags no longer than that.
+pub const HISTORY_ACK_WAIT: Duration = Duration::from_secs(15);
+
 /// How long event ids are remembered at least.
 pub const EVENT_ID_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
@@ -212,13 +217,17 @@ pub fn consumers() -> Vec<(&'static str, consumer::pull::Config)> {
         ack_wait: QUICK_ACK_WAIT,
         ..shared(name, 10_000)
     };
+    let history = |name, max_ack_pending| consumer::pull::Config {
+        ack_wait: HISTORY_ACK_WAIT,
+        ..shared(name, max_ack_pending)
+    };
     vec![
         (names::INTAKE, quick(names::INTAKE_CONSUMER)),
         (names::EVENTS, quick(names::EVENTS_CONSUMER)),
-        (names::VERDICTS, shared(names::VERDICTS_CONSUMER, 20_000)),
-        (names::REPORTS, shared(names::REPORTS_CONSUMER, 20_000)),
+        (names::VERDICTS, history(names::VERDICTS_CONSUMER, 20_000)),
+        (names::REPORTS, history(names::REPORTS_CONSUMER, 20_000)),
         // One at a time and in order: what happened to a webhook last is what is shown.
-        (names::OPS, shared(names::OPS_CONSUMER, 1)),
+        (names::OPS, history(names::OPS_CONSUMER, 1)),
     ]
 }
 

@@ -24,12 +24,14 @@
 //! hands out by itself, so in practice they do.
 
 mod http;
+mod keep;
 mod leash;
 mod logs;
 mod nats;
 mod ports;
 mod postgres;
 mod process;
+mod search;
 mod spawner;
 mod supervisor;
 mod tools;
@@ -40,11 +42,13 @@ pub use rustix::process::Signal;
 
 pub use self::{
     http::{HTTP_BODY_MAX_BYTES, http_get},
+    keep::{KEEP_VARIABLE, Kept, keep_own_log, kept_output, note_answer},
     logs::LOG_MAX_BYTES,
     nats::{NatsBuilder, NatsServer, SyncInterval},
     ports::free_port,
     postgres::{Postgres, PostgresBuilder},
     process::{Process, Spec},
+    search::{Searched, search},
     supervisor::{ChildState, RESTART_PAUSE, SettingsRefused, Supervisor},
     tools::Tools,
     tree::is_running,

@@ -1,20 +1,30 @@
 //! `webhooks-devstack FOLDER`: just the two servers, for working on one service by hand.
 //!
+//! `webhooks-devstack search FOLDER`: searches what a test run left there for secrets (`make test-canary`).
+//!
 //! Starts nats-server and PostgreSQL with their data in the folder, prints how to reach them (shell
 //! syntax), and keeps them until Ctrl-C or SIGTERM.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use webhooks_devstack::{NatsServer, Postgres};
+use webhooks_devstack::{NatsServer, Postgres, search};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let folder = std::env::args_os()
-        .nth(1)
-        .map(PathBuf::from)
-        .context("usage: webhooks-devstack FOLDER")?;
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let usage = "usage: webhooks-devstack FOLDER, or webhooks-devstack search FOLDER";
+    let folder = arguments.next().context(usage)?;
+    if folder == Path::new("search") {
+        let found = search(&arguments.next().context(usage)?)?;
+        writeln!(std::io::stdout(), "{found}")?;
+        anyhow::ensure!(found.is_clean(), "not clean");
+        return Ok(());
+    }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut nats = NatsServer::builder(folder.join("nats")).start().await?;

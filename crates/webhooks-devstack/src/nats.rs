@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     http::http_get,
+    keep,
     ports::free_port,
     process::{Process, Spec},
     tools::Tools,
@@ -135,9 +136,11 @@ impl NatsBuilder {
     /// No programs, no free port, or the folder cannot be written.
     pub fn prepare(&self) -> anyhow::Result<NatsServer> {
         let tools = self.tools.clone().map_or_else(Tools::locate, Ok)?;
+        keep::keep_own_log();
         std::fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot create {}", self.folder.display()))?;
         let folder = self.folder.canonicalize()?;
+        keep::streams(&folder.join("data"))?;
         let port = self.port.map_or_else(free_port, Ok)?;
         let monitor_port = self.monitor_port.map_or_else(free_port, Ok)?;
         let config = folder.join(format!("{}.conf", self.name));
@@ -333,6 +336,15 @@ impl NatsServer {
             process.stop().await?;
         }
         Ok(())
+    }
+
+    /// Sends it a signal, [`Signal::STOP`] and [`Signal::CONT`] for example. Whether it was running.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<bool> {
+        let process = self.process.as_ref();
+        process.map_or(Ok(false), |process| process.signal(signal))
     }
 
     /// [`kill`](Self::kill), then [`start`](Self::start).

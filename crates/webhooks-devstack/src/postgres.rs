@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::{
+    keep,
     ports::free_port,
     process::{Process, Spec},
     tools::Tools,
@@ -145,6 +146,7 @@ impl PostgresBuilder {
     /// No programs, no free port, or `initdb` fails.
     pub async fn prepare(&self) -> anyhow::Result<Postgres> {
         let tools = self.tools.clone().map_or_else(Tools::locate, Ok)?;
+        keep::keep_own_log();
         std::fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot create {}", self.folder.display()))?;
         let folder = self.folder.canonicalize()?;
@@ -217,6 +219,10 @@ impl PostgresBuilder {
             ("fsync", on.to_owned()),
             ("synchronous_commit", on.to_owned()),
             ("full_page_writes", on.to_owned()),
+            // The default of 1 GB means a checkpoint every 30 s under load, and after each one every
+            // page is logged whole again: a third of the log, measured.
+            ("max_wal_size", "2GB".to_owned()),
+            ("checkpoint_timeout", "15min".to_owned()),
             ("timezone", "UTC".to_owned()),
             ("log_timezone", "UTC".to_owned()),
             ("jit", "off".to_owned()),
@@ -335,10 +341,26 @@ impl Postgres {
     /// # Errors
     /// The system refuses.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.dump_to_keep();
         if let Some(process) = self.process.take() {
             process.stop().await?;
         }
         Ok(())
+    }
+
+    /// Sends a signal to the postmaster and to everything below it ([`Signal::STOP`] and
+    /// [`Signal::CONT`] are what it is for). Whether it was running.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<bool> {
+        let Some(process) = &self.process else {
+            return Ok(false);
+        };
+        // The postmaster first: it must start nobody while the others are told.
+        let running = process.signal(signal)?;
+        tree::signal_all(&tree::descendants(process.pid()), signal)?;
+        Ok(running)
     }
 
     /// [`kill`](Self::kill), then [`start`](Self::start).
@@ -414,6 +436,7 @@ impl Postgres {
     /// # Errors
     /// The server is down or refuses.
     pub async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
+        self.dump_to_keep();
         let statement = format!(
             "DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)",
             checked(name)?
@@ -440,8 +463,27 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// What it holds, where a run is kept to be searched.
+    fn dump_to_keep(&self) {
+        let Some(log) = self.spec.log_file().filter(|_| self.pid().is_some()) else {
+            return;
+        };
+        if keep::is_on()
+            && let Err(error) = keep::dump(
+                &self.tools.postgres("pg_dumpall"),
+                &self.url("postgres"),
+                log,
+            )
+        {
+            tracing::warn!(error = %format_args!("{error:#}"), "a database is not kept");
+        }
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.dump_to_keep();
         // SIGQUIT: the postmaster kills and collects its backends itself; `Process` kills it if it does not.
         if let Some(process) = &self.process
             && process.signal(Signal::QUIT).is_ok_and(|running| running)

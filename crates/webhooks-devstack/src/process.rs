@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
 use crate::{
+    keep,
     leash::{Leash, Watchdog},
     spawner,
 };
@@ -214,6 +215,7 @@ impl Process {
         let (output, errors) = match &spec.log {
             None => (Stdio::null(), Stdio::null()),
             Some(path) => {
+                keep::log(path)?;
                 let opened = OpenOptions::new().create(true).append(true).open(path);
                 let file =
                     opened.with_context(|| format!("cannot open the log {}", path.display()))?;

@@ -35,17 +35,23 @@ pub(crate) fn descendants(pid: u32) -> Vec<Seen> {
     found
 }
 
-/// Kills these and waits until they are gone.
-pub(crate) async fn kill_all(processes: &[Seen], limit: Duration) -> anyhow::Result<()> {
+/// Sends a signal to those of these that still run.
+pub(crate) fn signal_all(processes: &[Seen], signal: Signal) -> anyhow::Result<()> {
     for seen in still_running(processes) {
-        // It may end in this very moment, which is what is wanted.
+        // It may end in this very moment.
         let pid = i32::try_from(seen.pid).ok().and_then(Pid::from_raw);
-        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::KILL))
+        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, signal))
             && error != rustix::io::Errno::SRCH
         {
-            bail!("cannot kill process {}: {error}", seen.pid);
+            bail!("cannot signal process {}: {error}", seen.pid);
         }
     }
+    Ok(())
+}
+
+/// Kills these and waits until they are gone.
+pub(crate) async fn kill_all(processes: &[Seen], limit: Duration) -> anyhow::Result<()> {
+    signal_all(processes, Signal::KILL)?;
     crate::wait_until(
         "killed processes to be gone",
         limit,

@@ -11,7 +11,7 @@ use webhooks_domain::{
     retry::{Next, parse_retry_after},
     signing,
 };
-use webhooks_egress::{AttemptResult, Failure, OutboundRequest};
+use webhooks_egress::{AttemptResult, Credentials, Failure, OutboundRequest};
 use webhooks_runtime::telemetry::{
     TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
 };
@@ -93,6 +93,7 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
             .retry
             .next(job.attempt, class, retry_after, age, rand::random())
     });
+    let next = at_once(result.failure, next, target.retry.immediate);
     tell(&job, execution, &result, next);
     Attempted {
         job,
@@ -100,6 +101,17 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         started_micros,
         result,
         next,
+    }
+}
+
+/// A token that had been in use and was refused is no reason to wait: the retry gets a new one.
+fn at_once(failure: Option<Failure>, next: Option<Next>, immediate: Duration) -> Option<Next> {
+    match (failure, next) {
+        (Some(Failure::TokenStale), Some(Next::Retry { attempt, delay })) => Some(Next::Retry {
+            attempt,
+            delay: delay.min(immediate),
+        }),
+        _ => next,
     }
 }
 
@@ -118,14 +130,18 @@ async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> A
     }
     match headers(job, target, now_micros) {
         Ok(headers) => {
-            shared
-                .egress
-                .send(OutboundRequest {
-                    url,
-                    headers,
-                    body: job.body.clone(),
-                })
-                .await
+            let request = OutboundRequest {
+                url,
+                headers,
+                body: job.body.clone(),
+            };
+            let tls = target.tls();
+            let credentials = Credentials {
+                identity: tls.endpoint.as_ref(),
+                token: target.tokens.as_deref(),
+                token_identity: tls.tokens.as_ref(),
+            };
+            shared.egress.send_with(request, credentials).await
         }
         Err(error) => {
             tracing::error!(%error, delivery.id = %job.delivery, "a header of ours is not valid");

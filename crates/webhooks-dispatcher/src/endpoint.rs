@@ -2,9 +2,9 @@
 //! behind it, and the times at which what does not fit is parked. Pure: the partition's owner is the
 //! only one who holds it, so it needs no lock and holds across replicas.
 //!
-//! **Parked, and back.** An endpoint keeps in memory what it works off in [`MAX_WAIT_MICROS`] at the
-//! pace at which it answers and may be called; the rest becomes a schedule on RETRIES, each for the
-//! time at which its turn is thought to come. That thought may be wrong in both directions:
+//! **Parked, and back.** An endpoint keeps in memory what it works off in [`FAST_WAIT_MICROS`] or
+//! [`SLOW_WAIT_MICROS`] at the pace at which it answers and may be called; the rest becomes a schedule
+//! on RETRIES, each for the time at which its turn is thought to come. That thought may be wrong in both directions:
 //!
 //! * *too early* costs a write: the delivery is parked again. At most once per [`MAX_PARK`] and
 //!   delivery, however slow the endpoint.
@@ -23,7 +23,10 @@ use std::time::Duration;
 
 use webhooks_domain::rate::{RateLimit, RateState};
 
-use crate::line::{Line, Ordering, Put, Rank, Release};
+use crate::{
+    blocked::Behind,
+    line::{Line, Ordering, Put, Rank, Release},
+};
 
 /// Longest time a delivery is parked for want of room.
 pub(crate) const MAX_PARK: Duration = Duration::from_secs(300);
@@ -38,8 +41,17 @@ const FIRST_GUESS_MICROS: i64 = 20_000;
 /// off in memory, and parking would only delay it.
 const FAST_SPACING_MICROS: i64 = 5_000;
 
-/// How long what waits in memory may wait, as the endpoint answers; the rest is parked.
-const MAX_WAIT_MICROS: i64 = 2_000_000;
+/// How long what waits in memory for a fast endpoint may wait, as it answers; the rest is parked.
+const FAST_WAIT_MICROS: i64 = 2_000_000;
+
+/// The same for one that is not fast. Parking and letting go cost about as much as three deliveries,
+/// so it must not begin just because a busy machine answers in 200 ms; an endpoint that takes 10 s
+/// still keeps no more than a score.
+const SLOW_WAIT_MICROS: i64 = 20_000_000;
+
+/// What was let go finds this many times the room, and only what is beyond as much is parked out of
+/// memory: the room moves with every answer, and nothing may be parked and let go in turn for that.
+const HYSTERESIS: usize = 2;
 
 /// Fewest deliveries that may wait in memory, however slow the endpoint.
 const MIN_QUEUE: usize = 8;
@@ -63,10 +75,19 @@ pub(crate) struct Allowed {
 pub(crate) enum Admission<T> {
     /// It waits in memory.
     Taken,
-    /// It is to be parked for so long.
-    Park(T, Duration),
+    /// It is to be parked.
+    Park(T, Parking),
     /// The same delivery is here already: look again when that one has ended.
     Twin(T),
+}
+
+/// Why a delivery is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parking {
+    /// There is no room for so long.
+    Room(Duration),
+    /// It waits behind a failing one of its key.
+    Behind(Behind),
 }
 
 /// Whether something may start.
@@ -182,13 +203,15 @@ impl<T> Endpoint<T> {
     }
 
     /// How many deliveries may wait in memory. A fast endpoint gets what it works off in
-    /// [`MAX_WAIT_MICROS`]; a slow one no more than its limit, and its `share` of what is free.
+    /// [`FAST_WAIT_MICROS`]; another one what it works off in [`SLOW_WAIT_MICROS`], but no more than
+    /// its limit, and its `share` of what is free.
     pub(crate) fn room(&self, share: usize, now_micros: i64) -> usize {
         let spacing = self.spacing(now_micros).max(1);
-        let in_time = usize::try_from(MAX_WAIT_MICROS / spacing).unwrap_or(0);
+        let within = |micros: i64| usize::try_from(micros / spacing).unwrap_or(0);
         if spacing < FAST_SPACING_MICROS {
-            in_time.max(self.queue_limit)
+            within(FAST_WAIT_MICROS).max(self.queue_limit)
         } else {
+            let in_time = within(SLOW_WAIT_MICROS);
             in_time.min(self.queue_limit).min(share).max(MIN_QUEUE)
         }
     }
@@ -207,37 +230,40 @@ impl<T> Endpoint<T> {
             self.parked = self.parked.saturating_sub(1);
             self.maybe_parked = true;
         }
-        let room = self.room(share, now_micros);
+        let mut room = self.room(share, now_micros);
+        if was_parked {
+            room = room.saturating_mul(HYSTERESIS);
+        }
         match self.line.put(job, rank, was_parked, room, now_micros) {
             Put::Taken => Admission::Taken,
             Put::Twin(job) => Admission::Twin(job),
             Put::NoRoom(job) => {
                 let wait = self.slot(now_micros);
                 self.line.park(rank, until(now_micros, wait));
-                Admission::Park(job, wait)
+                Admission::Park(job, Parking::Room(wait))
             }
-            Put::Blocked(job, wait) => {
+            Put::Blocked(job, behind) => {
                 self.parked += 1;
-                self.line.park(rank, until(now_micros, wait));
-                Admission::Park(job, wait)
+                self.line.park(rank, until(now_micros, behind.wait));
+                Admission::Park(job, Parking::Behind(behind))
             }
         }
     }
 
     /// What waits beyond the room that an endpoint has which has become slow, and what waits behind
-    /// a delivery that is tried again much later, each with the time to park it for.
-    pub(crate) fn spill(&mut self, share: usize, now_micros: i64) -> Vec<(T, Duration)> {
+    /// a delivery that is tried again much later.
+    pub(crate) fn spill(&mut self, share: usize, now_micros: i64) -> Vec<(T, Parking)> {
         let mut spilt = Vec::new();
-        for (job, rank, wait) in self.line.blocked(now_micros) {
+        for (job, rank, behind) in self.line.blocked(now_micros) {
             self.parked += 1;
-            self.line.park(rank, until(now_micros, wait));
-            spilt.push((job, wait));
+            self.line.park(rank, until(now_micros, behind.wait));
+            spilt.push((job, Parking::Behind(behind)));
         }
-        let room = self.room(share, now_micros);
+        let room = self.room(share, now_micros).saturating_mul(HYSTERESIS);
         for (job, rank) in self.line.beyond(room) {
             let wait = self.slot(now_micros);
             self.line.park(rank, until(now_micros, wait));
-            spilt.push((job, wait));
+            spilt.push((job, Parking::Room(wait)));
         }
         spilt
     }

@@ -8,6 +8,9 @@
 //!   a backlog neither fills the partition's window nor has to be parked, and follows the ramp of an
 //!   endpoint that has just recovered;
 //! * *paused by its breaker*: one delivery at a time, as a probe;
+//! * *more than its workspace's plan allows* (`heldPerWebhook`), while it stays: the newest end,
+//!   recorded as such ([`surplus`], pure). Counted every [`LOOK_EVERY`], so there may be more for as
+//!   long as that; never more than the stream's own limit for a subject;
 //! * *off or gone*: cancelled. What was held before a person's choice stays, goes or is discarded as
 //!   that choice says;
 //! * *older than the limit*, whatever the status: ended, recorded as such, and may be replayed. The
@@ -17,12 +20,9 @@
 //! that once) or recorded, and then removed from HELD.
 
 mod step;
+mod taken_back;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ use webhooks_proto::internal::v1::HeldChoice;
 
 use crate::{partition_io::Settled, shared::Shared};
 use step::{count, expire, step};
+use taken_back::TakenBack;
 
 /// How often a partition counts what it holds: what another has written there is found then.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -87,6 +88,8 @@ pub(crate) enum Work {
     Release(ReadFrom),
     /// The first from there on goes out as a probe, when one is due.
     Probe(ReadFrom),
+    /// All of it but the oldest so many ends, the newest first.
+    Trim { keep: u64 },
 }
 
 /// The status in force of a webhook, and what a person chose about what it holds.
@@ -120,9 +123,19 @@ pub(crate) fn work_for(view: Option<View>, discarded_to: i64) -> Work {
     }
 }
 
+/// How many of `held` deliveries are too many where `most` may be held (`None` = as many as HELD
+/// takes). What a probe is to be made of stays: an endpoint that is paused by its breaker would
+/// never be tried again without it.
+pub(crate) fn surplus(held: u64, most: Option<u32>, probed: bool) -> Option<Work> {
+    let keep = u64::from(most?).max(u64::from(probed));
+    (held > keep).then_some(Work::Trim { keep })
+}
+
 /// A webhook with something held.
 #[derive(Debug)]
 struct Queue {
+    /// How many there were at the last count, and those that went there since.
+    held: u64,
     working: bool,
     rest_until: Instant,
     discarded_to: i64,
@@ -131,6 +144,7 @@ struct Queue {
 impl Queue {
     fn new(now: Instant) -> Self {
         Self {
+            held: 0,
             working: false,
             rest_until: now,
             discarded_to: 0,
@@ -149,13 +163,14 @@ pub(crate) struct HeldBook {
     expire_at: Instant,
     expiring: bool,
     through_at: Instant,
+    taken_back: TakenBack,
 }
 
 /// Something was done with what is held.
 #[derive(Debug)]
 pub(crate) enum HeldSettled {
-    /// These webhooks have something held; `None` = it could not be found out.
-    Counted(Option<Vec<Uuid>>),
+    /// These webhooks have so much held; `None` = it could not be found out.
+    Counted(Option<HashMap<Uuid, u64>>),
     /// A step of work was done.
     Stepped {
         webhook: Uuid,
@@ -167,12 +182,15 @@ pub(crate) enum HeldSettled {
     },
     /// What was too old is gone; there may be more.
     Expired { more: bool },
+    /// What was taken back was looked for: see [`TakenBack::looked`].
+    TakenBack(Option<Option<u64>>),
 }
 
 impl HeldBook {
     pub(crate) fn new(shared: Arc<Shared>, partition: u16) -> Self {
         let now = Instant::now();
         Self {
+            taken_back: TakenBack::new(&shared, now),
             shared,
             partition,
             queues: HashMap::new(),
@@ -203,7 +221,8 @@ impl HeldBook {
         let now = Instant::now();
         self.queues
             .entry(webhook)
-            .or_insert_with(|| Queue::new(now));
+            .or_insert_with(|| Queue::new(now))
+            .held += 1;
     }
 
     /// Counts and expires, when it is time.
@@ -219,6 +238,17 @@ impl HeldBook {
             self.expire_at = now + EXPIRE_EVERY.min(self.shared.settings.hold_max_age / 4);
             settling.push(expire(self.shared.clone(), self.partition));
         }
+        let partitions = self.shared.bus.settings().partitions;
+        let ours = |webhook| ids::partition_of(webhook, partitions) == self.partition;
+        settling.extend(
+            self.taken_back
+                .next(&self.shared, self.partition, ours, now),
+        );
+    }
+
+    /// How many a webhook has, or somewhat more: who acts on it counts anew.
+    pub(crate) fn held(&self, webhook: Uuid) -> u64 {
+        self.queues.get(&webhook).map_or(0, |queue| queue.held)
     }
 
     /// The webhooks to look at now.
@@ -290,14 +320,15 @@ impl HeldBook {
             HeldSettled::Counted(found) => {
                 self.looking = false;
                 if let Some(found) = found {
-                    for webhook in found {
-                        self.noted(*webhook);
+                    for (webhook, held) in found {
+                        let queue = self
+                            .queues
+                            .entry(*webhook)
+                            .or_insert_with(|| Queue::new(now));
+                        queue.held = *held;
                     }
-                    if found.len() != self.queues.len() {
-                        let found: HashSet<_> = found.iter().collect();
-                        self.queues
-                            .retain(|webhook, queue| queue.working || found.contains(webhook));
-                    }
+                    self.queues
+                        .retain(|webhook, queue| queue.working || found.contains_key(webhook));
                 }
             }
             HeldSettled::Stepped {
@@ -324,6 +355,7 @@ impl HeldBook {
                     self.expire_at = now;
                 }
             }
+            HeldSettled::TakenBack(swept) => self.taken_back.looked(*swept, now),
         }
     }
 }
@@ -331,6 +363,23 @@ impl HeldBook {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn beyond_the_plans_limit_the_newest_go_but_never_the_last_one_to_probe_with() {
+        let trim = |keep| Some(Work::Trim { keep });
+        for (held, most, probed, expected) in [
+            (5, None, false, None),
+            (5, Some(5), false, None),
+            (6, Some(5), false, trim(5)),
+            (1_000_000, Some(5), true, trim(5)),
+            (3, Some(0), false, trim(0)),
+            (3, Some(0), true, trim(1)),
+            (1, Some(0), true, None),
+            (0, Some(0), false, None),
+        ] {
+            assert_eq!(surplus(held, most, probed), expected, "{held} {most:?}");
+        }
+    }
 
     #[test]
     fn the_status_in_force_and_a_persons_choice_say_what_is_done() {

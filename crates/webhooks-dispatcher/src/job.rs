@@ -6,7 +6,7 @@ use uuid::Uuid;
 use webhooks_bus::{Pulled, StoredMessage};
 use webhooks_domain::ids::Trigger;
 use webhooks_proto::{
-    internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef},
+    internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef, SnapshotPlace},
     v1,
 };
 
@@ -49,8 +49,12 @@ pub(crate) struct Job {
     pub(crate) comes_again: Option<i64>,
     /// It left HELD to find out whether its endpoint is well again.
     pub(crate) probe: bool,
+    /// The failing delivery of its key that it was told to wait for.
+    pub(crate) waits_for: Option<Uuid>,
     /// It owes nothing: it tells how an attempt ended at an owner that had lost the partition.
     pub(crate) ended: Option<AttemptEnded>,
+    /// Where in `body` the webhook's snapshot stands.
+    pub(crate) snapshot: Option<SnapshotPlace>,
     pub(crate) reference: DeliveryRef,
 }
 
@@ -102,7 +106,10 @@ impl Job {
             over: false,
             comes_again: None,
             probe: job.probe,
+            // What is no id was told by nobody.
+            waits_for: Uuid::from_slice(&job.waits_for).ok(),
             ended: job.ended,
+            snapshot: job.snapshot,
             reference,
         })
     }
@@ -145,6 +152,12 @@ impl Job {
             body: self.body.clone(),
             traceparent: self.traceparent.clone(),
             due_at,
+            waits_for: self
+                .waits_for
+                .filter(|_| attempt == self.attempt)
+                .map(|head| Bytes::copy_from_slice(head.as_bytes()))
+                .unwrap_or_default(),
+            snapshot: self.snapshot,
             ..DeliveryJob::default()
         }
         .encode_to_vec()

@@ -17,6 +17,7 @@
 //! an endpoint sees each attempt once. It sees the same `webhook-id` each time.
 
 mod attempt;
+mod blocked;
 mod endpoint;
 mod fair;
 mod floor;
@@ -39,7 +40,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_bus::{Bus, CancelledMirror, ConfigMirror, HealthMirror, Leases, LeasesSettings};
+use webhooks_bus::{
+    Bus, CancelledMirror, ConfigMirror, HealthMirror, Leases, LeasesSettings, SteadyClock,
+};
 use webhooks_egress::Egress;
 use webhooks_runtime::{Context, OnError};
 
@@ -95,12 +98,13 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         Defaults::of(&config.retry, &config.limits),
     ));
     let mirror = ConfigMirror::start(&bus, registry.clone(), ended.clone());
+    let steady = Arc::new(SteadyClock::new(ctx.clock.clone()));
     let (reporter, reporting) = Reporter::new(
         &bus,
         &config.management,
         &config.management_tls,
         &config.internal_token,
-        ctx.clock.clone(),
+        steady.clone(),
     )?;
     ctx.tasks
         .spawn("reports", OnError::StopService, async move {
@@ -124,7 +128,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         reporter,
         leases.clone(),
         HealthMirror::start(&bus, ended.clone()),
-        ctx.clock.clone(),
+        steady,
         PartitionSettings {
             limits: config.limits,
             health: config.health,
@@ -137,6 +141,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     }
     let shared = Arc::new(shared.with_cancelled(cancelled));
     ctx.readiness.fail("partitions", "joining");
+    watch_clock(&ctx, &shared);
     watch_readiness(&ctx, &shared);
     ctx.started();
     let drained = owner::own_partitions(&ctx, &shared, events).await;
@@ -155,6 +160,22 @@ async fn wait_loaded(mirror: &ConfigMirror, ctx: &Context) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ctx.readiness.ok("config");
+}
+
+/// Watches over the clock while the dispatcher runs.
+fn watch_clock(ctx: &Context, shared: &Arc<Shared>) {
+    ctx.readiness.fail("clock", "not confirmed yet");
+    let (readiness, shared, shutdown) =
+        (ctx.readiness.clone(), shared.clone(), ctx.shutdown.clone());
+    ctx.tasks.spawn("clock", OnError::Log, async move {
+        let aside = |aside| {
+            let leases = shared.leases.clone();
+            async move { leases.stand_aside(aside).await }
+        };
+        let watch = shared.steady.watch(&shared.bus, &readiness, aside);
+        shutdown.run_until_cancelled(watch).await;
+        anyhow::Ok(())
+    });
 }
 
 /// Keeps `/readyz` true while the dispatcher runs.

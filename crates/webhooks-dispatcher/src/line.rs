@@ -21,10 +21,11 @@
 
 mod ordered;
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use uuid::Uuid;
 
+use crate::blocked::Behind;
 use ordered::Ordered;
 
 /// Most unfinished deliveries of one ordered webhook that its owner knows.
@@ -81,8 +82,8 @@ pub(crate) enum Put<T> {
     Twin(T),
     /// There is no room.
     NoRoom(T),
-    /// It waits behind one that comes later than memory is kept for it.
-    Blocked(T, Duration),
+    /// It waits behind one that failed and comes later than memory is kept for it.
+    Blocked(T, Behind),
 }
 
 /// What has become of a delivery.
@@ -221,8 +222,8 @@ impl<T> Line<T> {
         }
     }
 
-    /// Takes what waits behind deliveries that come again much later, with the time to park it for.
-    pub(crate) fn blocked(&mut self, now_micros: i64) -> Vec<(T, Rank, Duration)> {
+    /// Takes what waits behind deliveries that come again much later.
+    pub(crate) fn blocked(&mut self, now_micros: i64) -> Vec<(T, Rank, Behind)> {
         match self {
             Self::Free(_) => Vec::new(),
             Self::Ordered(ordered) => ordered.blocked(now_micros),

@@ -13,7 +13,9 @@
 
 mod admission;
 mod handover;
+mod settled;
 mod standing;
+mod tick;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -26,7 +28,6 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::time::DelayQueue;
 use uuid::Uuid;
 use webhooks_bus::{Acker, Handover, Pull, Pulled};
-use webhooks_domain::retry::Next;
 
 use crate::{
     attempt::Attempted,
@@ -34,7 +35,6 @@ use crate::{
     health::HealthBook,
     held::HeldBook,
     job::{Job, Lane, MessageKey},
-    line::{Rank, Release},
     partition_io::{self as io, Settled},
     shared::Shared,
 };
@@ -42,12 +42,6 @@ use handover::{Leaver, leaver_of};
 
 /// Messages taken from a consumer at a time.
 const BATCH: usize = 256;
-
-/// How often what is held unacknowledged is signalled as in progress (a third of `ack_wait`).
-const PROGRESS_EVERY: Duration = Duration::from_secs(20);
-
-/// How often endpoints are looked at that may have become slow.
-const SPILL_EVERY: Duration = Duration::from_millis(500);
 
 /// How often what could not start is looked at again.
 const TICK: Duration = Duration::from_millis(100);
@@ -266,208 +260,6 @@ impl Partition {
         if !rechecks.is_empty() {
             self.settling
                 .push(io::recheck(self.shared.clone(), self.partition, rechecks));
-        }
-    }
-
-    /// An attempt has ended: free its place, then record, and schedule what comes next.
-    fn conclude(&mut self, attempted: Attempted, wire: OnTheWire) {
-        let (webhook, rank) = (attempted.job.webhook, attempted.job.rank());
-        let now = self.shared.clock.now_micros();
-        if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-            endpoint.ended(attempted.result.timings.total, now);
-        }
-        let counted = self.count(&attempted, wire.epoch);
-        self.pump(webhook);
-        let in_memory = match attempted.next {
-            Some(Next::Retry { delay, .. }) => {
-                self.mode == Mode::Owning && delay <= self.shared.settings.limits.wait_in_memory
-            }
-            _ => false,
-        };
-        let release = match attempted.next {
-            None | Some(Next::GiveUp) => Release::Finished,
-            // It is held again.
-            Some(Next::Retry { .. }) if attempted.job.probe => Release::Finished,
-            Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
-                let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
-                Release::Later(now.saturating_add(delay))
-            }
-        };
-        let recorded = io::record(self.shared.clone(), self.partition, attempted, in_memory);
-        self.settling.push(Box::pin(async move {
-            let then = match counted {
-                Some(counted) => tokio::join!(recorded, counted).0,
-                None => recorded.await,
-            };
-            let then = Box::new(then);
-            drop(wire);
-            Settled::Recorded {
-                webhook,
-                rank,
-                release,
-                then,
-            }
-        }));
-    }
-
-    /// Something durable has happened to a delivery.
-    async fn settled(&mut self, settled: Settled) {
-        // What comes after the delivery in its order goes on only now: the outcome is durable.
-        let settled = match settled {
-            Settled::Recorded {
-                webhook,
-                rank,
-                release,
-                then,
-            } => {
-                self.release(webhook, rank, release);
-                *then
-            }
-            Settled::Left {
-                webhook,
-                rank,
-                then,
-            } => {
-                if let Settled::Done { .. } = *then {
-                    self.release(webhook, rank, Release::Finished);
-                }
-                *then
-            }
-            other => other,
-        };
-        match settled {
-            Settled::Done { key, finished } => {
-                if let Some(finished) = finished {
-                    if self.finished.len() >= REMEMBERED {
-                        self.finished.pop_front();
-                    }
-                    self.finished.push_back(finished);
-                }
-                self.acknowledge(key).await;
-            }
-            Settled::Again { job, delay } => {
-                if self.mode == Mode::Owning {
-                    self.waiting.insert(*job, delay);
-                } else {
-                    self.hand_back(*job);
-                }
-            }
-            Settled::Admit(jobs) => {
-                for job in jobs {
-                    if job.over {
-                        self.probe_is_no_more(&job);
-                        let release = job.comes_again.map_or(Release::Finished, Release::Later);
-                        self.release(job.webhook, job.rank(), release);
-                        self.acknowledge(job.key).await;
-                    } else {
-                        self.admit(job);
-                    }
-                }
-            }
-            Settled::Parked {
-                key,
-                webhook,
-                rank,
-                schedule,
-            } => {
-                let wanted = self.is_wanted(webhook);
-                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                    endpoint.parked_as(rank, schedule);
-                    endpoint.flush(wanted);
-                }
-                self.acknowledge(key).await;
-                self.wake(webhook);
-            }
-            Settled::Woken { webhook, woken } => {
-                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                    endpoint.woken(woken);
-                }
-                self.wake(webhook);
-            }
-            Settled::Learned { webhook, found } => {
-                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                    endpoint.line().learn(found);
-                    self.stalled.insert(webhook);
-                }
-            }
-            Settled::Gone { keys, last } => self.leaver_finished(keys, last),
-            Settled::Health(settled) => self.health_settled(settled),
-            Settled::Held(settled) => self.held_settled(settled),
-            Settled::Recorded { .. } | Settled::Left { .. } | Settled::Nothing => {}
-        }
-    }
-
-    /// What has become of a delivery; those behind it in its order may go on.
-    fn release(&mut self, webhook: Uuid, rank: Rank, release: Release) {
-        if let Some(endpoint) = self.endpoints.get_mut(&webhook)
-            && endpoint.line().is_ordered()
-        {
-            endpoint.release(rank, release);
-            self.pump(webhook);
-        }
-    }
-
-    async fn acknowledge(&mut self, key: MessageKey) {
-        let Some(outstanding) = self.outstanding.remove(&key) else {
-            return;
-        };
-        if let Err(error) = outstanding.acker.ack().await {
-            tracing::debug!(%error, "acknowledgement not sent; the message comes again");
-        }
-        if self.mode == Mode::Ending {
-            // The consumer is another by now, so the acknowledgement may have met nobody.
-            io::remove(&self.shared.bus, self.partition, key).await;
-        }
-    }
-
-    async fn tick(&mut self) {
-        for webhook in std::mem::take(&mut self.stalled) {
-            self.pump(webhook);
-        }
-        if std::mem::take(&mut self.ask_fan_out) && self.mode == Mode::Owning {
-            let shared = self.shared.clone();
-            self.settling.push(Box::pin(async move {
-                shared.fanned_out.ask(&shared.bus).await;
-                Settled::Nothing
-            }));
-        }
-        let now = Instant::now();
-        if self.mode == Mode::Owning {
-            for outstanding in self.outstanding.values_mut() {
-                if now - outstanding.touched >= PROGRESS_EVERY {
-                    outstanding.touched = now;
-                    if let Err(error) = outstanding.acker.progress().await {
-                        tracing::debug!(%error, "progress not signalled");
-                    }
-                }
-            }
-        }
-        let now_micros = self.shared.clock.now_micros();
-        if self.mode == Mode::Owning && now >= self.spill_at {
-            self.spill_at = now + SPILL_EVERY;
-            self.spill(now_micros);
-            self.look_after_orders(now_micros);
-        }
-        if self.endpoints.len() > 1_024 {
-            self.endpoints
-                .retain(|_, endpoint| !endpoint.is_idle(now_micros));
-        }
-        self.look_after_leaver();
-    }
-
-    /// Wakes what could not be woken before, and reads what ordered endpoints have yet to learn.
-    fn look_after_orders(&mut self, now_micros: i64) {
-        let all: Vec<Uuid> = self
-            .endpoints
-            .iter_mut()
-            .filter(|(_, endpoint)| endpoint.may_have_parked())
-            .map(|(webhook, _)| *webhook)
-            .collect();
-        for webhook in all {
-            if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                endpoint.line().forget_overdue(now_micros);
-            }
-            self.pump(webhook);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,13 +17,16 @@ use webhooks_bus::ConfigSink;
 use webhooks_domain::{
     endpoint::{AddressPolicy, CustomHeaders, EndpointRefusal, EndpointUrl},
     health::Configured,
+    oauth2::{ClientAuth, ClientCredentials},
     rate::RateLimit,
     retry::RetryPolicy,
     sealing::{Binding, Keyring, Purpose, Sealed},
     signing::{AsymmetricKey, SigningKey},
 };
+use webhooks_egress::{Authorities, ClientCertificate, TlsIdentity, TlsIdentityError, TokenSource};
 use webhooks_proto::internal::v1::{
-    EndpointExtras, HeldChoice, Ordering as ConfiguredOrdering, SealedSecret, WebhookConfig,
+    ClientCertificate as SealedCertificate, EndpointExtras, HeldChoice,
+    Ordering as ConfiguredOrdering, SealedSecret, TokenClient, WebhookConfig, WorkspaceTrust,
 };
 
 use crate::{endpoint::Allowed, line::Ordering, settings::Limits};
@@ -57,6 +60,8 @@ pub(crate) struct Target {
     /// What becomes of what was held before `held_choice_at` (microseconds), while it is active.
     pub(crate) held_choice: HeldChoice,
     pub(crate) held_choice_at: i64,
+    /// Most deliveries held for it; `None` = as many as HELD takes.
+    pub(crate) held_max: Option<u32>,
     pub(crate) url: Result<EndpointUrl, EndpointRefusal>,
     /// When its failed deliveries are tried again.
     pub(crate) retry: RetryPolicy,
@@ -70,6 +75,19 @@ pub(crate) struct Target {
     pub(crate) headers: HeaderMap,
     /// A secret could not be opened: our fault, not the customer's.
     pub(crate) sealed_shut: bool,
+    /// Where its access tokens come from.
+    pub(crate) tokens: Option<Arc<TokenSource>>,
+    client: Option<Arc<ClientCertificate>>,
+    tls: RwLock<Tls>,
+}
+
+/// A webhook's sides of TLS, as the installation's when there is none.
+#[derive(Clone, Default)]
+pub(crate) struct Tls {
+    /// With its endpoint.
+    pub(crate) endpoint: Option<Arc<TlsIdentity>>,
+    /// With its token endpoint, which sees no client certificate.
+    pub(crate) tokens: Option<Arc<TlsIdentity>>,
 }
 
 impl Target {
@@ -81,11 +99,32 @@ impl Target {
             .map(|(key, _)| key.clone())
             .collect()
     }
+
+    /// Its sides of TLS at this moment.
+    pub(crate) fn tls(&self) -> Tls {
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner);
+        tls.clone()
+    }
+
+    /// Its workspace trusts these authorities from now on.
+    fn trust(&self, authorities: Option<&Arc<Authorities>>) {
+        let identity = |client: Option<&Arc<ClientCertificate>>| {
+            (authorities.is_some() || client.is_some())
+                .then(|| Arc::new(TlsIdentity::of(authorities.cloned(), client.cloned())))
+        };
+        let tls = Tls {
+            endpoint: identity(self.client.as_ref()),
+            tokens: identity(None),
+        };
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
 }
 
 /// All webhooks.
 pub(crate) struct Registry {
     targets: RwLock<HashMap<Uuid, Arc<Target>>>,
+    /// By workspace; held while targets change, so that none misses a change.
+    authorities: Mutex<HashMap<Uuid, Arc<Authorities>>>,
     policy: AddressPolicy,
     keyring: Keyring,
     defaults: Defaults,
@@ -96,6 +135,7 @@ impl Registry {
     pub(crate) fn new(policy: AddressPolicy, keyring: Keyring, defaults: Defaults) -> Self {
         Self {
             targets: RwLock::default(),
+            authorities: Mutex::default(),
             policy,
             keyring,
             defaults,
@@ -159,11 +199,21 @@ impl Registry {
                 Err(error) => opened = cannot_open("custom headers", secret, &error),
             }
         }
+        let client = match extras.client_certificate.as_ref().map(client_certificate) {
+            None => None,
+            Some(Ok(client)) => Some(Arc::new(client)),
+            Some(Err(error)) => {
+                tracing::error!(%error, webhook.id = %shown(config), "a client certificate that was accepted does not work");
+                opened = false;
+                None
+            }
+        };
         Target {
             workspace: Uuid::from_slice(&config.workspace_id).unwrap_or_default(),
             configured: webhooks_bus::configured(config),
             held_choice: config.held_choice(),
             held_choice_at: config.held_choice_at,
+            held_max: config.held_max,
             url: with_query(&config.endpoint_url, &extras, &self.policy),
             retry: self.retry(config),
             allowed: self.allowed(config),
@@ -171,6 +221,9 @@ impl Registry {
             keys,
             asymmetric,
             headers: custom_headers(config, &extras),
+            tokens: extras.token.map(|client| Arc::new(self.tokens(client))),
+            client,
+            tls: RwLock::default(),
         }
     }
 
@@ -222,6 +275,20 @@ impl Registry {
         }
     }
 
+    fn tokens(&self, client: TokenClient) -> TokenSource {
+        let credentials = ClientCredentials {
+            id: client.client_id,
+            secret: client.client_secret,
+            scopes: client.scopes,
+            audience: client.audience,
+            auth: match client.in_body {
+                true => ClientAuth::Post,
+                false => ClientAuth::Basic,
+            },
+        };
+        TokenSource::new(EndpointUrl::parse(&client.url, &self.policy), credentials)
+    }
+
     fn open(
         &self,
         config: &WebhookConfig,
@@ -248,6 +315,10 @@ impl Registry {
             .open_for(purpose, binding, &sealed)
             .map_err(|error| error.to_string())
     }
+}
+
+fn client_certificate(sealed: &SealedCertificate) -> Result<ClientCertificate, TlsIdentityError> {
+    ClientCertificate::new(&sealed.chain, &sealed.private_key)
 }
 
 /// Always false: it is not open.
@@ -309,8 +380,23 @@ fn custom_headers(config: &WebhookConfig, extras: &EndpointExtras) -> HeaderMap 
 
 impl ConfigSink for Registry {
     fn webhook(&self, id: Uuid, config: Option<WebhookConfig>) {
-        let target = config.map(|config| Arc::new(self.make(&config)));
+        let mut target = config.map(|config| self.make(&config));
         {
+            let authorities = self
+                .authorities
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(target) = &mut target {
+                target.trust(authorities.get(&target.workspace));
+                // A change of something else costs no token.
+                let before = self.get(id).and_then(|before| before.tokens.clone());
+                if let (Some(before), Some(own)) = (before, &mut target.tokens)
+                    && before.is_same(own)
+                {
+                    *own = before;
+                }
+            }
+            let target = target.map(Arc::new);
             let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
             match target {
                 Some(target) => targets.insert(id, target),
@@ -321,7 +407,33 @@ impl ConfigSink for Registry {
         self.changes.send(id).ok();
     }
 
+    fn trust(&self, workspace: Uuid, trust: WorkspaceTrust) {
+        let mut all = self
+            .authorities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.remove(&workspace);
+        if !trust.authorities.is_empty() {
+            match Authorities::new(&trust.authorities) {
+                Ok(authorities) => {
+                    all.insert(workspace, Arc::new(authorities));
+                }
+                Err(error) => {
+                    tracing::error!(%error, workspace.id = %workspace, "authorities that were accepted do not work");
+                }
+            }
+        }
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        for target in targets.values().filter(|one| one.workspace == workspace) {
+            target.trust(all.get(&workspace));
+        }
+    }
+
     fn reset(&self) {
+        self.authorities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.targets
             .write()
             .unwrap_or_else(PoisonError::into_inner)

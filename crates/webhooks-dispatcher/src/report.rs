@@ -13,6 +13,10 @@ use webhooks_proto::{
 
 use crate::job::Job;
 
+/// Longest snapshot that a report carries; the verdict tells of a longer one. Keeps a batch of reports
+/// below the size of a message.
+const MAX_SNAPSHOT: usize = 4 * 1024;
+
 /// A report without an attempt: held, cancelled.
 pub(crate) fn without_attempt(
     job: &Job,
@@ -22,10 +26,22 @@ pub(crate) fn without_attempt(
     DeliveryReport {
         delivery: Some(job.reference.clone()),
         state: state.into(),
-        next_attempt_at: 0,
         at: now_micros,
-        attempt: None,
-        reason: String::new(),
+        ..DeliveryReport::default()
+    }
+}
+
+/// A report of a delivery that waits behind `head`, a failing one of its key.
+pub(crate) fn blocked(job: &Job, head: Uuid, due_micros: i64, now_micros: i64) -> DeliveryReport {
+    let state = if job.attempt > 1 {
+        v1::DeliveryState::Retrying
+    } else {
+        v1::DeliveryState::Pending
+    };
+    DeliveryReport {
+        next_attempt_at: due_micros,
+        waits_for: Bytes::copy_from_slice(head.as_bytes()),
+        ..without_attempt(job, state, now_micros)
     }
 }
 
@@ -77,14 +93,27 @@ pub(crate) fn of_attempt(
             .unwrap_or_default(),
         dispatcher: execution.dispatcher.to_owned(),
     };
+    let (snapshot, rendition) = snapshot(job).unwrap_or_default();
     DeliveryReport {
         delivery: Some(job.reference.clone()),
         state: state.into(),
         next_attempt_at,
         at: now_micros,
         attempt: Some(record),
-        reason: String::new(),
+        snapshot,
+        rendition,
+        ..DeliveryReport::default()
     }
+}
+
+/// What makes the delivery's row whole: of its first attempt only, as later ones find the row there.
+fn snapshot(job: &Job) -> Option<(Bytes, u32)> {
+    let place = job.snapshot.filter(|_| job.attempt == 1)?;
+    let start = usize::try_from(place.start).ok()?;
+    let length = usize::try_from(place.length).ok()?;
+    let end = start.checked_add(length)?;
+    (length <= MAX_SNAPSHOT && end <= job.body.len())
+        .then(|| (job.body.slice(start..end), place.rendition))
 }
 
 fn outcome(outcome: Outcome) -> v1::Outcome {
@@ -97,6 +126,7 @@ fn outcome(outcome: Outcome) -> v1::Outcome {
         Outcome::InvalidResponse => v1::Outcome::InvalidResponse,
         Outcome::Blocked => v1::Outcome::Blocked,
         Outcome::Internal => v1::Outcome::Internal,
+        Outcome::TokenError => v1::Outcome::TokenError,
     }
 }
 

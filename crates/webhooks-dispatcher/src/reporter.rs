@@ -5,10 +5,7 @@
 //! while a call is under way goes with the next one, so a lone report waits for nothing.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +15,10 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -45,7 +45,7 @@ const QUEUE: usize = 8_192;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long reports go straight to the spool after a call has failed.
-const SPOOL_FOR_MICROS: i64 = 1_000_000;
+const SPOOL_FOR: Duration = Duration::from_secs(1);
 
 /// How long the question after recorded deliveries may take before we go on without an answer.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,7 +70,8 @@ struct Shared {
     token: MetadataValue<Ascii>,
     bus: Bus,
     clock: Arc<dyn Clock>,
-    spool_until: AtomicI64,
+    /// By the clock that never jumps; `None` = no call has failed.
+    spool_until: Mutex<Option<Instant>>,
 }
 
 impl Reporter {
@@ -107,7 +108,7 @@ impl Reporter {
             token,
             bus: bus.clone(),
             clock,
-            spool_until: AtomicI64::new(0),
+            spool_until: Mutex::default(),
         });
         let (queue, receiver) = mpsc::channel(QUEUE);
         Ok((
@@ -179,13 +180,25 @@ impl Shared {
         request
     }
 
+    fn spool_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.spool_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call has failed a moment ago.
+    fn spools(&self) -> bool {
+        self.spool_until()
+            .is_some_and(|until| Instant::now() < until)
+    }
+
     /// Hands a batch on; resolves its reports when they are durable. A batch that is refused is
     /// halved until the one bad report is alone: the others must not share its fate.
     fn deliver(&self, mut waiting: Vec<Waiting>) -> BoxFuture<'_, ()> {
         async move {
             let count = waiting.len();
             let reports: Vec<_> = waiting.iter().map(|waiting| waiting.report.clone()).collect();
-            let spooling = self.clock.now_micros() < self.spool_until.load(Ordering::Relaxed);
+            let spooling = self.spools();
             let called = if spooling {
                 Err(Status::unavailable("failed a moment ago"))
             } else {
@@ -205,7 +218,7 @@ impl Shared {
                     }
                     if !spooling && !refused {
                         tracing::warn!(code = ?status.code(), reason = status.message(), reports = count, "reports.spooled");
-                        self.spool_until.store(self.clock.now_micros() + SPOOL_FOR_MICROS, Ordering::Relaxed);
+                        *self.spool_until() = Some(Instant::now() + SPOOL_FOR);
                     }
                     join_all(waiting.iter().map(|waiting| self.put_aside(&waiting.report, refused))).await;
                     metrics::counter!("webhooks_reports_total", "way" => "spool").increment(count as u64);

@@ -8,7 +8,9 @@ use std::{
 
 use tokio::time::Instant;
 use uuid::Uuid;
-use webhooks_bus::{Bus, CancelledMirror, ConfigMirror, HealthMirror, HealthStore, Leases};
+use webhooks_bus::{
+    Bus, CancelledMirror, ConfigMirror, HealthMirror, HealthStore, Leases, SteadyClock,
+};
 use webhooks_domain::health::HealthPolicy;
 use webhooks_egress::Egress;
 use webhooks_runtime::Clock;
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     /// What is kept of every endpoint's health.
     pub(crate) health: HealthMirror,
     pub(crate) health_store: HealthStore,
+    /// Whether the clock can be believed.
+    pub(crate) steady: Arc<SteadyClock>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: PartitionSettings,
     /// Requests on the wire in all, shared between workspaces.
@@ -64,13 +68,15 @@ impl Shared {
         reporter: Reporter,
         leases: Leases,
         health: HealthMirror,
-        clock: Arc<dyn Clock>,
+        steady: Arc<SteadyClock>,
         settings: PartitionSettings,
     ) -> Self {
         let places = Places::new(settings.limits.in_flight);
         Self {
             health,
             health_store: HealthStore::new(&bus),
+            clock: steady.clone(),
+            steady,
             name,
             bus,
             egress,
@@ -78,7 +84,6 @@ impl Shared {
             mirror,
             reporter,
             leases,
-            clock,
             settings,
             places,
             fanned_out: FannedOut::default(),
@@ -92,14 +97,15 @@ impl Shared {
         Self { cancelled, ..self }
     }
 
-    /// Whether a request of `partition` may start at this moment: the partition is ours, and our
-    /// view of the configuration is young enough that a disabled webhook is not called.
+    /// Whether a request of `partition` may start at this moment: the partition is ours, our view of
+    /// the configuration is young enough that a disabled webhook is not called, and our clock can be
+    /// believed.
     pub(crate) fn may_start(&self, partition: u16) -> bool {
         let fresh = self
             .mirror
             .fresh_as_of()
             .is_some_and(|at| Instant::now() - at < self.settings.limits.stale_after);
-        fresh && self.leases.may_send(partition)
+        fresh && self.leases.may_send(partition) && self.steady.holds()
     }
 
     /// Marks a delivery as on the wire; false when it is already.

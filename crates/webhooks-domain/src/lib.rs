@@ -5,12 +5,14 @@
 //! load, ask these functions, and act.
 
 pub mod clock;
+pub mod cursor;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod health;
 pub mod ids;
 pub mod matching;
+pub mod oauth2;
 pub mod ownership;
 pub mod rate;
 pub mod retry;

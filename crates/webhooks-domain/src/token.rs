@@ -161,6 +161,43 @@ mod tests {
         }
     }
 
+    /// `lbk_(live|test)_[0-9A-Za-z]{50}`, which scanners look for.
+    #[test]
+    fn every_token_has_the_form_that_scanners_look_for_and_no_two_are_alike() {
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..20_000_u64 {
+            let mut random = [0; MINT_BYTES];
+            let blocks = random.chunks_mut(32).zip(0_u8..);
+            for (block, place) in blocks {
+                let digest = Sha256::digest([&number.to_be_bytes()[..], &[place]].concat());
+                block.copy_from_slice(&digest);
+            }
+            let token = Token::mint(TokenEnvironment::Live, &random);
+            let rest = token.reveal().strip_prefix("lbk_live_").unwrap();
+            assert_eq!(rest.len(), 50);
+            assert!(rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+            assert!(seen.insert(token.id().to_owned()), "{token:?}");
+        }
+        let bits = f64::from(u8::try_from(SECRET_CHARS).unwrap()) * 62_f64.log2();
+        assert!(bits >= 190.0, "{bits}");
+    }
+
+    #[test]
+    fn only_its_own_hash_is_a_tokens() {
+        let token = Token::mint(TokenEnvironment::Live, &[7; MINT_BYTES]);
+        let mut hash = token.hash();
+        assert!(token.matches(&hash));
+        for at in 0..hash.len() {
+            hash[at] ^= 1;
+            assert!(!token.matches(&hash), "{at}");
+            hash[at] ^= 1;
+        }
+        let other = Token::mint(TokenEnvironment::Live, &[8; MINT_BYTES]);
+        for wrong in [&other.hash()[..], &hash[..31], &[]] {
+            assert!(!token.matches(wrong));
+        }
+    }
+
     #[test]
     fn scopes_grant_what_they_name_and_write_grants_read() {
         let held = |scopes: &[&str]| scopes.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();

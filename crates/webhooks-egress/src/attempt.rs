@@ -73,6 +73,13 @@ impl AttemptResult {
         Self::new(failure.outcome(), Some(failure.class(host)), Some(failure))
     }
 
+    /// Its failure is another one than its status alone says.
+    pub(crate) fn fail_as(&mut self, failure: Failure) {
+        self.outcome = failure.outcome();
+        self.class = Some(failure.class(""));
+        self.failure = Some(failure);
+    }
+
     fn new(outcome: Outcome, class: Option<FailureClass>, failure: Option<Failure>) -> Self {
         Self {
             outcome,

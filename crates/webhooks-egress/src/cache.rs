@@ -77,11 +77,25 @@ impl<A> Default for Slot<A> {
 }
 
 impl<A: Clone> Slot<A> {
-    fn fresh(&self, now: Instant) -> Option<A> {
+    pub(crate) fn fresh(&self, now: Instant) -> Option<A> {
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         match answer.as_ref() {
             Some((answer, expires)) if now < *expires => Some(answer.clone()),
             _ => None,
+        }
+    }
+
+    /// Whether the answer that is kept is such a one.
+    pub(crate) fn holds(&self, such: impl Fn(&A) -> bool) -> bool {
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        answer.as_ref().is_some_and(|(answer, _)| such(answer))
+    }
+
+    /// Forgets the answer that is kept, if it is such a one.
+    pub(crate) fn forget(&self, such: impl Fn(&A) -> bool) {
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer.as_ref().is_some_and(|(answer, _)| such(answer)) {
+            *answer = None;
         }
     }
 

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 use webhooks_domain::endpoint::{AddressPolicy, EndpointRefusal, Outcome};
+use webhooks_domain::oauth2::Refusal;
 
 use crate::attempt::{AttemptResult, OutboundRequest, ResponseHeaders, Timings};
 use crate::clients::{Clients, HttpClient};
@@ -20,6 +23,7 @@ use crate::dial::timed;
 use crate::failure::Failure;
 use crate::resolver::VettingResolver;
 use crate::tls::{TlsIdentity, Trust};
+use crate::token::TokenSource;
 use crate::wire::Tap;
 
 /// The way out. Clones share connections and cache.
@@ -82,11 +86,86 @@ impl Egress {
         request: OutboundRequest,
         identity: Option<&Arc<TlsIdentity>>,
     ) -> AttemptResult {
+        let credentials = Credentials {
+            identity,
+            ..Credentials::default()
+        };
+        self.send_with(request, credentials).await
+    }
+
+    /// [`send`](Self::send) with everything that one webhook may show beside its headers. A token is
+    /// fetched within the attempt's deadline; without one nothing is sent to the endpoint. There is
+    /// never more than one request to the endpoint.
+    pub async fn send_with(
+        &self,
+        mut request: OutboundRequest,
+        credentials: Credentials<'_>,
+    ) -> AttemptResult {
         let start = Instant::now();
-        let mut result = self.0.attempt(request, identity, start).await;
+        let deadline = start + self.0.attempt_timeout;
+        let mut in_use = None;
+        if let Some(source) = credentials.token {
+            // No token is fetched for an endpoint that may not be called.
+            let refused = request.url.check(&self.0.policy).err();
+            let token = match refused {
+                Some(refusal) => Err(Failure::Refused(refusal)),
+                None => {
+                    source
+                        .token(self, credentials.token_identity, deadline)
+                        .await
+                }
+            };
+            let header = token.and_then(|token| {
+                let header = token.header().ok_or(Failure::Internal)?;
+                in_use = Some((source, token));
+                Ok(header)
+            });
+            match header {
+                Ok(header) => request.headers.insert(AUTHORIZATION, header),
+                Err(failure) => {
+                    let mut result = AttemptResult::failed(failure);
+                    result.timings.total = start.elapsed();
+                    return result;
+                }
+            };
+        }
+        let kept = self.0.max_response_body;
+        let mut result = self
+            .0
+            .attempt(request, credentials.identity, start, deadline, kept)
+            .await;
+        if let (Some((source, token)), Some(401)) = (in_use, result.status)
+            && let Refusal::Stale { .. } = source.refused(&token, Instant::now())
+        {
+            result.fail_as(Failure::TokenStale);
+        }
         result.timings.total = start.elapsed();
         result
     }
+
+    /// One POST that ends at `deadline` and keeps at most `kept` bytes of the answer's body.
+    pub(crate) async fn post_by(
+        &self,
+        request: OutboundRequest,
+        identity: Option<&Arc<TlsIdentity>>,
+        deadline: Instant,
+        kept: usize,
+    ) -> AttemptResult {
+        let start = Instant::now();
+        // On the heap: it is a whole attempt within an attempt.
+        Box::pin(self.0.attempt(request, identity, start, deadline, kept)).await
+    }
+}
+
+/// What a webhook shows beside its headers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credentials<'a> {
+    /// Its side of TLS with the endpoint.
+    pub identity: Option<&'a Arc<TlsIdentity>>,
+    /// Where its access token comes from; it becomes the `Authorization` header.
+    pub token: Option<&'a TokenSource>,
+    /// Its side of TLS with the token endpoint.
+    pub token_identity: Option<&'a Arc<TlsIdentity>>,
 }
 
 impl Inner {
@@ -95,8 +174,9 @@ impl Inner {
         request: OutboundRequest,
         identity: Option<&Arc<TlsIdentity>>,
         start: Instant,
+        deadline: Instant,
+        kept: usize,
     ) -> AttemptResult {
-        let deadline = start + self.attempt_timeout;
         let OutboundRequest { url, headers, body } = request;
         if let Err(refusal) = url.check(&self.policy) {
             return AttemptResult::failed(Failure::Refused(refusal));
@@ -141,11 +221,16 @@ impl Inner {
         for (name, value) in defaults {
             request.headers_mut().entry(name).or_insert(value);
         }
+        if self.clients.are_many_open() {
+            let close = HeaderValue::from_static("close");
+            request.headers_mut().insert(CONNECTION, close);
+        }
         let exchange = Exchange {
             host: url.host(),
             line: Line(capture_connection(&mut request)),
             start,
             deadline,
+            kept,
         };
         let mut result = self
             .exchange(&client, request, &exchange, &mut timings)
@@ -216,7 +301,7 @@ impl Inner {
             tap.body_begins();
         }
         result.response_headers = ResponseHeaders::new(std::mem::take(response.headers_mut()));
-        let mut body = KeptBody::new(self.max_response_body);
+        let mut body = KeptBody::new(exchange.kept);
         let incoming = response.body_mut();
         let whole = matches!(
             timeout_at(exchange.deadline, body.read(incoming, self.max_read_body)).await,
@@ -238,6 +323,7 @@ struct Exchange<'a> {
     line: Line,
     start: Instant,
     deadline: Instant,
+    kept: usize,
 }
 
 /// The connection an attempt is on, once it is on one.

@@ -18,6 +18,7 @@ use crate::config::{EgressConfig, MAX_IDENTITY_CLIENTS, MAX_READ_HEADER_BYTES, M
 use crate::dial::Dialler;
 use crate::resolver::VettingResolver;
 use crate::tls::{TlsIdentity, TlsIdentityError, Trust};
+use crate::wire::OpenConnections;
 
 pub(crate) type HttpClient = Client<Dialler, Full<Bytes>>;
 
@@ -28,6 +29,7 @@ pub(crate) struct Clients {
     resolver: VettingResolver,
     policy: Arc<AddressPolicy>,
     identities: Mutex<Recent>,
+    open: OpenConnections,
 }
 
 #[derive(Default)]
@@ -43,9 +45,17 @@ impl Clients {
         resolver: VettingResolver,
         policy: Arc<AddressPolicy>,
     ) -> Self {
-        let tls = trust.client_config();
+        let (tls, open) = (trust.client_config(), OpenConnections::default());
+        let everybody = client(
+            &config,
+            tls,
+            resolver.clone(),
+            Arc::clone(&policy),
+            open.clone(),
+        );
         Self {
-            everybody: client(&config, tls, resolver.clone(), Arc::clone(&policy)),
+            everybody,
+            open,
             trust,
             config,
             resolver,
@@ -54,9 +64,14 @@ impl Clients {
         }
     }
 
+    /// There are so many connections that none is kept for later.
+    pub(crate) fn are_many_open(&self) -> bool {
+        self.open.count() >= self.config.max_kept_connections
+    }
+
     /// Whether TLS can work at all for this identity.
     pub(crate) fn can_verify(&self, identity: Option<&Arc<TlsIdentity>>) -> bool {
-        identity.is_some() || !self.trust.is_empty()
+        identity.is_some_and(|identity| identity.has_authorities()) || !self.trust.is_empty()
     }
 
     /// The client for an identity, made if need be.
@@ -83,6 +98,7 @@ impl Clients {
             tls,
             self.resolver.clone(),
             Arc::clone(&self.policy),
+            self.open.clone(),
         );
         if recent.clients.len() >= MAX_IDENTITY_CLIENTS {
             recent.drop_oldest();
@@ -110,6 +126,7 @@ fn client(
     tls: ClientConfig,
     resolver: VettingResolver,
     policy: Arc<AddressPolicy>,
+    open: OpenConnections,
 ) -> HttpClient {
     let dialler = Dialler::new(
         resolver,
@@ -117,6 +134,7 @@ fn client(
         policy,
         config.connect_timeout,
         config.attempt_timeout,
+        open,
     );
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -199,6 +217,7 @@ mod tests {
         check(&"x".repeat(65 * 1024), "", "", "longer");
         let identity = TlsIdentity::new(b"", certificate.as_bytes(), own.as_bytes());
         let shown = format!("{:?}", identity.expect("an identity"));
+        assert!(!shown.contains("PRIVATE"), "{shown}");
         assert!(!shown.contains("key"), "{shown}");
         assert!(TlsIdentity::new(certificate.as_bytes(), b"", b"").is_ok());
     }

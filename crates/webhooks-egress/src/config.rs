@@ -20,10 +20,17 @@ pub(crate) const MAX_READ_HEADER_BYTES: usize = 32 * 1024;
 pub(crate) const MAX_HEAD_WIRE_BYTES: usize = 64 * 1024;
 /// The most bytes taken from the wire for a body, whatever they are made of: eight times what is read.
 pub(crate) const MAX_BODY_WIRE_BYTES: usize = 512 * 1024;
+/// Connections open at once beyond which an attempt's own is closed after its answer and not kept for
+/// the next one: with more endpoints than that, idle connections would be most of the memory.
+pub(crate) const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Clients kept for TLS identities; the least recently used one makes room.
 pub(crate) const MAX_IDENTITY_CLIENTS: usize = 256;
 /// The longest PEM text of a TLS identity, in bytes.
 pub(crate) const MAX_IDENTITY_PEM_BYTES: usize = 64 * 1024;
+/// The longest answer of a token endpoint, in bytes.
+pub(crate) const MAX_TOKEN_ANSWER_BYTES: usize = 16 * 1024;
+/// The longest call for a token; what is left of the attempt's deadline may be less.
+pub(crate) const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Names kept in the resolver's cache.
 pub(crate) const MAX_CACHED_NAMES: usize = 10_000;
 /// DNS lookups under way at once; more wait, within their budget.
@@ -67,6 +74,9 @@ pub struct EgressConfig {
     pub pool_idle_timeout: Duration,
     /// Idle connections kept per host and port.
     pub pool_max_idle_per_host: usize,
+    /// Connections open at once, of all hosts and clients, beyond which none is kept after its
+    /// answer.
+    pub max_kept_connections: usize,
     /// The `User-Agent`, unless the request brings one.
     pub user_agent: String,
 }
@@ -85,6 +95,7 @@ impl Default for EgressConfig {
             max_read_body: 64 * 1024,
             pool_idle_timeout: Duration::from_secs(60),
             pool_max_idle_per_host: 256,
+            max_kept_connections: MAX_KEPT_CONNECTIONS,
             user_agent: concat!("Linkbreakers-Webhooks/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

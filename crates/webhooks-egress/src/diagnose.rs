@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
 use hyper_util::client::legacy::Error;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use crate::failure::Failure;
 use crate::resolver::DialFailure;
@@ -97,7 +97,24 @@ fn io_failure(error: &io::Error) -> Option<Failure> {
     }
 }
 
+/// What the other side says when it ends a handshake. Its certificate alerts are about ours.
+fn alert_failure(alert: AlertDescription) -> Failure {
+    match alert {
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::CertificateRequired => Failure::ClientCertificateRefused,
+        _ => Failure::TlsHandshake,
+    }
+}
+
 fn tls_failure(error: &rustls::Error) -> Failure {
+    if let rustls::Error::AlertReceived(alert) = error {
+        return alert_failure(*alert);
+    }
     let rustls::Error::InvalidCertificate(certificate) = error else {
         return Failure::TlsHandshake;
     };

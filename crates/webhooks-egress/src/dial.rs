@@ -29,7 +29,7 @@ use webhooks_domain::endpoint::AddressPolicy;
 
 use crate::failure::Failure;
 use crate::resolver::{DialFailure, VettingResolver};
-use crate::wire::{Metered, Tap, Wire};
+use crate::wire::{Metered, OpenConnections, Tap, Wire};
 
 /// How long the parts of a dial took; absent when a part did not happen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +66,7 @@ pub(crate) struct Dialler {
     policy: Arc<AddressPolicy>,
     budget: Duration,
     write_patience: Duration,
+    open: OpenConnections,
 }
 
 impl Dialler {
@@ -77,6 +78,7 @@ impl Dialler {
         policy: Arc<AddressPolicy>,
         budget: Duration,
         write_patience: Duration,
+        open: OpenConnections,
     ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
@@ -89,6 +91,7 @@ impl Dialler {
             policy,
             budget,
             write_patience,
+            open,
         }
     }
 
@@ -109,7 +112,7 @@ impl Dialler {
             return Err(DialFailure(Failure::Internal).into());
         }
         let tap = Tap::new(remote);
-        let stream = Metered::new(stream, tap.clone(), self.write_patience);
+        let stream = Metered::new(stream, tap.clone(), self.write_patience, &self.open);
         if !secure {
             return Ok(TokioIo::new(Wire::plain(stream, tap)));
         }

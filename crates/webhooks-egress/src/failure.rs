@@ -47,6 +47,28 @@ pub enum Failure {
     HeadTooLarge,
     /// Something on our side.
     Internal,
+    /// The endpoint does not take our client certificate, or wants one.
+    ClientCertificateRefused,
+    /// There was no access token to be had; the endpoint was not called.
+    Token(TokenFailure),
+    /// The endpoint refused (401) an access token that had been in use; the next attempt gets a new
+    /// one.
+    TokenStale,
+}
+
+/// Why there was no access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenFailure {
+    /// The address guard said no to the token endpoint; nothing was sent.
+    Blocked,
+    /// The token endpoint refused: a 4xx or a redirect.
+    Refused,
+    /// It could not be reached, did not answer in time, or is in trouble: 5xx, 429 and the like.
+    Unavailable,
+    /// Its certificate is not to be trusted.
+    Untrusted,
+    /// Its answer holds no token that we could use.
+    Invalid,
 }
 
 impl Failure {
@@ -55,7 +77,7 @@ impl Failure {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Refused(_) => Outcome::Blocked,
-            Self::Status(_) => Outcome::HttpError,
+            Self::Status(_) | Self::TokenStale => Outcome::HttpError,
             Self::NameNotFound
             | Self::NameLookupFailed
             | Self::ConnectionRefused
@@ -67,7 +89,9 @@ impl Failure {
             | Self::CertificateWrongHost
             | Self::CertificateUntrusted
             | Self::CertificateInvalid
-            | Self::TlsHandshake => Outcome::TlsError,
+            | Self::TlsHandshake
+            | Self::ClientCertificateRefused => Outcome::TlsError,
+            Self::Token(_) => Outcome::TokenError,
             Self::InvalidResponse | Self::HeadTooLarge => Outcome::InvalidResponse,
             Self::ResolverDown | Self::Internal => Outcome::Internal,
         }
@@ -79,8 +103,14 @@ impl Failure {
     /// stays bad, a handshake may just have met a server that was starting.
     #[must_use]
     pub fn class(self, host: &str) -> FailureClass {
-        if self == Self::TlsHandshake {
-            return FailureClass::Temporary;
+        match self {
+            Self::TlsHandshake | Self::TokenStale => return FailureClass::Temporary,
+            Self::Token(
+                TokenFailure::Blocked | TokenFailure::Refused | TokenFailure::Untrusted,
+            ) => {
+                return FailureClass::Permanent;
+            }
+            _ => {}
         }
         let status = match self {
             Self::Status(status) => Some(status),
@@ -115,6 +145,13 @@ impl Failure {
             Self::InvalidResponse => "invalid_response",
             Self::HeadTooLarge => "head_too_large",
             Self::Internal => "internal",
+            Self::ClientCertificateRefused => "client_certificate_refused",
+            Self::Token(TokenFailure::Blocked) => "token_endpoint_blocked",
+            Self::Token(TokenFailure::Refused) => "token_endpoint_refused",
+            Self::Token(TokenFailure::Unavailable) => "token_endpoint_unavailable",
+            Self::Token(TokenFailure::Untrusted) => "token_endpoint_untrusted",
+            Self::Token(TokenFailure::Invalid) => "token_endpoint_invalid",
+            Self::TokenStale => "token_stale",
         }
     }
 
@@ -152,6 +189,25 @@ impl Failure {
             Self::Timeout => "the endpoint did not answer in time",
             Self::InvalidResponse => "the endpoint's answer is not valid HTTP",
             Self::HeadTooLarge => "the endpoint's answer has too many or too large headers",
+            Self::ClientCertificateRefused => {
+                "the endpoint does not accept the client certificate, or requires one"
+            }
+            Self::Token(TokenFailure::Blocked) => {
+                "the token endpoint's URL or address is not allowed"
+            }
+            Self::Token(TokenFailure::Refused) => "the token endpoint refused the request",
+            Self::Token(TokenFailure::Unavailable) => {
+                "the token endpoint could not be reached or did not answer in time"
+            }
+            Self::Token(TokenFailure::Untrusted) => {
+                "the token endpoint's certificate is not trusted"
+            }
+            Self::Token(TokenFailure::Invalid) => {
+                "the token endpoint's answer holds no usable token"
+            }
+            Self::TokenStale => {
+                "the endpoint refused the access token; the next attempt uses a new one"
+            }
         }
     }
 }
@@ -200,6 +256,13 @@ mod tests {
             Failure::InvalidResponse,
             Failure::HeadTooLarge,
             Failure::Internal,
+            Failure::ClientCertificateRefused,
+            Failure::TokenStale,
+            Failure::Token(TokenFailure::Blocked),
+            Failure::Token(TokenFailure::Refused),
+            Failure::Token(TokenFailure::Unavailable),
+            Failure::Token(TokenFailure::Untrusted),
+            Failure::Token(TokenFailure::Invalid),
         ];
         for failure in refusals.map(Failure::Refused).into_iter().chain(others) {
             let refusal = match failure {

@@ -38,6 +38,7 @@
 
 mod attempt;
 mod cache;
+mod certificate;
 mod client;
 mod clients;
 mod config;
@@ -47,11 +48,14 @@ mod failure;
 mod resolver;
 mod settings;
 mod tls;
+mod token;
 mod wire;
 
 pub use attempt::{AttemptResult, OutboundRequest, ResponseHeaders, Timings};
-pub use client::Egress;
+pub use certificate::{CertificateFacts, certificate_facts};
+pub use client::{Credentials, Egress};
 pub use config::{EgressConfig, EgressError};
-pub use failure::Failure;
+pub use failure::{Failure, TokenFailure};
 pub use settings::{EgressSettings, PolicySettings};
-pub use tls::{TlsIdentity, TlsIdentityError};
+pub use tls::{Authorities, ClientCertificate, TlsIdentity, TlsIdentityError};
+pub use token::TokenSource;

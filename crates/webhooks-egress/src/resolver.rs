@@ -78,7 +78,7 @@ impl VettingResolver {
             policy,
             names: NameCache::new(MAX_CACHED_NAMES),
             lookups: Semaphore::new(MAX_CONCURRENT_LOOKUPS),
-            budget: config.dns_timeout,
+            budget: budget(config),
             control: config.control_name.clone().map(|name| Control {
                 name,
                 resolves: Slot::default(),
@@ -209,6 +209,12 @@ fn believed(ttl: Duration) -> Duration {
     ttl.clamp(MIN_TTL, MAX_TTL)
 }
 
+/// How long a lookup may take: two of them, the name's and the control name's, fit into an attempt
+/// with room, or its deadline would pass before it is known whose fault it is.
+fn budget(config: &EgressConfig) -> Duration {
+    config.dns_timeout.min(config.attempt_timeout / 3)
+}
+
 fn dns_client(config: &EgressConfig) -> Result<TokioResolver, NetError> {
     let mut builder = if config.dns_servers.is_empty() {
         TokioResolver::builder_tokio()?
@@ -223,7 +229,7 @@ fn dns_client(config: &EgressConfig) -> Result<TokioResolver, NetError> {
     options.use_hosts_file = ResolveHosts::Never;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     // Two tries fit into the budget, so that one lost datagram does not fail a name.
-    options.timeout = config.dns_timeout * 2 / 5;
+    options.timeout = budget(config) * 2 / 5;
     options.attempts = 1;
     options.max_active_requests = MAX_CONCURRENT_LOOKUPS;
     // Verdicts are cached here instead, with the addresses they are about.
@@ -246,6 +252,17 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f_24_whose_fault_a_lookup_is_is_known_before_the_attempt_ends() {
+        let with = |attempt: u64| EgressConfig {
+            attempt_timeout: Duration::from_secs(attempt),
+            dns_timeout: Duration::from_secs(5),
+            ..EgressConfig::default()
+        };
+        assert_eq!(budget(&with(30)), Duration::from_secs(5));
+        assert_eq!(budget(&with(3)), Duration::from_secs(1));
+    }
 
     #[test]
     fn r_27_no_answer_is_believed_too_shortly_or_too_long() {

@@ -13,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::config::{EgressConfig, EgressError, MAX_IDENTITY_PEM_BYTES};
@@ -20,21 +21,32 @@ use crate::config::{EgressConfig, EgressError, MAX_IDENTITY_PEM_BYTES};
 /// The only protocol we speak, so the only one we offer.
 const ALPN: &[u8] = b"http/1.1";
 
+/// Authorities of one workspace, to trust beside the installation's.
+pub struct Authorities {
+    digest: [u8; 32],
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+/// What one webhook shows to an endpoint that asks for a certificate. The key never shows in its
+/// `Debug` form.
+pub struct ClientCertificate {
+    digest: [u8; 32],
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
 /// A webhook's own side of TLS: authorities to trust beside the others, and a client certificate.
 ///
 /// Two identities are equal if their PEM texts are. Connections are shared only among requests of
-/// equal identity. The private key never shows in its `Debug` form.
+/// equal identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsIdentity {
-    authorities_pem: Vec<u8>,
-    certificate_pem: Vec<u8>,
-    key_pem: Vec<u8>,
-    authorities: Vec<CertificateDer<'static>>,
-    chain: Vec<CertificateDer<'static>>,
-    key: Option<PrivateKeyDer<'static>>,
+    authorities: Option<Arc<Authorities>>,
+    client: Option<Arc<ClientCertificate>>,
 }
 
 /// Why PEM texts make no [`TlsIdentity`].
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TlsIdentityError {
     /// A text is longer than 64 KiB.
@@ -46,7 +58,7 @@ pub enum TlsIdentityError {
     /// The client certificate is no PEM certificate chain.
     #[error("the client certificate is not valid")]
     Certificate,
-    /// The key is no PEM private key.
+    /// The key is no PEM private key, encrypted, or of a kind that TLS does not use.
     #[error("the private key is not valid")]
     Key,
     /// The key is not that of the certificate.
@@ -54,7 +66,76 @@ pub enum TlsIdentityError {
     Mismatch,
 }
 
+impl Authorities {
+    /// Reads PEM certificates.
+    ///
+    /// # Errors
+    /// None, too long, or unusable.
+    pub fn new(pem: &[u8]) -> Result<Self, TlsIdentityError> {
+        short(pem)?;
+        let read = certificates(pem).map_err(|_| TlsIdentityError::Authorities)?;
+        if read.is_empty() {
+            return Err(TlsIdentityError::Authorities);
+        }
+        let mut roots = RootCertStore::empty();
+        for authority in &read {
+            roots
+                .add(authority.clone())
+                .map_err(|_| TlsIdentityError::Authorities)?;
+        }
+        Ok(Self {
+            digest: digest(&[pem]),
+            certificates: read,
+        })
+    }
+}
+
+impl ClientCertificate {
+    /// Reads a chain, our own certificate first, and its key, both PEM.
+    ///
+    /// # Errors
+    /// Texts that are too long, no PEM of their kind, or do not belong together.
+    pub fn new(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsIdentityError> {
+        short(chain_pem)?;
+        short(key_pem)?;
+        let chain = certificates(chain_pem).map_err(|_| TlsIdentityError::Certificate)?;
+        if chain.is_empty() {
+            return Err(TlsIdentityError::Certificate);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| TlsIdentityError::Key)?;
+        let client = Self {
+            digest: digest(&[chain_pem, key_pem]),
+            chain,
+            key,
+        };
+        // Whether all of it works together is best answered by using it.
+        TlsIdentity::of(None, Some(Arc::new(client.copy())))
+            .client_config(&Arc::new(RootCertStore::empty()))?;
+        Ok(client)
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            digest: self.digest,
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
 impl TlsIdentity {
+    /// Puts an identity together.
+    #[must_use]
+    pub fn of(
+        authorities: Option<Arc<Authorities>>,
+        client: Option<Arc<ClientCertificate>>,
+    ) -> Self {
+        Self {
+            authorities,
+            client,
+        }
+    }
+
     /// Reads an identity: authorities to trust and a client certificate chain with its key, all PEM.
     /// Either may be left out by an empty text.
     ///
@@ -65,53 +146,40 @@ impl TlsIdentity {
         certificate_pem: &[u8],
         key_pem: &[u8],
     ) -> Result<Self, TlsIdentityError> {
-        if [authorities_pem, certificate_pem, key_pem]
-            .iter()
-            .any(|pem| pem.len() > MAX_IDENTITY_PEM_BYTES)
-        {
-            return Err(TlsIdentityError::TooLong);
-        }
-        let authorities =
-            certificates(authorities_pem).map_err(|_| TlsIdentityError::Authorities)?;
-        let chain = certificates(certificate_pem).map_err(|_| TlsIdentityError::Certificate)?;
-        if authorities.is_empty() != authorities_pem.is_empty() {
-            return Err(TlsIdentityError::Authorities);
-        }
-        if chain.is_empty() != certificate_pem.is_empty() {
-            return Err(TlsIdentityError::Certificate);
-        }
-        let key = match key_pem {
+        let authorities = match authorities_pem {
             [] => None,
-            pem => Some(PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsIdentityError::Key)?),
+            pem => Some(Arc::new(Authorities::new(pem)?)),
         };
-        if key.is_some() == chain.is_empty() {
-            return Err(TlsIdentityError::Mismatch);
-        }
-        let identity = Self {
-            authorities_pem: authorities_pem.into(),
-            certificate_pem: certificate_pem.into(),
-            key_pem: key_pem.into(),
-            authorities,
-            chain,
-            key,
+        let client = match (certificate_pem, key_pem) {
+            ([], []) => None,
+            ([], _) | (_, []) => return Err(TlsIdentityError::Mismatch),
+            (chain, key) => Some(Arc::new(ClientCertificate::new(chain, key)?)),
         };
-        // Whether all of it works together is best answered by using it.
-        identity.client_config(&RootCertStore::empty())?;
-        Ok(identity)
+        Ok(Self::of(authorities, client))
     }
 
-    fn client_config(&self, trusted: &RootCertStore) -> Result<ClientConfig, TlsIdentityError> {
-        let mut roots = trusted.clone();
-        for authority in &self.authorities {
-            roots
-                .add(authority.clone())
-                .map_err(|_| TlsIdentityError::Authorities)?;
+    /// Whether it trusts anybody of its own.
+    pub(crate) fn has_authorities(&self) -> bool {
+        self.authorities.is_some()
+    }
+
+    fn client_config(
+        &self,
+        trusted: &Arc<RootCertStore>,
+    ) -> Result<ClientConfig, TlsIdentityError> {
+        let mut roots = Arc::clone(trusted);
+        if let Some(authorities) = &self.authorities {
+            let own = Arc::make_mut(&mut roots);
+            for authority in &authorities.certificates {
+                own.add(authority.clone())
+                    .map_err(|_| TlsIdentityError::Authorities)?;
+            }
         }
         let builder = builder(roots);
-        let mut config = match &self.key {
+        let mut config = match &self.client {
             None => builder.with_no_client_auth(),
-            Some(key) => builder
-                .with_client_auth_cert(self.chain.clone(), key.clone_key())
+            Some(client) => builder
+                .with_client_auth_cert(client.chain.clone(), client.key.clone_key())
                 .map_err(|error| match error {
                     rustls::Error::InconsistentKeys(_) => TlsIdentityError::Mismatch,
                     _ => TlsIdentityError::Key,
@@ -122,35 +190,63 @@ impl TlsIdentity {
     }
 }
 
-impl fmt::Debug for TlsIdentity {
+fn short(pem: &[u8]) -> Result<(), TlsIdentityError> {
+    if pem.len() > MAX_IDENTITY_PEM_BYTES {
+        return Err(TlsIdentityError::TooLong);
+    }
+    Ok(())
+}
+
+/// One digest of several texts, each with its length.
+fn digest(texts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text.len().to_be_bytes());
+        hash.update(text);
+    }
+    hash.finalize().into()
+}
+
+macro_rules! equal_by_digest {
+    ($kind:ident) => {
+        impl PartialEq for $kind {
+            fn eq(&self, other: &Self) -> bool {
+                self.digest == other.digest
+            }
+        }
+
+        impl Eq for $kind {}
+
+        impl Hash for $kind {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.digest.hash(state);
+            }
+        }
+    };
+}
+
+equal_by_digest!(Authorities);
+equal_by_digest!(ClientCertificate);
+
+impl fmt::Debug for Authorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsIdentity")
-            .field("authorities", &self.authorities.len())
+        f.debug_struct("Authorities")
+            .field("certificates", &self.certificates.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate")
             .field("chain", &self.chain.len())
             .finish_non_exhaustive()
     }
 }
 
-impl PartialEq for TlsIdentity {
-    fn eq(&self, other: &Self) -> bool {
-        self.authorities_pem == other.authorities_pem
-            && self.certificate_pem == other.certificate_pem
-            && self.key_pem == other.key_pem
-    }
-}
-
-impl Eq for TlsIdentity {}
-
-impl Hash for TlsIdentity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.authorities_pem.hash(state);
-        self.certificate_pem.hash(state);
-    }
-}
-
 /// Whom this installation trusts.
 pub(crate) struct Trust {
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
 }
 
 impl Trust {
@@ -182,7 +278,9 @@ impl Trust {
             }
             tracing::error!("no trusted certificates: https endpoints cannot be called");
         }
-        Ok(Self { roots })
+        Ok(Self {
+            roots: Arc::new(roots),
+        })
     }
 
     /// Whether there is anybody to trust.
@@ -192,7 +290,7 @@ impl Trust {
 
     /// TLS for everyone without an identity.
     pub(crate) fn client_config(&self) -> ClientConfig {
-        let mut config = builder(self.roots.clone()).with_no_client_auth();
+        let mut config = builder(Arc::clone(&self.roots)).with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
         config
     }
@@ -207,7 +305,7 @@ impl Trust {
 }
 
 fn builder(
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
 ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -220,6 +318,6 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// All certificates of a PEM text. Text around them is passed over.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     CertificateDer::pem_slice_iter(pem).collect()
 }

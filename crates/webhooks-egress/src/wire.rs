@@ -8,6 +8,9 @@
 //!   connection could wait for it for ever, to say good-bye for example. After a while it does not.
 //! * **Leaving.** A connection that an attempt gave up is reset, not closed: nothing it still owed is
 //!   kept for a receiver that may never take it.
+//! * **Small reads.** The client doubles its read buffer for whoever fills it, and a body in pieces
+//!   keeps several such buffers. It gets at most [`READ_AT_ONCE`] bytes at a time, so a connection's
+//!   buffers stay as small as for an ordinary answer, whatever the receiver sends.
 //! * **Irregular heads.** Lines that end in a bare line feed are understood, but whoever sends them may
 //!   disagree with others about where an answer ends; the connection is not used again.
 
@@ -27,6 +30,10 @@ use tokio::time::Sleep;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{MAX_BODY_WIRE_BYTES, MAX_HEAD_WIRE_BYTES};
+
+/// Most bytes handed to the client by one read; less than half of its smallest read buffer (8 KiB),
+/// which therefore never grows.
+const READ_AT_ONCE: usize = 4 * 1024;
 
 /// The receiver sent more than it may for one part of an answer.
 #[derive(Debug, Error)]
@@ -97,17 +104,49 @@ impl Tap {
     }
 }
 
+/// The connections that are open, of all clients. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenConnections(Arc<AtomicUsize>);
+
+impl OpenConnections {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn opened(&self) -> OpenConnection {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(self.clone())
+    }
+}
+
+/// One of them, for as long as it lives.
+struct OpenConnection(OpenConnections);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The socket, below TLS.
 pub(crate) struct Metered {
     stream: TcpStream,
     tap: Tap,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    _open: OpenConnection,
 }
 
 impl Metered {
-    pub(crate) fn new(stream: TcpStream, tap: Tap, patience: Duration) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        tap: Tap,
+        patience: Duration,
+        open: &OpenConnections,
+    ) -> Self {
         Self {
+            _open: open.opened(),
             stream,
             tap,
             patience,
@@ -252,12 +291,15 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         let wire = &mut *self;
-        ready!(stream!(wire.poll_read(context, buffer)))?;
-        if wire.head.is_irregular_after(&buffer.filled()[before..]) {
+        let most = buffer.remaining().min(READ_AT_ONCE);
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(stream!(wire.poll_read(context, &mut part)))?;
+        if wire.head.is_irregular_after(part.filled()) {
             wire.tap.0.irregular.store(true, Ordering::Relaxed);
         }
+        let read = part.filled().len();
+        buffer.advance(read);
         Poll::Ready(Ok(()))
     }
 }

@@ -6,7 +6,9 @@ use uuid::Uuid;
 use webhooks_bus::{Outgoing, subjects};
 use webhooks_domain::ids;
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryRef, DeliveryReport, Match, Rendition, Verdict},
+    internal::v1::{
+        DeliveryJob, DeliveryRef, DeliveryReport, Match, Rendition, SnapshotPlace, Verdict,
+    },
     v1::{DeliveryState, Trigger},
 };
 
@@ -88,6 +90,7 @@ impl<'v> JobMaker<'v> {
             body: body(rendition, &found.snapshot),
             traceparent: self.traceparent.clone(),
             recheck: self.recheck,
+            snapshot: place(rendition, found),
             ..DeliveryJob::default()
         };
         let partition = ids::partition_of(webhook, self.partitions);
@@ -129,10 +132,9 @@ impl Job {
         let report = DeliveryReport {
             delivery: Some(self.reference.clone()),
             state: DeliveryState::Cancelled.into(),
-            next_attempt_at: 0,
             at: now_micros,
-            attempt: None,
             reason: "hold_overflow".to_owned(),
+            ..DeliveryReport::default()
         };
         let id = uuid(&self.reference.delivery_id, "the delivery").unwrap_or_default();
         Outgoing::new(
@@ -151,6 +153,15 @@ fn body(rendition: &Rendition, snapshot: &[u8]) -> Bytes {
         body.put_slice(part);
     }
     body.freeze()
+}
+
+/// Where the snapshot stands in the body.
+fn place(rendition: &Rendition, found: &Match) -> Option<SnapshotPlace> {
+    Some(SnapshotPlace {
+        start: u32::try_from(rendition.head.len()).ok()?,
+        length: u32::try_from(found.snapshot.len()).ok()?,
+        rendition: found.rendition,
+    })
 }
 
 fn uuid(bytes: &[u8], what: &'static str) -> Result<Uuid, BadVerdict> {
@@ -207,6 +218,10 @@ mod tests {
         let job = maker.job(&found(1, false)).unwrap();
         let sent = DeliveryJob::decode(job.message.payload.clone()).unwrap();
         assert_eq!(sent.body, r#"{"p":"thin","webhook":{"id":1},"lbid":"x"}"#);
+        let place = sent.snapshot.unwrap();
+        let (start, length) = (place.start as usize, place.length as usize);
+        assert_eq!(sent.body.slice(start..start + length), r#"{"id":1}"#);
+        assert_eq!(place.rendition, 1);
         assert_eq!(sent.message_id, ids::message_id(WORKSPACE, "e1", WEBHOOK));
         assert_eq!(
             (sent.attempt, sent.park, sent.due_at, sent.recheck),

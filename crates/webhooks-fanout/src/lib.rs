@@ -11,6 +11,7 @@
 
 mod config;
 mod event;
+mod fair;
 mod fanout;
 mod index;
 mod job;

@@ -1,14 +1,19 @@
 //! The pull loop, and its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use webhooks_bus::{Bus, BusError, ConfigMirror, PullSettings, Pulled, StatsMirror, Vitals, names};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use webhooks_bus::{
+    Bus, BusError, ConfigMirror, PullSettings, Pulled, StatsMirror, SteadyClock, Vitals, headers,
+    names,
+};
 use webhooks_runtime::{Backoff, Context};
 
 use crate::{
     config::{Config, EVENT_SHARE},
+    fair::{Limits, Line},
     fanout::Fanout,
     index::SharedIndex,
     publisher::Publisher,
@@ -21,6 +26,19 @@ const CATCH_UP: Backoff = Backoff {
     cap: Duration::from_secs(1),
     jitter: 0.5,
 };
+
+/// Events of one workspace that are handled at a time: enough to keep both disks and cores busy, few
+/// enough that an event of another workspace does not queue behind them on the way to NATS.
+const WORKSPACE_SHARE: usize = 64;
+
+/// Pulled events that wait for their turn: a burst of so many delays no other workspace.
+const MAX_WAITING: usize = 2_048;
+
+/// Their bytes.
+const MAX_WAITING_BYTES: usize = 32 << 20;
+
+/// How often it is told that waiting events are in hand: a third of their consumer's `ack_wait`.
+const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// Why fan-out cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +69,9 @@ impl FanoutService {
     ///
     /// # Errors
     /// None at present; trouble with NATS is waited out.
-    pub async fn run(self, ctx: Context) -> Result<(), FanoutError> {
+    pub async fn run(self, mut ctx: Context) -> Result<(), FanoutError> {
         let Self { config, bus } = self;
+        SteadyClock::install(&mut ctx, &bus);
         let drained = CancellationToken::new();
         let index = Arc::new(SharedIndex::default());
         let mirror = ConfigMirror::start(&bus, index.clone(), drained.clone());
@@ -97,36 +116,45 @@ struct Puller {
 
 impl Puller {
     async fn run(self) {
-        let places = Arc::new(Semaphore::new(self.concurrency));
-        let tasks = TaskTracker::new();
         let settings = PullSettings::default();
         let mut pull = self
             .fanout
             .bus
             .pull(names::EVENTS, names::EVENTS_CONSUMER, settings);
-        while let Some(batch) = self
-            .shutdown
-            .run_until_cancelled(pull.next_batch(settings.batch))
-            .await
-        {
-            if !self.catch_up().await {
-                give_back(batch).await;
-                break;
-            }
-            for pulled in batch {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                    return;
-                };
+        let mut line = Line::new(Limits {
+            share: WORKSPACE_SHARE.min(self.concurrency),
+            under_way: self.concurrency,
+            waiting: MAX_WAITING,
+            bytes: MAX_WAITING_BYTES,
+        });
+        let mut under_way = UnderWay::default();
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            while let Some((workspace, pulled)) = line.start() {
                 let fanout = self.fanout.clone();
-                tasks.spawn(async move {
-                    fanout.handle(&pulled).await;
-                    drop(place);
-                });
+                under_way.start(workspace, async move { fanout.handle(&pulled).await });
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                ended = under_way.next(), if !under_way.is_empty() => line.ended(ended),
+                batch = pull.next_batch(settings.batch), if line.has_room() => {
+                    if !self.catch_up().await {
+                        give_back(batch).await;
+                        break;
+                    }
+                    for pulled in batch {
+                        let bytes = pulled.payload.len();
+                        line.push(workspace_of(&pulled), pulled, bytes);
+                    }
+                }
+                _ = progress.tick() => signal_progress(&line).await,
             }
         }
+        give_back(line.drain()).await;
         pull.hand_back().await;
-        tasks.close();
-        tasks.wait().await;
+        while !under_way.is_empty() {
+            under_way.next().await;
+        }
     }
 
     /// Waits until the index has every webhook that was created before the batch was pulled, and
@@ -143,6 +171,56 @@ impl Puller {
             },
         );
         caught_up.await.is_some()
+    }
+}
+
+/// Events being handled, each with its workspace.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<()>,
+    workspaces: HashMap<tokio::task::Id, Uuid>,
+}
+
+impl UnderWay {
+    fn start(&mut self, workspace: Uuid, work: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(work).id();
+        self.workspaces.insert(id, workspace);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// The workspace of the next one that ends. Cancel-safe; not to be asked when there is none.
+    async fn next(&mut self) -> Uuid {
+        let id = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => {
+                // Handling survives panics; its message comes again.
+                tracing::error!(%error, "the handling of an event ended early");
+                error.id()
+            }
+            None => return Uuid::nil(),
+        };
+        self.workspaces.remove(&id).unwrap_or_default()
+    }
+}
+
+/// Whose turn an event takes. One without a readable workspace is poison, and found to be when it is
+/// handled.
+fn workspace_of(pulled: &Pulled) -> Uuid {
+    let header = pulled.header(headers::WORKSPACE);
+    header
+        .and_then(|text| Uuid::try_parse(text).ok())
+        .unwrap_or_default()
+}
+
+/// What waits is not to be handed to somebody else meanwhile.
+async fn signal_progress(line: &Line<Pulled>) {
+    for pulled in line.waiting() {
+        if let Err(error) = pulled.acker().progress().await {
+            tracing::debug!(%error, "progress of an event could not be told");
+        }
     }
 }
 

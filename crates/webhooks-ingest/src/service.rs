@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::interceptor::InterceptedService, transport::Server};
-use webhooks_bus::{Bus, BusError, ConfigMirror, Vitals};
+use webhooks_bus::{Bus, BusError, ConfigMirror, SteadyClock, Vitals};
 use webhooks_proto::{FILE_DESCRIPTOR_SET, v1::event_service_server::EventServiceServer};
 use webhooks_runtime::{Context, tls::GrpcServerTls};
 
@@ -102,13 +102,14 @@ impl Ingest {
     ///
     /// # Errors
     /// When the gRPC server cannot go on.
-    pub async fn run(self, ctx: Context) -> Result<(), IngestError> {
+    pub async fn run(self, mut ctx: Context) -> Result<(), IngestError> {
         let Self {
             config,
             bus,
             http,
             grpc,
         } = self;
+        SteadyClock::install(&mut ctx, &bus);
         let drained = CancellationToken::new();
         let tokens = Arc::new(TokenDirectory::default());
         let mirror = ConfigMirror::start(&bus, tokens.clone(), drained.clone());
@@ -152,7 +153,8 @@ impl Ingest {
                 readiness.ok("events");
             }
         });
-        let (result, ()) = tokio::join!(Box::pin(doors), Box::pin(watching));
+        let filling = webhooks_bus::watch_fill(&bus, drained.clone());
+        let (result, (), ()) = tokio::join!(Box::pin(doors), Box::pin(watching), Box::pin(filling));
         bus.flush().await;
         result
     }

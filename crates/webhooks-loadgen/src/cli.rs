@@ -14,6 +14,9 @@ use webhooks_loadgen::{
     peers::{BusPeer, HttpPeer, bare_bus, bare_http},
     publish::{self, Door, Plan, Subject, Target},
     receiver::{DEFAULT_KEEP, Receiver, ReceiverOptions},
+    scenario::{self, ScenarioOptions},
+    search::{self, SearchOptions},
+    soak::{self, Neighbour, Scenario, SoakOptions},
 };
 use webhooks_runtime::Signals;
 
@@ -37,8 +40,14 @@ pub(crate) enum Command {
     BareBus(BareBusArgs),
     /// Print the benchmark table
     Bench(BenchArgs),
+    /// Time every list and search over a long history (10,000,000 deliveries need 20 GB of disk)
+    BenchSearch(BenchSearchArgs),
     /// Kill processes at random under load, then compare the outside ledgers with Postgres
     Faults(FaultArgs),
+    /// One kind of fault, on purpose; `list` names them, `all` runs them one after another
+    Scenario(ScenarioArgs),
+    /// Load the whole system with very many endpoints or retries, or with bad neighbours
+    Soak(SoakArgs),
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +155,25 @@ pub(crate) struct BenchArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BenchSearchArgs {
+    /// Where the programs are [default: beside this one]
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Deliveries in the history, over 30 days
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..))]
+    deliveries: u64,
+    /// Runs over all forms
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Requests of each form in a run
+    #[arg(long, default_value_t = 200)]
+    requests: usize,
+    /// A folder on the disk that is to be measured; the table and the plans stay in it
+    #[arg(long, default_value = "bench-results")]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FaultArgs {
     /// Where the programs are [default: beside this one]
     #[arg(long)]
@@ -160,6 +188,102 @@ pub(crate) struct FaultArgs {
     #[arg(long)]
     quick: bool,
     /// Where data, logs and ledgers go, and stay [default: a temporary folder, kept when a check fails]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoakArgs {
+    #[command(subcommand)]
+    what: SoakCommand,
+    /// Where the programs are [default: beside this one]
+    #[arg(long, global = true)]
+    bin_dir: Option<PathBuf>,
+    /// A folder on the disk that is to be used
+    #[arg(long, global = true, default_value = "bench-results")]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum SoakCommand {
+    /// One delivery each to so many endpoints, twice
+    Endpoints {
+        /// How many
+        #[arg(long, default_value_t = 100_000)]
+        count: u32,
+    },
+    /// So many outstanding retries, all due at the same moment
+    Retries {
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        count: u64,
+        /// To so many webhooks; an event makes a delivery to each
+        #[arg(long, default_value_t = 100)]
+        webhooks: u32,
+        /// From the start of the load until all of them are due
+        #[arg(long, default_value = "20m", value_parser = humantime::parse_duration)]
+        due_after: Duration,
+    },
+    /// Endpoints that hang for 30 s, one delivery each, beside healthy ones
+    Hanging {
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        count: u32,
+        /// How long the healthy ones are measured
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// 20 endpoints that answer with floods of 1xx beside healthy ones
+    Floods {
+        /// How long the healthy ones are measured
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// A tenant with 5,000 deliveries to an endpoint that answers after 28 s beside healthy ones
+    Tenant {
+        /// How long the healthy ones are measured
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+}
+
+impl SoakCommand {
+    fn scenario(self) -> Scenario {
+        let beside = |neighbour, seconds| Scenario::Beside { neighbour, seconds };
+        match self {
+            Self::Endpoints { count } => Scenario::Endpoints { count },
+            Self::Retries {
+                count,
+                webhooks,
+                due_after,
+            } => Scenario::Retries {
+                count,
+                webhooks,
+                due_after,
+            },
+            Self::Hanging { count, seconds } => {
+                beside(Neighbour::Hanging { endpoints: count }, seconds)
+            }
+            Self::Floods { seconds } => beside(Neighbour::Floods, seconds),
+            Self::Tenant { seconds } => beside(Neighbour::Tenant, seconds),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScenarioArgs {
+    /// A scenario, `all` or `list`
+    name: String,
+    /// Where the programs are [default: beside this one]
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// How long a fault lasts that may last any time
+    #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration)]
+    lasting: Duration,
+    /// What random choices are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where data, logs and ledgers go, and stay [default: a temporary folder, kept on failure]
     #[arg(long)]
     folder: Option<PathBuf>,
 }
@@ -190,7 +314,26 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             };
             say(bench::run(&options, |line| eprintln!("{line}")).await?);
         }
+        Command::BenchSearch(args) => {
+            let options = SearchOptions {
+                bin_dir: beside(args.bin_dir)?,
+                folder: args.folder,
+                deliveries: args.deliveries,
+                runs: args.runs,
+                requests: args.requests,
+            };
+            say(search::run(&options, |line| eprintln!("{line}")).await?);
+        }
         Command::Faults(args) => return crash_test(args).await,
+        Command::Scenario(args) => return scenarios(args).await,
+        Command::Soak(args) => {
+            let options = SoakOptions {
+                bin_dir: beside(args.bin_dir)?,
+                folder: args.folder,
+                scenario: args.what.scenario(),
+            };
+            say(soak::run(&options, |line| eprintln!("{line}")).await?);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -308,6 +451,51 @@ async fn crash_test(args: FaultArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn scenarios(args: ScenarioArgs) -> anyhow::Result<ExitCode> {
+    if args.name == "list" {
+        for one in scenario::ALL {
+            say(format_args!(
+                "{:<20} {:<16} {}",
+                one.name, one.rows, one.what
+            ));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wanted = match args.name.as_str() {
+        "all" => scenario::ALL.to_vec(),
+        name => vec![scenario::find(name)?],
+    };
+    let bin_dir = beside(args.bin_dir)?;
+    let mut failed = Vec::new();
+    for one in &wanted {
+        let options = ScenarioOptions {
+            bin_dir: bin_dir.clone(),
+            lasting: args.lasting,
+            seed: args.seed,
+            folder: args.folder.as_ref().map(|folder| folder.join(one.name)),
+        };
+        let began = std::time::Instant::now();
+        let mut note = |line| eprintln!("{:>6.1} s  {line}", began.elapsed().as_secs_f64());
+        match Box::pin(scenario::run(one, &options, &mut note)).await {
+            Ok(outcome) => {
+                say(&outcome);
+                if !outcome.holds() {
+                    failed.push(one.name);
+                }
+            }
+            Err(error) => {
+                say(format_args!("FAIL {} ({}): {error:#}", one.name, one.rows));
+                failed.push(one.name);
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(format_args!("failed: {}", failed.join(", ")));
+    Ok(ExitCode::FAILURE)
 }
 
 fn beside(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {

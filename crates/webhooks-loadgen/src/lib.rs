@@ -14,7 +14,10 @@
 //! | [`check`] | the invariants, as a pure function over parsed ledgers |
 //! | [`stack`] | the whole system as child processes |
 //! | [`faults`] | kills by seed, then the check |
+//! | [`scenario`] | one kind of fault each, then the same check |
 //! | [`bench`] | the benchmark table |
+//! | [`search`] | lists and searches over a long history |
+//! | [`soak`] | very many endpoints and retries, bad neighbours |
 //!
 //! All traffic is plain HTTP on loopback.
 
@@ -27,6 +30,9 @@ pub mod peers;
 pub mod publish;
 pub mod receiver;
 pub mod sample;
+pub mod scenario;
+pub mod search;
+pub mod soak;
 pub mod stack;
 
 use webhooks_domain::clock::Clock as _;

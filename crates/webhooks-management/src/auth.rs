@@ -230,6 +230,10 @@ impl Authenticator {
         let Some(row) = self.shared.store.token_by_id(id).await? else {
             return Ok(None);
         };
+        Ok(Some(self.remember(row, now)))
+    }
+
+    fn remember(&self, row: TokenRow, now: Instant) -> Arc<TokenRow> {
         let row = Arc::new(row);
         let mut known = self.known();
         if known.len() >= MAX_REMEMBERED {
@@ -238,14 +242,14 @@ impl Authenticator {
         if known.len() < MAX_REMEMBERED {
             let until = now + REMEMBERED;
             known.insert(
-                id.to_owned(),
+                row.id.clone(),
                 Known {
                     row: Arc::clone(&row),
                     until,
                 },
             );
         }
-        Ok(Some(row))
+        row
     }
 
     fn remembered(&self, id: &str, now: Instant) -> Option<Arc<TokenRow>> {
@@ -314,6 +318,42 @@ mod tests {
             assert_eq!(refusal(&flipped).await, "UNAUTHENTICATED", "{at}");
         }
         assert_eq!(refusal(&"x".repeat(100_000)).await, "UNAUTHENTICATED");
+    }
+
+    /// A token that is revoked elsewhere is believed for five seconds here, and no longer.
+    #[tokio::test]
+    async fn a_remembered_token_is_looked_up_again_after_five_seconds() {
+        let authenticator = authenticator(20);
+        let token = Token::mint(webhooks_domain::token::TokenEnvironment::Live, &[7; 96]);
+        let row = TokenRow {
+            id: token.id().to_owned(),
+            hash: token.hash(),
+            workspace_id: Uuid::from_u128(1),
+            name: "test".to_owned(),
+            key_type: webhooks_store::TokenKeyType::default(),
+            scopes: Vec::new(),
+            created_by: Uuid::from_u128(2),
+            created_at: 0,
+            updated_at: 0,
+            expires_at: None,
+            last_used_at: None,
+            revoked_at: None,
+            revision: 1,
+            events_per_second: None,
+        };
+        let found = Instant::now();
+        authenticator.remember(row.clone(), found);
+        let remembered = |after| {
+            authenticator
+                .remembered(token.id(), found + after)
+                .is_some()
+        };
+        assert!(remembered(Duration::ZERO));
+        assert!(remembered(Duration::from_millis(4_999)));
+        assert!(!remembered(Duration::from_secs(5)));
+        authenticator.remember(row, found);
+        authenticator.forget(token.id());
+        assert!(!remembered(Duration::ZERO), "revoked here: at once");
     }
 
     #[tokio::test]

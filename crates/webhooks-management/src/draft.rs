@@ -30,7 +30,7 @@ use crate::{
 
 pub(crate) use options::RetryBounds;
 pub use {
-    extras::{AuthDraft, HeaderDraft},
+    extras::{AuthDraft, CertificateDraft, HeaderDraft},
     options::{RateDraft, RetryDraft},
 };
 
@@ -69,6 +69,8 @@ pub struct Draft {
     pub headers: Option<Vec<HeaderDraft>>,
     /// Credentials; `Some(None)` = none.
     pub auth: Option<Option<AuthDraft>>,
+    /// The client certificate; `Some(None)` = none.
+    pub certificate: Option<Option<CertificateDraft>>,
     /// The caller's own signing secret; at creation only.
     pub secret: Option<Secret>,
     /// Kinds of signature.
@@ -86,6 +88,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) addresses: &'a AddressPolicy,
     /// How patient the workspace's webhooks may be.
     pub(crate) retry: RetryBounds,
+    /// The time, microseconds.
+    pub(crate) now: i64,
 }
 
 /// A new webhook, checked.
@@ -160,7 +164,7 @@ impl Draft {
     /// # Errors
     /// Every rule that is broken.
     pub(crate) fn judge_new(self, rules: &Rules<'_>) -> Result<NewDraft, ManagementError> {
-        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry);
+        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry, rules.now);
         if self.name.is_none() {
             judge.missing("name");
         }
@@ -187,7 +191,14 @@ impl Draft {
                 ordering: judge.ordering(self.ordering).unwrap_or_default(),
             },
             extras: judge
-                .extras(&Extras::default(), self.headers, self.auth)
+                .extras(
+                    &Extras::default(),
+                    extras::Wish {
+                        headers: self.headers,
+                        auth: self.auth,
+                        certificate: self.certificate,
+                    },
+                )
                 .unwrap_or_default(),
             secret: judge.secret(self.secret),
             asymmetric: judge.asymmetric(self.signatures).unwrap_or_default(),
@@ -197,7 +208,7 @@ impl Draft {
 
     /// Whether the stored headers and credentials have to be opened to judge it.
     pub(crate) fn touches_extras(&self) -> bool {
-        self.headers.is_some() || self.auth.is_some()
+        self.headers.is_some() || self.auth.is_some() || self.certificate.is_some()
     }
 
     /// Checks changes to a webhook, of which `stored` are the headers and credentials. None at all
@@ -210,7 +221,7 @@ impl Draft {
         rules: &Rules<'_>,
         stored: &Extras,
     ) -> Result<Changes, ManagementError> {
-        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry);
+        let mut judge = Judge::new(self.problems, rules.addresses, rules.retry, rules.now);
         let changes = Changes {
             name: judge.name(self.name),
             endpoint_url: judge.endpoint(self.endpoint_url),
@@ -226,7 +237,14 @@ impl Draft {
             rate: judge.rate(self.rate),
             max_in_flight: judge.max_in_flight(self.max_in_flight),
             ordering: judge.ordering(self.ordering),
-            extras: judge.extras(stored, self.headers, self.auth),
+            extras: judge.extras(
+                stored,
+                extras::Wish {
+                    headers: self.headers,
+                    auth: self.auth,
+                    certificate: self.certificate,
+                },
+            ),
             asymmetric: judge.asymmetric(self.signatures),
             held: judge.held(self.held),
         };
@@ -243,7 +261,7 @@ pub(crate) fn judge_secret(
     secret: Option<Secret>,
 ) -> Result<Option<SigningKey>, ManagementError> {
     let policy = AddressPolicy::default();
-    let mut judge = Judge::new(problems, &policy, RetryBounds::NONE);
+    let mut judge = Judge::new(problems, &policy, RetryBounds::NONE, 0);
     let key = judge.secret(secret);
     judge.verdict(key)
 }
@@ -251,6 +269,7 @@ pub(crate) fn judge_secret(
 struct Judge<'a> {
     policy: &'a AddressPolicy,
     retry_bounds: RetryBounds,
+    now: i64,
     violations: Vec<Violation>,
     endpoint_refused: bool,
 }
@@ -260,10 +279,12 @@ impl<'a> Judge<'a> {
         violations: Vec<Violation>,
         policy: &'a AddressPolicy,
         retry_bounds: RetryBounds,
+        now: i64,
     ) -> Self {
         Self {
             policy,
             retry_bounds,
+            now,
             violations,
             endpoint_refused: false,
         }
@@ -290,13 +311,12 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn extras(
-        &mut self,
-        stored: &Extras,
-        headers: Option<Vec<HeaderDraft>>,
-        auth: Option<Option<AuthDraft>>,
-    ) -> Option<Extras> {
-        extras::judge(&mut self.violations, stored, headers, auth)
+    fn extras(&mut self, stored: &Extras, wish: extras::Wish) -> Option<Extras> {
+        let by = extras::By {
+            addresses: self.policy,
+            now: self.now,
+        };
+        extras::judge(&mut self.violations, stored, by, wish)
     }
 
     fn name(&mut self, name: Option<String>) -> Option<String> {
@@ -420,6 +440,7 @@ mod tests {
         Rules {
             addresses: &POLICY,
             retry: RetryBounds::NONE,
+            now: 0,
         }
     }
 

@@ -7,7 +7,12 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use webhooks_proto::{internal::v1::EndpointExtras, v1::Header};
+use webhooks_domain::event::format_micros;
+use webhooks_egress::CertificateFacts;
+use webhooks_proto::{
+    internal::v1::{ClientCertificate as SealedCertificate, EndpointExtras, TokenClient},
+    v1::Header,
+};
 use webhooks_runtime::Secret;
 
 /// What stands for a value.
@@ -27,6 +32,19 @@ pub(crate) struct Extras {
     pub(crate) headers: Vec<(String, Secret)>,
     /// Credentials.
     pub(crate) auth: Option<Auth>,
+    /// What is shown in the TLS handshake.
+    pub(crate) client_certificate: Option<ClientCertificate>,
+}
+
+/// A client certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientCertificate {
+    /// PEM.
+    pub(crate) chain: String,
+    /// PEM.
+    pub(crate) key: Secret,
+    /// What may be shown of it.
+    pub(crate) shown: ShownCertificate,
 }
 
 /// How the receiver knows us.
@@ -53,6 +71,32 @@ pub(crate) enum Auth {
         /// The key.
         value: Secret,
     },
+    /// A bearer token fetched by the client credentials grant of OAuth 2.
+    OAuth2 {
+        /// Where.
+        token_url: String,
+        /// The client.
+        client_id: String,
+        /// Its secret.
+        client_secret: Secret,
+        /// What is asked for; none = the server's own choice.
+        scopes: Vec<String>,
+        /// Empty = none.
+        audience: String,
+        /// Where id and secret go.
+        client_auth: ClientAuth,
+    },
+}
+
+/// Where an OAuth 2 client's id and secret go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ClientAuth {
+    /// Into the `Authorization` header.
+    #[default]
+    Basic,
+    /// Into the body.
+    Post,
 }
 
 /// Where an API key goes.
@@ -74,6 +118,43 @@ pub(crate) struct Shown {
     /// Credentials, masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth: Option<ShownAuth>,
+    /// The client certificate, without its key.
+    #[serde(rename = "clientCertificate", skip_serializing_if = "Option::is_none")]
+    pub(crate) client_certificate: Option<ShownCertificate>,
+}
+
+/// A client certificate, without its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ShownCertificate {
+    /// Whom it is for.
+    pub(crate) subject: String,
+    /// SHA-256 in hexadecimal.
+    pub(crate) fingerprint: String,
+    /// From when on it is valid.
+    pub(crate) not_before: String,
+    /// Until when.
+    pub(crate) not_after: String,
+    /// The mask.
+    pub(crate) private_key: String,
+}
+
+impl ShownCertificate {
+    /// What these facts show.
+    pub(crate) fn of(facts: &CertificateFacts) -> Self {
+        Self {
+            subject: facts.subject.clone(),
+            fingerprint: facts.fingerprint.clone(),
+            not_before: shown_time(facts.not_before),
+            not_after: shown_time(facts.not_after),
+            private_key: MASK.to_owned(),
+        }
+    }
+}
+
+/// A time in seconds as the API writes it.
+pub(crate) fn shown_time(seconds: i64) -> String {
+    format_micros(seconds.saturating_mul(1_000_000))
 }
 
 /// One header.
@@ -111,6 +192,23 @@ pub(crate) enum ShownAuth {
         /// The mask.
         value: String,
     },
+    /// A client of an OAuth 2 server.
+    #[serde(rename = "oauth2ClientCredentials", rename_all = "camelCase")]
+    OAuth2 {
+        /// Where tokens come from.
+        token_url: String,
+        /// The client.
+        client_id: String,
+        /// The mask.
+        client_secret: String,
+        /// What is asked for.
+        scopes: Vec<String>,
+        /// Empty = none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        audience: String,
+        /// Where id and secret go.
+        client_auth: ClientAuth,
+    },
 }
 
 /// Stored extras that are not what was stored.
@@ -145,7 +243,8 @@ impl Auth {
             Self::ApiKey {
                 place: Place::Query,
                 ..
-            } => None,
+            }
+            | Self::OAuth2 { .. } => None,
         }
     }
 
@@ -163,6 +262,21 @@ impl Auth {
                 name: name.clone(),
                 value: mask(value.expose()),
             },
+            Self::OAuth2 {
+                token_url,
+                client_id,
+                client_secret,
+                scopes,
+                audience,
+                client_auth,
+            } => ShownAuth::OAuth2 {
+                token_url: token_url.clone(),
+                client_id: client_id.clone(),
+                client_secret: mask(client_secret.expose()),
+                scopes: scopes.clone(),
+                audience: audience.clone(),
+                client_auth: *client_auth,
+            },
         }
     }
 }
@@ -170,7 +284,7 @@ impl Auth {
 impl Extras {
     /// Whether there is nothing to seal.
     pub(crate) fn is_empty(&self) -> bool {
-        self.headers.is_empty() && self.auth.is_none()
+        self.headers.is_empty() && self.auth.is_none() && self.client_certificate.is_none()
     }
 
     /// What may be shown of it.
@@ -185,6 +299,10 @@ impl Extras {
                 })
                 .collect(),
             auth: self.auth.as_ref().map(Auth::shown),
+            client_certificate: self
+                .client_certificate
+                .as_ref()
+                .map(|certificate| certificate.shown.clone()),
         }
     }
 
@@ -211,7 +329,36 @@ impl Extras {
             }) => vec![header(name, value.expose())],
             _ => Vec::new(),
         };
-        EndpointExtras { headers, query }.encode_to_vec()
+        let token = match auth {
+            Some(Auth::OAuth2 {
+                token_url,
+                client_id,
+                client_secret,
+                scopes,
+                audience,
+                client_auth,
+            }) => Some(TokenClient {
+                url: token_url.clone(),
+                client_id: client_id.clone(),
+                client_secret: client_secret.expose().to_owned(),
+                scopes: scopes.clone(),
+                audience: audience.clone(),
+                in_body: *client_auth == ClientAuth::Post,
+            }),
+            _ => None,
+        };
+        let certificate = self.client_certificate.as_ref();
+        let client_certificate = certificate.map(|certificate| SealedCertificate {
+            chain: certificate.chain.clone().into_bytes().into(),
+            private_key: certificate.key.expose().as_bytes().to_vec().into(),
+        });
+        EndpointExtras {
+            headers,
+            query,
+            token,
+            client_certificate,
+        }
+        .encode_to_vec()
     }
 
     /// Reads what [`Self::encode`] wrote; `shown` tells which part is what.
@@ -268,8 +415,42 @@ impl Extras {
                     value: Secret::new(find(among, name)?),
                 })
             }
+            Some(ShownAuth::OAuth2 { .. }) => {
+                let client = sealed.token.ok_or(Unreadable("no token client"))?;
+                Some(Auth::OAuth2 {
+                    token_url: client.url,
+                    client_id: client.client_id,
+                    client_secret: Secret::new(client.client_secret),
+                    scopes: client.scopes,
+                    audience: client.audience,
+                    client_auth: match client.in_body {
+                        true => ClientAuth::Post,
+                        false => ClientAuth::Basic,
+                    },
+                })
+            }
         };
-        Ok(Self { headers, auth })
+        let client_certificate = match &shown.client_certificate {
+            None => None,
+            Some(shown) => {
+                let missing = Unreadable("no client certificate");
+                let stored = sealed.client_certificate.ok_or(missing)?;
+                let text = |bytes: &[u8]| {
+                    let text = String::from_utf8(bytes.to_vec());
+                    text.map_err(|_| Unreadable("the client certificate is no text"))
+                };
+                Some(ClientCertificate {
+                    chain: text(&stored.chain)?,
+                    key: Secret::new(text(&stored.private_key)?),
+                    shown: shown.clone(),
+                })
+            }
+        };
+        Ok(Self {
+            headers,
+            auth,
+            client_certificate,
+        })
     }
 }
 
@@ -325,17 +506,38 @@ mod tests {
                 name: "key".into(),
                 value: secret("k&=1"),
             }),
+            Some(Auth::OAuth2 {
+                token_url: "https://id.example/token".into(),
+                client_id: "client".into(),
+                client_secret: secret("s3cret-of-the-client"),
+                scopes: vec!["a".into(), "b".into()],
+                audience: "aud".into(),
+                client_auth: ClientAuth::Post,
+            }),
         ] {
             let extras = Extras {
                 headers: headers.clone(),
                 auth,
+                client_certificate: Some(ClientCertificate {
+                    chain: "chain".into(),
+                    key: secret("canary-key"),
+                    shown: ShownCertificate::of(&CertificateFacts {
+                        subject: "CN=x".into(),
+                        fingerprint: "00".into(),
+                        not_before: 0,
+                        not_after: 1,
+                        is_authority: false,
+                    }),
+                }),
             };
             let shown = extras.shown();
             let stored = shown.to_stored().unwrap();
             assert_eq!(Shown::read(&stored), shown);
             assert_eq!(Extras::decode(&extras.encode(), &shown).unwrap(), extras);
             let text = stored.to_string();
-            for canary in ["blue", "tok-01", "a:b", "\"k1\"", "k&=1"] {
+            for canary in [
+                "blue", "tok-01", "a:b", "\"k1\"", "k&=1", "s3cret", "canary",
+            ] {
                 assert!(!text.contains(canary), "{text}");
             }
             assert!(!format!("{extras:?}").contains("blue"));

@@ -47,6 +47,7 @@ mod scopes;
 mod secrets;
 pub mod service;
 mod settings;
+mod source_ips;
 mod view;
 mod words;
 
@@ -55,20 +56,21 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use webhooks_bus::{Bus, ConfigWriter};
+use webhooks_bus::{Bus, ConfigWriter, SteadyClock};
 use webhooks_domain::sealing::Keyring;
 use webhooks_runtime::{Backoff, Context, OnError, Secret, tls::GrpcServerTls};
 use webhooks_store::Store;
 
 pub use crate::{
     auth::{AccessSettings, Authenticator, Caller},
-    draft::{AuthDraft, Draft, HeaderDraft, RateDraft, RetryDraft},
+    draft::{AuthDraft, CertificateDraft, Draft, HeaderDraft, RateDraft, RetryDraft},
     error::{ManagementError, Violation},
     outbox::Outbox,
     page::PageTokens,
     rate::RateLimits,
     refusal::Refusal,
     settings::{Config, store_settings},
+    source_ips::SourceIps,
     words::ShownStatus,
 };
 
@@ -92,6 +94,7 @@ pub struct Service {
     grpc_tls: GrpcServerTls,
     keyring: Keyring,
     retention_days: u32,
+    source_ips: Arc<SourceIps>,
     api: TcpListener,
     grpc: TcpListener,
 }
@@ -111,6 +114,9 @@ impl Service {
         let bus = Bus::connect(config.bus.clone(), "webhooks-management")
             .await
             .context("cannot use WEBHOOKS_NATS_URL")?;
+        let mut steady = ctx.clone();
+        SteadyClock::install(&mut steady, &bus);
+        let ctx = &steady;
         let keyring = config
             .keyring()
             .context("cannot use WEBHOOKS_ENCRYPTION_KEYS")?;
@@ -143,6 +149,7 @@ impl Service {
             grpc_tls: config.grpc_tls,
             keyring,
             retention_days: config.retention_days,
+            source_ips: Arc::new(config.source_ips),
             management,
             api,
             grpc,
@@ -208,6 +215,7 @@ impl Service {
             authenticator: self.authenticator.clone(),
             limiter: Arc::clone(&self.limiter),
             clock: Arc::clone(&ctx.clock),
+            source_ips: self.source_ips,
         };
         let grpc = Grpc {
             management: self.management.clone(),

@@ -16,8 +16,9 @@ use webhooks_domain::{
 };
 use webhooks_proto::{internal::v1 as wire, v1 as api};
 use webhooks_store::{
-    AttemptRecord, DeliveryFacts, RenditionRecord, ReportRecord, ResponseHeader, RetryChoice,
-    SealedSecret, StatsRow, Timings, TokenRow, VerdictDelivery, VerdictRecord, WebhookRow,
+    AttemptRecord, AuthoritiesRow, DeliveryFacts, RenditionRecord, ReportRecord, ResponseHeader,
+    RetryChoice, SealedSecret, StatsRow, Timings, TokenRow, VerdictDelivery, VerdictRecord,
+    WebhookRow,
 };
 
 /// Most bytes of a response body that are kept of one attempt; the dispatcher keeps less.
@@ -79,6 +80,7 @@ pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
         }
         .into(),
         held_choice_at: row.held_choice_at.unwrap_or(0),
+        held_max: row.held_max,
         extras: row.extras.sealed.as_ref().map(sealed_secret),
         ed25519: row
             .asymmetric
@@ -145,6 +147,15 @@ pub(crate) fn token_config(row: &TokenRow) -> wire::TokenConfig {
         scopes: row.scopes.clone(),
         expires_at: row.expires_at.unwrap_or(0),
         events_per_second: row.events_per_second.unwrap_or(0),
+    }
+}
+
+/// What dispatchers need to know of a workspace's authorities.
+pub(crate) fn workspace_trust(row: &AuthoritiesRow) -> wire::WorkspaceTrust {
+    wire::WorkspaceTrust {
+        workspace_id: raw(row.workspace_id),
+        authorities: Bytes::copy_from_slice(row.pem.as_bytes()),
+        revision: row.revision,
     }
 }
 
@@ -218,6 +229,9 @@ pub(crate) fn report_record(report: wire::DeliveryReport) -> Result<ReportRecord
         next_attempt_at: (report.next_attempt_at > 0).then_some(report.next_attempt_at),
         at: time(report.at, "at")?,
         attempt,
+        reason: report.reason,
+        waits_for: optional_id(&report.waits_for, "waits_for")?,
+        snapshot: (!report.snapshot.is_empty()).then_some((report.snapshot, report.rendition)),
     })
 }
 
@@ -269,6 +283,8 @@ pub(crate) fn report_message(record: &ReportRecord) -> wire::DeliveryReport {
         next_attempt_at: record.next_attempt_at.unwrap_or(0),
         at: record.at,
         attempt,
+        reason: record.reason.clone(),
+        waits_for: record.waits_for.map(raw).unwrap_or_default(),
         ..wire::DeliveryReport::default()
     }
 }
@@ -283,6 +299,7 @@ fn wire_outcome(outcome: Outcome) -> api::Outcome {
         Outcome::InvalidResponse => api::Outcome::InvalidResponse,
         Outcome::Blocked => api::Outcome::Blocked,
         Outcome::Internal => api::Outcome::Internal,
+        Outcome::TokenError => api::Outcome::TokenError,
     }
 }
 
@@ -317,6 +334,7 @@ fn attempt_record(attempt: wire::AttemptRecord) -> Result<AttemptRecord, Nonsens
         api::Outcome::InvalidResponse => Outcome::InvalidResponse,
         api::Outcome::Blocked => Outcome::Blocked,
         api::Outcome::Internal => Outcome::Internal,
+        api::Outcome::TokenError => Outcome::TokenError,
         api::Outcome::Unspecified => return Err(nonsense("attempt.outcome", "unknown")),
     };
     let class = match attempt.class() {

@@ -17,8 +17,8 @@ use webhooks_domain::{
     webhook::Plan,
 };
 use webhooks_store::{
-    Actor, DeletedWorkspace, NewToken, NewWorkspace, Store, StoreError, TokenKeyType, TokenRow,
-    WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
+    Actor, AttemptRow, DeletedWorkspace, DeliveryRow, NewToken, NewWorkspace, Store, StoreError,
+    TokenKeyType, TokenRow, WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
 };
 
 use crate::{error::ManagementError, outbox::Outbox, secrets};
@@ -159,8 +159,12 @@ impl Operator {
             }
         };
         let changed = changed.ok_or(ManagementError::WorkspaceNotFound)?;
-        let rate = |row: &WorkspaceRow| row.settings.limits.events_per_second;
-        if rate(&changed) != rate(&before) {
+        // What the read model holds of a workspace's limits.
+        let told = |row: &WorkspaceRow| {
+            let limits = row.settings.limits;
+            (limits.events_per_second, limits.held_per_webhook)
+        };
+        if told(&changed) != told(&before) {
             self.in_force().await?;
         }
         tracing::info!(workspace.id = %id, plan = changed.plan.as_str(), "workspace.changed");
@@ -192,6 +196,20 @@ impl Operator {
     pub async fn workspace(&self, id: Uuid) -> Result<WorkspaceRow, ManagementError> {
         let row = self.store.get_workspace(id).await?;
         row.ok_or(ManagementError::WorkspaceNotFound)
+    }
+
+    /// A delivery of any workspace with its attempts.
+    ///
+    /// # Errors
+    /// There is none of this id, or the store fails.
+    pub async fn delivery(
+        &self,
+        id: Uuid,
+    ) -> Result<(DeliveryRow, Vec<AttemptRow>), ManagementError> {
+        let workspace = self.store.workspace_of_delivery(id).await?;
+        let workspace = workspace.ok_or(ManagementError::DeliveryNotFound)?;
+        let found = self.store.get_delivery(workspace, id).await?;
+        found.ok_or(ManagementError::DeliveryNotFound)
     }
 
     /// How many webhooks a workspace has, of any status.

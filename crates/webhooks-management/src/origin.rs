@@ -5,12 +5,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 use webhooks_domain::endpoint::Cidr;
 use webhooks_store::Origin;
 
 use crate::rate::Payer;
+
+/// The header with a request's id, in both directions and over both faces.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from the caller, in characters.
 const MAX_REQUEST_ID: usize = 128;
@@ -39,14 +42,13 @@ impl Visit {
     ) -> Self {
         let ip = peer.map(|peer| client(peer.ip().to_canonical(), headers, trusted_proxies));
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let given = text("x-request-id").filter(|id| is_request_id(id));
         let user_agent = text("user-agent").unwrap_or_default();
         Self {
             ip,
             origin: Origin {
                 remote_ip: ip.map_or_else(String::new, |ip| ip.to_string()),
                 user_agent: user_agent.chars().take(MAX_USER_AGENT).collect(),
-                request_id: given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+                request_id: request_id(headers),
             },
         }
     }
@@ -60,6 +62,15 @@ impl Visit {
     pub(crate) fn request_id_header(&self) -> HeaderValue {
         HeaderValue::try_from(&self.origin.request_id).expect("ids are visible ASCII")
     }
+}
+
+/// The id of a request with these headers: the caller's, if it is a sane one, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| is_request_id(id));
+    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 fn is_request_id(text: &str) -> bool {

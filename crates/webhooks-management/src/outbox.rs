@@ -158,6 +158,12 @@ impl Outbox {
                 }
                 _ => self.writer.delete_token(&row.key).await?,
             },
+            OutboxKind::Trust => {
+                if let Some(authorities) = self.store.authorities(row.workspace_id).await? {
+                    let trust = model::workspace_trust(&authorities);
+                    self.writer.put_trust(&trust).await?;
+                }
+            }
         }
         Ok(())
     }

@@ -8,7 +8,10 @@ use webhooks_egress::PolicySettings;
 use webhooks_runtime::{Env, Secret, Settings, tls::GrpcServerTls};
 use webhooks_store::StoreSettings;
 
-use crate::{auth::AccessSettings, mail::MailSettings, page::PageTokens, rate::RateLimits};
+use crate::{
+    auth::AccessSettings, mail::MailSettings, page::PageTokens, rate::RateLimits,
+    source_ips::SourceIps,
+};
 
 /// Shortest internal token, in bytes: it is a shared secret and nobody types it.
 const MIN_INTERNAL_TOKEN_BYTES: usize = 16;
@@ -45,6 +48,8 @@ pub struct Config {
     pub light_plan_webhooks: u32,
     /// How long history is kept, in days.
     pub retention_days: u32,
+    /// Where requests come from, for receivers' firewalls.
+    pub source_ips: SourceIps,
 }
 
 impl Settings for Config {
@@ -108,6 +113,7 @@ impl Settings for Config {
             mail: MailSettings::read(env),
             light_plan_webhooks: env.ranged("WEBHOOKS_PLAN_LIGHT_WEBHOOKS", 1, 0..=100_000, "webhooks on the Light plan"),
             retention_days: env.ranged("WEBHOOKS_HISTORY_RETENTION_DAYS", 30, 1..=3_650, "days that events, deliveries and attempts are kept"),
+            source_ips: SourceIps::read(env),
         };
         if !config.encryption_keys.expose().is_empty()
             && let Err(error) = Keyring::parse(config.encryption_keys.expose())

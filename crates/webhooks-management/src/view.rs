@@ -230,6 +230,10 @@ pub(crate) struct DeliveryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     replay_of: Option<Uuid>,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_by: Option<Uuid>,
     attempt_count: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
@@ -264,6 +268,8 @@ impl DeliveryView {
             trigger: row.trigger.api_word(),
             replay_of: row.replay_of,
             state: row.state.as_str(),
+            state_reason: row.state_reason.clone(),
+            blocked_by: row.blocked_by,
             attempt_count: row.attempt_count,
             next_attempt_at: row.next_attempt_at.map(format_micros),
             created_at: format_micros(row.created_at),
@@ -281,6 +287,14 @@ impl DeliveryView {
     pub(crate) fn with_attempts(row: &DeliveryRow, attempts: &[AttemptRow]) -> Self {
         Self {
             attempts: Some(attempts.iter().map(AttemptView::of).collect()),
+            ..Self::of(row)
+        }
+    }
+
+    /// The same with what only operators see of attempts.
+    pub(crate) fn inspected(row: &DeliveryRow, attempts: &[AttemptRow]) -> Self {
+        Self {
+            attempts: Some(attempts.iter().map(AttemptView::inspected).collect()),
             ..Self::of(row)
         }
     }
@@ -307,6 +321,11 @@ pub(crate) struct AttemptView {
     response_body_truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    // For operators: a customer must not learn where our names lead or how we are built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatcher: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -361,6 +380,17 @@ impl AttemptView {
             response_body_encoding: encoding,
             response_body_truncated: row.response_body_truncated,
             error: filled(&row.error),
+            remote_ip: None,
+            dispatcher: None,
+        }
+    }
+
+    /// The same with what only operators see.
+    fn inspected(row: &AttemptRow) -> Self {
+        Self {
+            remote_ip: filled(&row.remote_ip),
+            dispatcher: filled(&row.dispatcher),
+            ..Self::of(row)
         }
     }
 }

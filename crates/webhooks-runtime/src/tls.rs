@@ -7,6 +7,9 @@
 //! connection at all.
 //!
 //! Files are read at start. A renewed certificate is taken up by a restart.
+//!
+//! Clients that read their files themselves (NATS's does, at each connection) have the files of their
+//! settings looked at here, so that a wrong one shows at start.
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
@@ -224,6 +227,23 @@ fn is_named(certificate: &CertificateDer<'_>, names: &BTreeSet<String>) -> bool 
         .any(|name| names.contains(name))
 }
 
+/// A setting that names a PEM file with certificates, for a client that reads the file itself. A file
+/// that cannot be read or holds none is a problem.
+pub fn certificate_file(env: &mut Env, name: &'static str, doc: &str) -> Option<PathBuf> {
+    certificates(env, name, doc)?;
+    env.path_of(name)
+}
+
+/// The same for a PEM file with a key.
+pub fn key_file(env: &mut Env, name: &'static str, doc: &str) -> Option<PathBuf> {
+    let text = file(env, name, doc)?;
+    if PrivateKeyDer::from_pem_slice(&text).is_err() {
+        env.problem(name, "holds no key in PEM");
+        return None;
+    }
+    env.path_of(name)
+}
+
 type Question = (&'static str, &'static str);
 
 fn pair(env: &mut Env, certificate: Question, key: Question) -> Option<Pair> {
@@ -330,6 +350,39 @@ mod tests {
         assert_eq!(problems(&[("WEBHOOKS_GRPC_TLS_KEY", path)]), 1);
         // A key is no certificate.
         assert_eq!(problems(&[("WEBHOOKS_GRPC_TLS_CLIENT_CA", path)]), 1);
+    }
+
+    #[test]
+    fn files_for_others_to_read_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let key = write("key.pem", key.serialize_pem());
+        let certificate = write("certificate.pem", certificate.pem());
+        let nowhere = "/nowhere".to_owned();
+        for (path, is_certificate, is_key) in [
+            (&key, false, true),
+            (&certificate, true, false),
+            (&nowhere, false, false),
+        ] {
+            let mut env = Env::from_vars([("A", path), ("B", path)]);
+            let path = PathBuf::from(path);
+            assert_eq!(
+                certificate_file(&mut env, "A", ""),
+                is_certificate.then(|| path.clone())
+            );
+            assert_eq!(key_file(&mut env, "B", ""), is_key.then_some(path));
+            let problems = usize::from(!is_certificate) + usize::from(!is_key);
+            assert_eq!(env.finish().unwrap_err().problems.len(), problems);
+        }
+        let mut env = Env::from_vars([("A", "")]);
+        assert_eq!(certificate_file(&mut env, "A", ""), None);
+        env.finish().unwrap();
     }
 
     #[test]

@@ -185,5 +185,8 @@ fn report(delivery: &DeliveryFacts) -> ReportRecord {
         next_attempt_at: None,
         at: delivery.created_at + 3_000,
         attempt: Some(attempt),
+        reason: String::new(),
+        waits_for: None,
+        snapshot: None,
     }
 }

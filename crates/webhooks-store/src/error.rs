@@ -119,14 +119,15 @@ fn is_passing(error: &sqlx::Error) -> bool {
 
 /// SQLSTATEs that pass: by class, connection (08), resources (53), operator intervention such as
 /// shutdown, crash recovery and statement timeout (57); and, alone, serialization failure,
-/// deadlock, a lock not had in time, and a standby that takes no writes. A check violation (23514)
+/// deadlock, a lock not had in time, a standby that takes no writes, and a transaction that was given
+/// up because this process stood still in it. A check violation (23514)
 /// without a constraint is a row that was on its way to the default partition while its day got a
 /// partition of its own: the next time it goes there.
 fn is_passing_state(code: &str, constraint: Option<&str>) -> bool {
     ["08", "53", "57"]
         .iter()
         .any(|class| code.starts_with(class))
-        || ["40001", "40P01", "55P03", "25006"].contains(&code)
+        || ["40001", "40P01", "55P03", "25006", "25P03", "25P04"].contains(&code)
         || (code == "23514" && constraint.is_none())
 }
 
@@ -145,7 +146,7 @@ mod tests {
     fn what_passes_is_told_from_what_does_not() {
         for code in [
             "08006", "53300", "57P01", "57P03", "57014", "40001", "40P01", "55P03", "25006",
-            "23514",
+            "25P03", "25P04", "23514",
         ] {
             assert!(is_passing_state(code, None), "{code}");
         }

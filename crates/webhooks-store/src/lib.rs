@@ -46,6 +46,7 @@ pub use history::{
     NewJob, NewTest, OwedDelivery, OwedRow, RecordedDelivery, RenditionRecord, Replay,
     ReportRecord, ResponseHeader, TestSend, Timings, VerdictDelivery, VerdictRecord, Wish,
 };
+pub use history::{MAX_PULSE, Pulse};
 pub use history::{MAX_WATCHED, WatchedDelivery};
 pub use idempotency::{Begun, IDEMPOTENCY_KEPT, IDEMPOTENCY_LEASE, IdempotencyKey, KeptAnswer};
 pub use outbox::{OutboxKind, OutboxRow};
@@ -62,6 +63,6 @@ pub use webhooks::{
     WebhookRow,
 };
 pub use workspaces::{
-    DeletedWorkspace, NewWorkspace, WorkspaceCursor, WorkspaceLimits, WorkspacePage,
-    WorkspacePatch, WorkspaceRow, WorkspaceSettings,
+    AuthoritiesRow, AuthoritiesWish, DeletedWorkspace, NewWorkspace, WorkspaceCursor,
+    WorkspaceLimits, WorkspacePage, WorkspacePatch, WorkspaceRow, WorkspaceSettings,
 };

@@ -18,6 +18,8 @@ pub enum OutboxKind {
     Webhook,
     /// A token: `key` is its id.
     Token,
+    /// A workspace's certificate authorities: `key` is the workspace's id.
+    Trust,
 }
 
 impl OutboxKind {
@@ -25,11 +27,12 @@ impl OutboxKind {
         match self {
             Self::Webhook => "webhook",
             Self::Token => "token",
+            Self::Trust => "trust",
         }
     }
 
     fn of(word: &str) -> Result<Self, StoreError> {
-        [Self::Webhook, Self::Token]
+        [Self::Webhook, Self::Token, Self::Trust]
             .into_iter()
             .find(|kind| kind.as_str() == word)
             .ok_or_else(|| StoreError::corrupt("outbox kind", format!("unknown word {word:?}")))

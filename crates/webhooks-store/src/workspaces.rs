@@ -1,5 +1,6 @@
 //! Workspaces (tenants): their plans, and what an operator sets for them.
 
+mod authorities;
 mod change;
 mod delete;
 
@@ -15,6 +16,7 @@ use crate::{
     pg::{self, Micros},
 };
 
+pub use authorities::{AuthoritiesRow, AuthoritiesWish};
 pub use delete::DeletedWorkspace;
 
 /// A workspace to be made.

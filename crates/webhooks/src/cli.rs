@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Make, list and revoke access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Look at deliveries, with what customers do not see
+    #[command(subcommand)]
+    Delivery(DeliveryCommand),
     /// Make and look at nkeys, which users of NATS sign in with
     #[command(subcommand)]
     Nkey(NkeyCommand),
@@ -45,6 +48,8 @@ pub(crate) enum Command {
     NatsConfig(NatsConfigOptions),
     /// Make the keys that services share, unless they are there (one file each, mode 600)
     Secrets(SecretsOptions),
+    /// Make a private authority and certificates of it, unless they are there
+    Certificates(CertificatesOptions),
     /// Ask a health URL; fails unless it answers 200
     Probe(ProbeOptions),
 }
@@ -307,6 +312,18 @@ pub(crate) struct TokenRevokeOptions {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum DeliveryCommand {
+    /// Show a delivery and its attempts, with the addresses that were connected to
+    Show(DeliveryShowOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeliveryShowOptions {
+    /// The delivery
+    pub(crate) id: Uuid,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum NkeyCommand {
     /// Write a new seed to a file (mode 600) and print its public key
     New(NkeyOptions),
@@ -377,6 +394,41 @@ pub(crate) struct SecretsOptions {
 pub(crate) enum SecretsCommand {
     /// Seal with the first of WEBHOOKS_ENCRYPTION_KEYS what the others have sealed
     Rewrap,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertificatesOptions {
+    /// Where to: ca.pem, ca.key, and <name>.pem and <name>.key for each name
+    pub(crate) folder: PathBuf,
+    /// Who gets one: NAME, or NAME=DNS[,DNS…] for other names in the certificate
+    #[arg(required = true)]
+    pub(crate) names: Vec<CertificateName>,
+    /// How long they last, from now
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub(crate) days: u16,
+}
+
+/// `NAME[=DNS[,DNS…]]`: the files' name, and the names in the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateName {
+    pub(crate) file: String,
+    pub(crate) names: Vec<String>,
+}
+
+impl FromStr for CertificateName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (file, names) = text.split_once('=').unwrap_or((text, text));
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if file.is_empty() || file == "ca" || !file.bytes().all(harmless) {
+            return Err("a name is of letters, digits, - and _, and not ca".to_owned());
+        }
+        Ok(Self {
+            file: file.to_owned(),
+            names: names.split(',').map(str::to_owned).collect(),
+        })
+    }
 }
 
 #[derive(Debug, Args)]

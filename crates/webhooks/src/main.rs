@@ -21,7 +21,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use webhooks_runtime::{EXIT_SETTINGS, SettingsError, install_tls_provider};
 
-use crate::cli::{Cli, Command, DeadCommand, NkeyCommand, TokenCommand, WorkspaceCommand};
+use crate::cli::{
+    Cli, Command, DeadCommand, DeliveryCommand, NkeyCommand, TokenCommand, WorkspaceCommand,
+};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -91,10 +93,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(TokenCommand::Revoke(options)) => {
             operate::accounts::revoke_token(&options).await?
         }
+        Command::Delivery(DeliveryCommand::Show(options)) => {
+            operate::deliveries::show(&options).await?
+        }
         Command::Nkey(NkeyCommand::New(options)) => operate::nats::new_key(&options)?,
         Command::Nkey(NkeyCommand::Public(options)) => operate::nats::show_key(&options)?,
         Command::NatsConfig(options) => operate::nats::config(&options)?,
         Command::Secrets(options) => secrets::run(&options).await?,
+        Command::Certificates(options) => operate::certificates::run(&options)?,
         Command::Probe(options) => operate::probe::run(&options).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -148,7 +148,8 @@ pub(crate) async fn run(options: &SecretsOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_private(file: &Path, text: &str) -> io::Result<()> {
+/// Writes a file that only its owner may read (mode 600), in place of an older one.
+pub(crate) fn write_private(file: &Path, text: &str) -> io::Result<()> {
     let partial = file.with_extension(format!("{}.partial", std::process::id()));
     let mut opened = OpenOptions::new()
         .write(true)

@@ -10,10 +10,12 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// A crate of ours and what it may use of the others, without the common prefix `webhooks-`.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     // Pure: time and randomness arrive as arguments.
     ("domain", &[]),
     ("proto", &[]),
+    // For programs of others: it brings nothing of ours but the generated code.
+    ("client", &["proto"]),
     ("runtime", &["domain"]),
     // The only crate with SQL.
     ("store", &["domain"]),

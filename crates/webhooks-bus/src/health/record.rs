@@ -204,6 +204,7 @@ fn outcome(outcome: v1::Outcome) -> Outcome {
         v1::Outcome::TlsError => Outcome::TlsError,
         v1::Outcome::InvalidResponse => Outcome::InvalidResponse,
         v1::Outcome::Blocked => Outcome::Blocked,
+        v1::Outcome::TokenError => Outcome::TokenError,
         v1::Outcome::Internal | v1::Outcome::Unspecified => Outcome::Internal,
     }
 }
@@ -218,6 +219,7 @@ fn wire_outcome(outcome: Outcome) -> v1::Outcome {
         Outcome::InvalidResponse => v1::Outcome::InvalidResponse,
         Outcome::Blocked => v1::Outcome::Blocked,
         Outcome::Internal => v1::Outcome::Internal,
+        Outcome::TokenError => v1::Outcome::TokenError,
     }
 }
 

@@ -32,8 +32,15 @@ fn rated(count: u32, period: u32, burst: u32) -> Allowed {
 fn put(endpoint: &mut Endpoint<i32>, n: i32, share: usize, now: i64) -> Option<Duration> {
     match endpoint.admit(n, rank(n), false, share, now) {
         Admission::Taken => None,
-        Admission::Park(_, wait) => Some(wait),
+        Admission::Park(_, parking) => Some(wait_of(parking)),
         Admission::Twin(_) => panic!("{n} twice"),
+    }
+}
+
+fn wait_of(parking: Parking) -> Duration {
+    match parking {
+        Parking::Room(wait) => wait,
+        Parking::Behind(behind) => behind.wait,
     }
 }
 
@@ -52,10 +59,10 @@ fn slow(limit: usize) -> Endpoint<i32> {
 #[test]
 fn a_slow_endpoint_parks_what_does_not_fit_spaced_as_it_answers() {
     let mut endpoint = slow(256);
-    for n in 0..8 {
+    for n in 0..20 {
         assert_eq!(put(&mut endpoint, n, 999, 0), None);
     }
-    let waits: Vec<_> = (8..13)
+    let waits: Vec<_> = (20..25)
         .map(|n| put(&mut endpoint, n, 999, 0).unwrap())
         .collect();
     assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
@@ -79,11 +86,15 @@ fn one_that_falls_silent_becomes_slow_and_spills_what_it_holds() {
     while endpoint.start(0).is_some() {}
     assert!(endpoint.spill(1_000, 10_000).is_empty());
     let spilt = endpoint.spill(1_000, 10 * SECOND);
-    assert_eq!(endpoint.waiting(), 8);
-    assert_eq!(spilt.len(), 100 - 8 - 8);
+    assert_eq!(endpoint.waiting(), 32);
+    assert_eq!(spilt.len(), 100 - 8 - 32);
     // The oldest stay next in line, and come back in the order in which they came.
-    assert_eq!(spilt[0].0, 16);
-    assert!(spilt.windows(2).all(|pair| pair[0].1 <= pair[1].1));
+    assert_eq!(spilt[0].0, 40);
+    assert!(
+        spilt
+            .windows(2)
+            .all(|pair| wait_of(pair[0].1) <= wait_of(pair[1].1))
+    );
     assert_eq!(endpoint.start(10 * SECOND), None);
 }
 
@@ -93,7 +104,7 @@ fn a_backlog_lies_still_and_goes_as_fast_as_the_endpoint_when_it_recovers() {
     let parked: Vec<_> = (0..20_000)
         .filter_map(|n| put(&mut endpoint, n, 999, 0))
         .collect();
-    assert_eq!(parked.len(), 20_000 - 8);
+    assert_eq!(parked.len(), 20_000 - 20);
     // Nothing is written again for minutes.
     let soon = parked.iter().filter(|wait| **wait < MAX_PARK).count();
     assert!(soon < 400, "{soon}");
@@ -125,13 +136,13 @@ fn a_backlog_lies_still_and_goes_as_fast_as_the_endpoint_when_it_recovers() {
 #[test]
 fn what_the_rate_holds_back_waits_or_is_parked_and_a_new_owner_begins_empty() {
     let mut endpoint = Endpoint::new(rated(2, 1, 4), 256, 0);
-    for n in 0..8 {
+    for n in 0..40 {
         assert_eq!(put(&mut endpoint, n, 999, 0), None);
     }
-    // The ninth comes after more than two seconds.
+    // The next one would wait for more than twenty seconds.
     assert_eq!(
-        put(&mut endpoint, 8, 999, 0),
-        Some(Duration::from_millis(4_000))
+        put(&mut endpoint, 40, 999, 0),
+        Some(Duration::from_secs(20))
     );
     assert_eq!(
         endpoint.startable(0),
@@ -183,7 +194,7 @@ fn requests_of_the_owner_before_count_against_the_cap() {
 #[test]
 fn what_is_parked_goes_when_its_webhook_is_off() {
     let mut endpoint = slow(256);
-    for n in 0..20 {
+    for n in 0..40 {
         put(&mut endpoint, n, 999, 0);
     }
     assert!(endpoint.wake(999, 0).is_none());

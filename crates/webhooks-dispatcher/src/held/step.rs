@@ -28,8 +28,8 @@ pub(super) fn count(shared: Arc<Shared>, partition: u16) -> BoxFuture<'static, S
         let found = match counted {
             Ok(counts) => Some(
                 counts
-                    .keys()
-                    .filter_map(|subject| webhook_of(subject))
+                    .iter()
+                    .filter_map(|(subject, held)| Some((webhook_of(subject)?, *held)))
                     .collect(),
             ),
             Err(error) => {
@@ -62,6 +62,7 @@ pub(super) async fn step(
         Work::Cancel(_) | Work::Discard { .. } => (ReadFrom::Seq(1), PER_STEP),
         Work::Release(from) => (from, most.clamp(1, PER_STEP)),
         Work::Probe(from) => (from, 1),
+        Work::Trim { keep } => return trim(shared, partition, webhook, keep).await,
     };
     let subject = subjects::held(partition, webhook);
     let mut found = shared
@@ -141,13 +142,41 @@ async fn go(
         }
         Work::Cancel(reason) => record_end(shared, job, reason).await,
         Work::Discard { .. } => record_end(shared, job, reason::DISCARDED).await,
-        Work::Stay => return Ok(()),
+        Work::Stay | Work::Trim { .. } => return Ok(()),
     }
     shared
         .bus
         .remove(names::HELD, message.seq)
         .await
         .map(|_| ())
+}
+
+/// Ends the newest of what a webhook is owed until `keep` are left. Counted anew: some may have gone.
+async fn trim(
+    shared: &Shared,
+    partition: u16,
+    webhook: Uuid,
+    keep: u64,
+) -> Result<(usize, bool), BusError> {
+    let subject = subjects::held(partition, webhook);
+    let counts = shared.bus.subject_counts(names::HELD, &subject).await?;
+    let held = counts.get(&subject).copied().unwrap_or(0);
+    let surplus = usize::try_from(held.saturating_sub(keep)).unwrap_or(usize::MAX);
+    let now = surplus.min(PER_STEP);
+    for _ in 0..now {
+        let Some(message) = shared.bus.get_last(names::HELD, &subject).await? else {
+            return Ok((now, true));
+        };
+        match DeliveryJob::decode(message.payload.clone()) {
+            Ok(job) if job.delivery.is_some() => {
+                record_end(shared, job, reason::OVERFLOW).await;
+                shared.bus.remove(names::HELD, message.seq).await?;
+            }
+            Ok(_) => bury(shared, message, "it names no delivery".to_owned()).await?,
+            Err(error) => bury(shared, message, error.to_string()).await?,
+        }
+    }
+    Ok((now, now == surplus))
 }
 
 /// Records that a delivery ended without having been sent.

@@ -9,6 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{Found, MAX_KNOWN, Ordering, Put, Rank, Release};
+use crate::blocked::{Behind, NEAR};
 
 /// What waits behind a delivery comes this much later than that one's next attempt.
 const AFTER_HEAD: Duration = Duration::from_secs(1);
@@ -220,7 +221,10 @@ impl<T> Ordered<T> {
             // Behind others there is half of the room, so that those in front always find some.
             Some((_, Entry::Here(..) | Entry::Wire)) => self.here < room / 2,
             Some((_, Entry::Later(at))) if *at - now_micros < SOON_MICROS => self.here < room / 2,
-            Some((_, Entry::Later(at))) => return Put::Blocked(job, behind(*at, now_micros)),
+            Some(((_, head), Entry::Later(at))) => {
+                let place = key.entries.range(..rank.place()).take(NEAR + 1).count();
+                return Put::Blocked(job, behind(*head, *at, now_micros, place));
+            }
             Some((_, Entry::Parked(..))) => false,
             None => self.here < room,
         };
@@ -354,24 +358,28 @@ impl<T> Ordered<T> {
         }
     }
 
-    pub(super) fn blocked(&mut self, now_micros: i64) -> Vec<(T, Rank, Duration)> {
+    pub(super) fn blocked(&mut self, now_micros: i64) -> Vec<(T, Rank, Behind)> {
         let mut behind_later = Vec::new();
         for (id, key) in &self.keys {
-            if let Some((_, Entry::Later(at))) = key.entries.first_key_value()
+            if let Some(((_, head), Entry::Later(at))) = key.entries.first_key_value()
                 && *at - now_micros >= SOON_MICROS
             {
-                let wait = behind(*at, now_micros);
-                let here = key.entries.iter().filter_map(|(place, entry)| {
-                    matches!(entry, Entry::Here(..)).then_some((*id, *place, wait))
-                });
+                let here = key
+                    .entries
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(n, (place, entry))| {
+                        let here = matches!(entry, Entry::Here(..));
+                        here.then(|| (*id, *place, behind(*head, *at, now_micros, n)))
+                    });
                 behind_later.extend(here);
             }
         }
         behind_later
             .into_iter()
-            .filter_map(|(id, place, wait)| {
+            .filter_map(|(id, place, behind)| {
                 let (job, rank) = self.lift(id, place)?;
-                Some((job, rank, wait))
+                Some((job, rank, behind))
             })
             .collect()
     }
@@ -437,6 +445,11 @@ impl<T> Ordered<T> {
     }
 }
 
-fn behind(at_micros: i64, now_micros: i64) -> Duration {
-    Duration::from_micros(u64::try_from(at_micros - now_micros).unwrap_or(0)) + AFTER_HEAD
+fn behind(head: Uuid, at_micros: i64, now_micros: i64, place: usize) -> Behind {
+    let until = Duration::from_micros(u64::try_from(at_micros - now_micros).unwrap_or(0));
+    Behind {
+        head,
+        wait: until + AFTER_HEAD,
+        place,
+    }
 }

@@ -3,7 +3,7 @@ use super::{
     *,
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 const SECOND: i64 = 1_000_000;
 
@@ -32,8 +32,8 @@ fn put(line: &mut Line<Rank>, rank: Rank, room: usize, now: i64) -> bool {
             line.park(rank, now + SECOND);
             false
         }
-        Put::Blocked(_, wait) => {
-            line.park(rank, now + i64::try_from(wait.as_micros()).unwrap());
+        Put::Blocked(_, behind) => {
+            line.park(rank, now + i64::try_from(behind.wait.as_micros()).unwrap());
             false
         }
         Put::Twin(_) => panic!("{rank:?} twice"),
@@ -66,16 +66,18 @@ fn a_failing_key_blocks_itself_alone_and_keeps_no_memory() {
     assert_eq!(line.take(0), None);
     let blocked = line.blocked(0);
     assert_eq!(blocked.len(), 1);
-    assert_eq!(
-        (blocked[0].0, blocked[0].2),
-        (rank(1, 11), Duration::from_secs(31))
-    );
+    let behind = |place| Behind {
+        head: rank(1, 10).delivery,
+        wait: Duration::from_secs(31),
+        place,
+    };
+    assert_eq!((blocked[0].0, blocked[0].2), (rank(1, 11), behind(1)));
     // A later one is not even taken in.
     let later = rank(1, 14);
-    assert!(matches!(
-        line.put(later, later, false, 100, 0),
-        Put::Blocked(..)
-    ));
+    match line.put(later, later, false, 100, 0) {
+        Put::Blocked(_, found) => assert_eq!(found, behind(2)),
+        other => panic!("{other:?}"),
+    }
     // The retry comes and keeps its place.
     assert!(put(&mut line, rank(1, 10), 100, 30 * SECOND));
     assert_eq!(line.take(0), Some(rank(1, 10)));

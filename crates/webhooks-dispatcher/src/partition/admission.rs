@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     attempt::{self, Attempted},
-    endpoint::{Admission, Endpoint, Startable},
+    endpoint::{Admission, Endpoint, Parking, Startable},
     fair::Place,
     held::reason,
     job::{Job, Lane},
@@ -65,11 +65,7 @@ impl Partition {
         let endpoint = self.endpoint(webhook, &target);
         match endpoint.admit(job, rank, was_parked, share, now) {
             Admission::Taken => self.pump(webhook),
-            Admission::Park(job, wait) => {
-                metrics::counter!("webhooks_parked_total").increment(1);
-                self.settling
-                    .push(io::park(self.shared.clone(), self.partition, job, wait));
-            }
+            Admission::Park(job, parking) => self.park(job, parking),
             Admission::Twin(job) => self.look_later(job),
         }
     }
@@ -246,17 +242,24 @@ impl Partition {
     /// Parks what waits for endpoints that have become slow.
     pub(super) fn spill(&mut self, now_micros: i64) {
         let share = self.share();
-        for endpoint in self
+        let spilt: Vec<_> = self
             .endpoints
             .values_mut()
             .filter(|endpoint| endpoint.waiting() > 0)
-        {
-            for (job, wait) in endpoint.spill(share, now_micros) {
-                metrics::counter!("webhooks_parked_total").increment(1);
-                self.settling
-                    .push(io::park(self.shared.clone(), self.partition, job, wait));
-            }
+            .flat_map(|endpoint| endpoint.spill(share, now_micros))
+            .collect();
+        for (job, parking) in spilt {
+            self.park(job, parking);
         }
+    }
+
+    fn park(&mut self, job: Job, parking: Parking) {
+        metrics::counter!("webhooks_parked_total").increment(1);
+        let (shared, partition) = (self.shared.clone(), self.partition);
+        self.settling.push(match parking {
+            Parking::Room(wait) => io::park(shared, partition, job, wait),
+            Parking::Behind(behind) => io::block(shared, partition, job, behind),
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     attempt::Attempted,
     endpoint::Allowed,
     health::{self, Effect, HealthSettled},
-    held::{HeldSettled, PER_STEP, View, Work, work_for},
+    held::{HeldSettled, PER_STEP, View, Work, surplus, work_for},
     job::Job,
     partition_io::Settled,
     registry::Target,
@@ -216,7 +216,14 @@ impl Partition {
             choice: target.held_choice,
             chosen_at: target.held_choice_at,
         });
-        let work = work_for(view, self.held.discarded_to(webhook));
+        let work = match work_for(view, self.held.discarded_to(webhook)) {
+            stays @ (Work::Stay | Work::Probe(_)) => {
+                let most = target.as_deref().and_then(|target| target.held_max);
+                let probed = matches!(stays, Work::Probe(_));
+                surplus(self.held.held(webhook), most, probed).unwrap_or(stays)
+            }
+            work => work,
+        };
         let most = match (work, &target) {
             (Work::Stay, _) => 0,
             (Work::Probe(_), _) => {
@@ -224,7 +231,9 @@ impl Partition {
                 usize::from(self.health.probe_begins(webhook, now))
             }
             (Work::Release(_), Some(target)) => self.room_for(webhook, target),
-            (Work::Release(_) | Work::Cancel(_) | Work::Discard { .. }, _) => PER_STEP,
+            (Work::Release(_) | Work::Cancel(_) | Work::Discard { .. } | Work::Trim { .. }, _) => {
+                PER_STEP
+            }
         };
         if most > 0 {
             self.settling.extend(self.held.step(webhook, work, most));

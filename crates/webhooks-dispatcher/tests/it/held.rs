@@ -40,7 +40,7 @@ impl World {
         Ok(now)
     }
 
-    async fn held_count(&self, webhook: Uuid) -> anyhow::Result<u64> {
+    pub(crate) async fn held_count(&self, webhook: Uuid) -> anyhow::Result<u64> {
         let counts = self.bus.subject_counts(names::HELD, "wh.held.>").await?;
         let mine = webhook.simple().to_string();
         Ok(counts
@@ -135,6 +135,49 @@ fn what_is_held_for_too_long_ends_and_is_recorded() {
         ensure!(began.elapsed().as_secs() >= 2, "too soon");
         world.until_settled().await?;
         ensure_eq(world.receiver.count(), 0)
+    });
+}
+
+#[test]
+fn beyond_its_workspaces_plan_the_newest_that_are_held_end_and_are_recorded() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        let pause = |most| {
+            world.webhook_with(webhook, "/ok", Status::Paused, move |config| {
+                config.held_max = most;
+            })
+        };
+        pause(None).await?;
+        let mut owed = world.owe_many(webhook, 5).await?;
+        for delivery in &owed {
+            world.until_state(*delivery, DeliveryState::Held).await?;
+        }
+        // The plan shrinks: what is there beyond it ends too.
+        pause(Some(2)).await?;
+        wait_until("two left", LIMIT, async || {
+            match world.held_count(webhook).await {
+                Ok(2) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
+        let newest = world.owe(webhook, "newest").await?;
+        world.until_state(newest, DeliveryState::Cancelled).await?;
+        owed.push(newest);
+        let mut ends = Vec::new();
+        for delivery in owed {
+            let last = world.reports(delivery).await?.pop();
+            ends.extend(last.map(|last| (last.state(), last.reason)));
+        }
+        ends.sort();
+        let held = (DeliveryState::Held, String::new());
+        let ended = (DeliveryState::Cancelled, "hold_overflow".to_owned());
+        ensure_eq(ends, [vec![held; 2], vec![ended; 4]].concat())?;
+        world.webhook(webhook, "/ok", Status::Active).await?;
+        world.until_settled().await?;
+        ensure_eq(world.receiver.count(), 2)
     });
 }
 

@@ -3,6 +3,7 @@
 
 mod cancelled;
 mod delivery;
+mod edited;
 mod health;
 mod held;
 mod moving;

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use uuid::Uuid;
 use webhooks_bus::{Outgoing, PullSettings, names, subjects};
 use webhooks_devstack::wait_until;
-use webhooks_proto::internal::v1::{Ordering, RetryPolicy, Status};
+use webhooks_proto::{
+    internal::v1::{Ordering, RetryPolicy, Status},
+    v1::DeliveryState,
+};
 
 use crate::{
     scripted::{Answer, Scripted, Seen},
@@ -115,6 +118,52 @@ fn a_failing_key_blocks_itself_alone_and_its_order_holds() {
             "the other key has waited for it"
         );
         Ok(())
+    });
+}
+
+#[test]
+fn what_waits_behind_a_failing_delivery_is_told_as_blocked_by_it_once() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let endpoint = endpoint(2).await?;
+        let webhook = Uuid::new_v4();
+        world
+            .webhook_with(webhook, &endpoint.url(), Status::Active, |config| {
+                config.ordering = Ordering::Visitor.into();
+                config.retry = Some(RetryPolicy {
+                    base_ms: 3_000,
+                    cap_ms: 3_000,
+                    ..RETRY
+                });
+            })
+            .await?;
+        fan_out(&world, 3).await?;
+        let head = owe(&world, webhook, "bad", 0).await?;
+        let behind = [
+            owe(&world, webhook, "bad", 1).await?,
+            owe(&world, webhook, "bad", 2).await?,
+        ];
+        let beside = owe(&world, webhook, "good", 0).await?;
+        for delivery in behind {
+            let reports = world.until_state(delivery, DeliveryState::Pending).await?;
+            ensure_eq(reports.len(), 1)?;
+            ensure_eq(&reports[0].waits_for[..], &head.as_bytes()[..])?;
+            ensure!(
+                reports[0].next_attempt_at > reports[0].at,
+                "it says no time"
+            );
+        }
+        for delivery in [head, behind[0], behind[1], beside] {
+            let reports = world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+            let told = reports.iter().filter(|one| !one.waits_for.is_empty());
+            ensure_eq(told.count(), usize::from(behind.contains(&delivery)))?;
+            let last = reports.last().context("a report")?;
+            ensure!(last.waits_for.is_empty(), "{last:?}");
+        }
+        world.until_settled().await
     });
 }
 

@@ -110,7 +110,8 @@ fn what_is_parked_is_cancelled_soon_when_its_webhook_is_switched_off() {
             "a parked backlog",
             Duration::from_secs(30),
             async || match world.bus.message_count(&stream).await {
-                Ok(found) if found > 200 => Ok(()),
+                // Some 100 stay in memory: what the endpoint works off in 20 s, twice.
+                Ok(found) if found > 150 => Ok(()),
                 found => Err(format!("{found:?}")),
             },
         )

@@ -226,6 +226,7 @@ fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
                 header("X-Team", "blue"),
             ],
             query: vec![header("key", "s p&ce")],
+            ..EndpointExtras::default()
         };
         let binding = Binding {
             workspace: world.workspace,

@@ -54,11 +54,14 @@ impl Dispatcher {
 }
 
 pub(crate) fn keyring_text() -> String {
-    format!("k1:{}", STANDARD.encode([7; 32]))
+    format!(
+        "k1:{}",
+        STANDARD.encode(b"canary-sealing-key-of-32-bytes-!")
+    )
 }
 
 pub(crate) fn key() -> SigningKey {
-    SigningKey::from_random([3; 32])
+    SigningKey::from_random(*b"canary-signing-key-of-32-bytes-!")
 }
 
 impl World {
@@ -103,7 +106,10 @@ impl World {
             ("WEBHOOKS_EGRESS_ALLOW_HTTP", "true".to_owned()),
             ("WEBHOOKS_EGRESS_ALLOW_CIDRS", "127.0.0.0/8".to_owned()),
             ("WEBHOOKS_ENCRYPTION_KEYS", keyring_text()),
-            ("WEBHOOKS_INTERNAL_TOKEN", "internal".to_owned()),
+            (
+                "WEBHOOKS_INTERNAL_TOKEN",
+                "canary-internal-token".to_owned(),
+            ),
             // Nobody listens there: reports are spooled.
             (
                 "WEBHOOKS_MANAGEMENT_GRPC_URL",
@@ -133,7 +139,11 @@ impl World {
                 .env_clear()
                 .envs(self.vars(settings))
                 .env("WEBHOOKS_ADMIN_ADDR", "127.0.0.1:0")
-                .stdout(std::process::Stdio::null())
+                .env(
+                    "WEBHOOKS_LOG",
+                    std::env::var("WEBHOOKS_LOG").unwrap_or_default(),
+                )
+                .stdout(webhooks_devstack::kept_output("dispatcher")?)
                 .stderr(std::process::Stdio::null())
                 .kill_on_drop(true)
                 .spawn()?,

@@ -28,6 +28,8 @@ pub enum Outcome {
     Blocked,
     /// Something on our side failed; nothing can be said about the endpoint.
     Internal,
+    /// There was no access token to be had, so the endpoint was not called.
+    TokenError,
 }
 
 /// What a failed attempt means.
@@ -48,7 +50,7 @@ pub struct UnknownWord(String);
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Success,
         Self::HttpError,
         Self::Timeout,
@@ -57,6 +59,7 @@ impl Outcome {
         Self::InvalidResponse,
         Self::Blocked,
         Self::Internal,
+        Self::TokenError,
     ];
 
     /// The outcome of an answer whose head arrived: only 200 to 299 is success.
@@ -80,6 +83,7 @@ impl Outcome {
             Self::InvalidResponse => "INVALID_RESPONSE",
             Self::Blocked => "BLOCKED",
             Self::Internal => "INTERNAL",
+            Self::TokenError => "TOKEN_ERROR",
         }
     }
 }
@@ -116,9 +120,10 @@ pub fn classify_response(
         Outcome::HttpError => Some(status.map_or(FailureClass::Temporary, |status| {
             classify_status(status, host)
         })),
-        Outcome::Timeout | Outcome::Unreachable | Outcome::InvalidResponse => {
-            Some(FailureClass::Temporary)
-        }
+        Outcome::Timeout
+        | Outcome::Unreachable
+        | Outcome::InvalidResponse
+        | Outcome::TokenError => Some(FailureClass::Temporary),
         Outcome::TlsError | Outcome::Blocked => Some(FailureClass::Permanent),
         Outcome::Internal => Some(FailureClass::Ours),
     }
@@ -226,6 +231,7 @@ mod tests {
             (Outcome::TlsError, Some(FailureClass::Permanent)),
             (Outcome::Blocked, Some(FailureClass::Permanent)),
             (Outcome::Internal, Some(FailureClass::Ours)),
+            (Outcome::TokenError, Some(FailureClass::Temporary)),
         ];
         for (outcome, class) in expected {
             assert_eq!(

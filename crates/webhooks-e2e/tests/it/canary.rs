@@ -20,16 +20,16 @@ use webhooks_loadgen::{
     publish::{self, Door, Plan, Subject},
     receiver::{Receiver, ReceiverOptions},
     sample::{EventSpec, EventTemplate},
-    stack::{MadeWebhook, NewWebhook, Stack, StackOptions, Workspace},
+    stack::{MadeWebhook, NewWebhook, Part, Stack, StackOptions, Workspace},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 const HEADER: &str = "canary-header-7f3b9c1d5e";
 const BEARER: &str = "canary-bearer-2a8e6d4c0b";
-const QUERY: &str = "canary-query-9d1f7b5a3c";
-const FORM: &str = "canary-form-answer-4c2e8a6f0d";
-const BROKEN: &str = "canary-broken-body-1b3d5f7a9c";
+const QUERY: &str = "sentinel-query-9d1f7b5a3c";
+const FORM: &str = "sentinel-form-answer-4c2e8a6f0d";
+const BROKEN: &str = "sentinel-broken-body-1b3d5f7a9c";
 
 /// Of the sample itself: what a visitor is known by.
 const SAMPLES: [&str; 2] = ["Macintosh; Intel Mac OS X", "/zqVNfSC9M"];
@@ -69,7 +69,8 @@ impl Canary {
 fn files(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
+        // Through links too: where a run is kept, its files lie elsewhere.
+        if std::fs::metadata(entry.path()).is_ok_and(|found| found.is_dir()) {
             files(&entry.path(), found)?;
         } else {
             found.push(entry.path());
@@ -105,6 +106,17 @@ async fn dump(stack: &Stack) -> anyhow::Result<BTreeMap<String, String>> {
         tables.insert(table.to_owned(), rows);
     }
     Ok(tables)
+}
+
+/// What every service tells a collector.
+async fn metrics(stack: &Stack) -> anyhow::Result<BTreeMap<Part, String>> {
+    let mut all = BTreeMap::new();
+    for part in stack.parts() {
+        if !matches!(part, Part::Nats | Part::Postgres) {
+            all.insert(part, stack.metrics(part).await?);
+        }
+    }
+    Ok(all)
 }
 
 async fn post(stack: &Stack, workspace: &Workspace, body: String) -> anyhow::Result<u16> {
@@ -179,7 +191,7 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         body["auth"] = json!({ "type": "bearer", "token": BEARER });
         body
     };
-    let mut keys = Vec::new();
+    let (mut keys, mut webhooks) = (Vec::new(), Vec::new());
     for (name, path) in [
         ("Well", "/ok/canary"),
         ("Failing", "/status/500/canary"),
@@ -189,7 +201,9 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         let answer = api.ask(Method::POST, "/v1/webhooks", Some(&asked)).await?;
         anyhow::ensure!(answer.status == 200, "{} {:?}", answer.status, answer.body);
         let answer: Value = serde_json::from_slice(&answer.body)?;
-        keys.push(MadeWebhook::read(&answer)?.key);
+        let made = MadeWebhook::read(&answer)?;
+        webhooks.push(made.id);
+        keys.push(made.key);
     }
     publish_everywhere(&stack, &workspace).await?;
     let now = stack.sql("SELECT (extract(epoch FROM now()) * 1000000)::bigint");
@@ -227,6 +241,12 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         "they reach whom they are for"
     );
     let tables = dump(&stack).await?;
+    let ids: Vec<String> = [workspace.id]
+        .iter()
+        .chain(&webhooks)
+        .map(Uuid::to_string)
+        .collect();
+    let metrics = metrics(&stack).await?;
     let data = stack.folder().join("nats");
     let root = stack.folder().to_owned();
     let identities = std::fs::read_dir(root.join("identities"))?
@@ -239,7 +259,7 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         Canary::new("custom header", HEADER.as_bytes(), false),
         Canary::new("bearer token of an endpoint", BEARER.as_bytes(), false),
         Canary::new("access token", &token[token.len() - 30..], false),
-        Canary::new("internal token", b"loadgen-internal-token", false),
+        Canary::new("internal token", b"canary-internal-token", false),
         // The address is configuration; its query may hold a key.
         Canary::new("query of an address", QUERY.as_bytes(), true),
         Canary::new("form answer", FORM.as_bytes(), true),
@@ -260,6 +280,21 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
     canaries.push(Canary::new("refusal of NATS", b"nats.refused", true));
 
     let mut found = Vec::new();
+    for (part, text) in &metrics {
+        search(
+            &format!("metrics of {part}"),
+            text.as_bytes(),
+            true,
+            &canaries,
+            &mut found,
+        );
+        // Labels are words of ours: what a customer names or makes would be a series each.
+        found.extend(
+            ids.iter()
+                .filter(|id| text.contains(*id))
+                .map(|id| format!("{id} in metrics of {part}")),
+        );
+    }
     let (mut logs, mut log_bytes, mut stored) = (0, 0, 0);
     let mut all = Vec::new();
     files(&root, &mut all)?;

@@ -1,11 +1,27 @@
 //! The whole system, end to end.
 
 mod canary;
+mod clients;
 mod demo;
+#[path = "../../../webhooks-egress/tests/it/dns_server.rs"]
+#[expect(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "the tests of egress need more of it; it ends with its test"
+)]
+mod dns_server;
+mod documents;
 mod faults;
+mod hooks;
+mod integrations;
+mod production;
+mod publisher;
+mod receiver_authentication;
 mod vendor_client;
+mod vendor_rust;
+mod verifiers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where this test's own build put the programs: `target/<profile>`, above `deps`.
 fn bin_dir() -> PathBuf {
@@ -13,5 +29,14 @@ fn bin_dir() -> PathBuf {
     own.ancestors()
         .nth(2)
         .expect("a test lies in target/<profile>/deps")
+        .to_owned()
+}
+
+/// The root of the sources.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors()
+        .nth(2)
+        .expect("this crate lies two folders deep")
         .to_owned()
 }

@@ -1,9 +1,6 @@
 //! The vendor's own client finds our API unchanged.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
@@ -12,18 +9,9 @@ use webhooks_loadgen::stack::{Stack, StackOptions};
 /// How long its whole program may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The root of the sources.
-fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.ancestors()
-        .nth(2)
-        .expect("this crate lies two folders deep")
-        .to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_vendors_python_client_lives_through_a_webhooks_life_unchanged() -> anyhow::Result<()> {
-    let packages = root().join(".tools/checks/python");
+    let packages = super::root().join(".tools/checks/python");
     ensure!(
         packages.join("linkbreakers").is_dir(),
         "the vendor's client is not fetched yet: run `make check-tools`"
@@ -31,9 +19,9 @@ async fn the_vendors_python_client_lives_through_a_webhooks_life_unchanged() -> 
     let folder = tempfile::tempdir()?;
     let stack = Stack::start(StackOptions::new(super::bin_dir(), folder.path())).await?;
     let workspace = stack.workspace("Vendor").await?;
-    let mut script = Command::new(root().join(".tools/venv/bin/python"));
+    let mut script = Command::new(super::root().join(".tools/venv/bin/python"));
     script
-        .arg(root().join("tests/vendor_client/life_of_a_webhook.py"))
+        .arg(super::root().join("tests/vendor_client/life_of_a_webhook.py"))
         .env("PYTHONPATH", &packages)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("WEBHOOKS_API_URL", stack.api_url())

@@ -12,6 +12,7 @@ mod hostile;
 mod receiver;
 mod ssrf;
 mod tls;
+mod token;
 mod wire;
 
 use std::future::Future;
@@ -40,6 +41,7 @@ fn config() -> EgressConfig {
 }
 
 fn egress(config: EgressConfig) -> Egress {
+    webhooks_devstack::keep_own_log();
     Egress::new(config).expect("a way out")
 }
 
@@ -76,5 +78,5 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 fn http_url(address: SocketAddr) -> String {
-    format!("http://{address}/hook?token=secret")
+    format!("http://{address}/hook?token=canary-of-a-query")
 }

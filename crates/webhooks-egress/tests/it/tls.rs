@@ -132,3 +132,32 @@ async fn extra_authorities_that_are_none_are_refused_at_start() {
         );
     }
 }
+
+/// Set in the child process that is asked to write down the keys of its connections.
+const CHILD: &str = "EGRESS_TEST_TLS_CHILD";
+
+#[tokio::test]
+async fn the_environment_cannot_have_keys_of_tls_written_down() {
+    if std::env::var_os(CHILD).is_some() {
+        let receiver = tls_receiver("hooks.example.com").await;
+        let egress = egress(with_authority(Some(receiver.authority.clone())).await);
+        let url = format!("https://hooks.example.com:{}/", receiver.address.port());
+        assert_eq!(post(&egress, &url).await.outcome, Outcome::Success);
+        return;
+    }
+    let folder = std::env::temp_dir();
+    let file = folder.join(format!("egress-key-log-{}", std::process::id()));
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args([
+            "--exact",
+            "tls::the_environment_cannot_have_keys_of_tls_written_down",
+        ])
+        .env(CHILD, "1")
+        .env("SSLKEYLOGFILE", &file)
+        .output()
+        .expect("the child runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+    assert!(!file.exists(), "{} holds keys", file.display());
+}

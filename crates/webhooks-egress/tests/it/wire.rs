@@ -40,7 +40,7 @@ async fn one_post_goes_out_as_it_was_given() {
     let [request] = receiver.requests().try_into().expect("one request");
     let (head, body) = request.split_once("\r\n\r\n").expect("head and body");
     assert!(
-        head.starts_with("POST /hook?token=secret HTTP/1.1\r\n"),
+        head.starts_with("POST /hook?token=canary-of-a-query HTTP/1.1\r\n"),
         "{head}"
     );
     assert!(
@@ -136,6 +136,26 @@ async fn connections_are_used_again() {
     assert_eq!(counts.requests, 20);
     assert!(counts.connections < 10, "{counts:?}");
     assert!(reused > 10, "{reused} reused");
+}
+
+#[tokio::test]
+async fn with_many_connections_open_none_is_kept_for_later() {
+    let (kept, closed) = (
+        Receiver::start(Script::Answer(ok())).await,
+        Receiver::start(Script::Answer(ok())).await,
+    );
+    let egress = egress(EgressConfig {
+        max_kept_connections: 1,
+        ..config()
+    });
+    for receiver in [&kept, &closed] {
+        let result = post(&egress, &http_url(receiver.address)).await;
+        assert_eq!(result.outcome, Outcome::Success);
+    }
+    closed.wait_closed(1).await;
+    assert_eq!((kept.counts().connections, kept.counts().closed), (1, 0));
+    let [asked] = closed.requests().try_into().expect("one request");
+    assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
 }
 
 #[tokio::test]

@@ -150,9 +150,10 @@ async fn beside(
     let mut begun = Instant::now();
     let lags = if neighbour == Neighbour::Recovering {
         publish_all(&load, &plan).await?;
-        wait_for_pause(rig, &sick).await?;
+        wait_for_halt(rig, &sick).await?;
         receiver = Some(Receiver::start(sink(address)).await?);
         begun = Instant::now();
+        enable(rig, &sick).await?;
         run(rig, healthy, seconds).await?
     } else {
         let (published, lags) = tokio::join!(publish_all(&load, &plan), run(rig, healthy, seconds));
@@ -214,15 +215,15 @@ async fn beside(
     })
 }
 
-/// Waits until the breaker of the dead endpoint is open: then its backlog is held.
-async fn wait_for_pause(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
+/// Waits until the dead endpoint is paused or disabled: then its backlog is held. Which of the two it
+/// is depends on how many of its deliveries came to their end before the breaker opened.
+async fn wait_for_halt(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
     let mut api = rig.stack.api(&sick.workspace)?;
-    let id = sick.webhooks.first().context("a sick webhook")?;
-    let path = format!("/v1/webhooks/{id}");
+    let path = path_of(sick)?;
     let begun = Instant::now();
     loop {
         let label = api.get(&path).await?["webhook"]["statusLabel"].clone();
-        if label == "PAUSED" {
+        if label == "PAUSED" || label == "AUTO_DISABLED" {
             return Ok(());
         }
         ensure!(
@@ -231,6 +232,21 @@ async fn wait_for_pause(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
         );
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// What its customer does who has repaired it.
+async fn enable(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
+    let body =
+        serde_json::json!({ "status": "WEBHOOK_STATUS_ACTIVE", "heldDeliveries": "DELIVER" });
+    let mut api = rig.stack.api(&sick.workspace)?;
+    api.call(http::Method::PATCH, &path_of(sick)?, Some(&body))
+        .await?;
+    Ok(())
+}
+
+fn path_of(sick: &Load) -> anyhow::Result<String> {
+    let id = sick.webhooks.first().context("a sick webhook")?;
+    Ok(format!("/v1/webhooks/{id}"))
 }
 
 fn burst(count: u64) -> Plan {

@@ -15,7 +15,7 @@
 mod cast;
 mod plan;
 mod quiet;
-mod record;
+pub(crate) mod record;
 mod turns;
 
 use std::{
@@ -205,7 +205,7 @@ pub async fn run(
 async fn run_in(
     options: &FaultOptions,
     folder: &Path,
-    note: &mut impl FnMut(String),
+    note: &mut dyn FnMut(String),
 ) -> anyhow::Result<FaultOutcome> {
     let stack = StackOptions {
         dispatchers: 2,
@@ -245,7 +245,7 @@ async fn run_in(
     let Turns { hooks, halts } = writers.finish().await?;
     let (tallies, published) = finish(publishers).await?;
     let healed = Instant::now();
-    let (quiet_after, leftovers) = match quiet(&stack, QUIET_LIMIT).await {
+    let (quiet_after, leftovers) = match quiet(&stack, QUIET_LIMIT, note).await {
         Ok(leftovers) => (Some(healed.elapsed()), leftovers),
         Err(error) => {
             note(format!("{error:#}"));
@@ -315,7 +315,7 @@ impl Kills {
         &mut self,
         stack: &mut Stack,
         fault: Fault,
-        note: &mut impl FnMut(String),
+        note: &mut dyn FnMut(String),
     ) -> anyhow::Result<()> {
         let due = Instant::now() + fault.after;
         while Instant::now() < due {
@@ -351,7 +351,7 @@ impl Kills {
     async fn look_after(
         &mut self,
         stack: &mut Stack,
-        note: &mut impl FnMut(String),
+        note: &mut dyn FnMut(String),
     ) -> anyhow::Result<()> {
         let now = Instant::now();
         let due: Vec<Part> = self

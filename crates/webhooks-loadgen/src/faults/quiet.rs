@@ -5,29 +5,53 @@
 //! file of messages can come back older than a consumer's state, and then a message stands in the
 //! stream that its consumer has long acknowledged. Nobody is ever given it again unless the consumer
 //! is made anew (then it is found recorded and removed). Such leftovers are counted and told.
+//!
+//! What is still owed is told while it lasts, so that a run that takes long says what it waits for.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::PullConsumer;
+use tokio::time::Instant;
 use webhooks_bus::{Bus, names};
 use webhooks_devstack::wait_until;
 
 use crate::stack::Stack;
+
+/// How often it is told what is owed when that stays the same.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Waits until no consumer owes anything, nothing is scheduled, and no delivery is open in Postgres.
 /// Gives how many messages stand in work queues although they were acknowledged.
 ///
 /// # Errors
 /// It is not so within `limit`; the message names what is left.
-pub async fn quiet(stack: &Stack, limit: Duration) -> anyhow::Result<u64> {
+pub async fn quiet(
+    stack: &Stack,
+    limit: Duration,
+    note: &mut dyn FnMut(String),
+) -> anyhow::Result<u64> {
     let bus = stack.bus().await?;
+    let began = Instant::now();
+    let mut told: Option<(Vec<String>, Instant)> = None;
     wait_until("everything to be quiet", limit, async || {
-        match under_way(stack, &bus).await {
-            Ok(left) if left.is_empty() => Ok(()),
-            Ok(left) => Err(format!("{left:?}")),
-            Err(error) => Err(format!("{error:#}")),
+        let left = match under_way(stack, &bus).await {
+            Ok(left) if left.is_empty() => return Ok(()),
+            Ok(left) => left,
+            Err(error) => return Err(format!("{error:#}")),
+        };
+        let places: Vec<String> = left.keys().cloned().collect();
+        let same = told
+            .as_ref()
+            .is_some_and(|(before, at)| *before == places && at.elapsed() < TELL_EVERY);
+        if !same {
+            note(format!(
+                "owed after {:.1} s: {left:?}",
+                began.elapsed().as_secs_f64()
+            ));
+            told = Some((places, Instant::now()));
         }
+        Err(format!("{left:?}"))
     })
     .await?;
     let mut leftovers = 0;
@@ -44,6 +68,7 @@ async fn under_way(stack: &Stack, bus: &Bus) -> anyhow::Result<BTreeMap<String, 
         (names::EVENTS, names::EVENTS_CONSUMER),
         (names::VERDICTS, names::VERDICTS_CONSUMER),
         (names::REPORTS, names::REPORTS_CONSUMER),
+        (names::OPS, names::OPS_CONSUMER),
     ];
     let shared = shared.map(|(stream, consumer)| (stream.to_owned(), consumer.to_owned()));
     let partitions = (0..bus.settings().partitions).flat_map(|partition| {

@@ -14,7 +14,7 @@ macro_rules! micros {
     };
 }
 
-pub(super) async fn deliveries(stack: &Stack) -> anyhow::Result<Vec<DeliveryRow>> {
+pub(crate) async fn deliveries(stack: &Stack) -> anyhow::Result<Vec<DeliveryRow>> {
     let text = stack.sql("SELECT id, webhook_id, event_id, state, attempt_count FROM deliveries WHERE trigger = 'EVENT'").await?;
     rows(&text, |[id, webhook, event, state, attempts]| {
         Ok(DeliveryRow {
@@ -27,7 +27,7 @@ pub(super) async fn deliveries(stack: &Stack) -> anyhow::Result<Vec<DeliveryRow>
     })
 }
 
-pub(super) async fn attempts(stack: &Stack) -> anyhow::Result<Vec<AttemptRow>> {
+pub(crate) async fn attempts(stack: &Stack) -> anyhow::Result<Vec<AttemptRow>> {
     let text = stack
         .sql(concat!(
             "SELECT delivery_id, number, ",
@@ -45,7 +45,7 @@ pub(super) async fn attempts(stack: &Stack) -> anyhow::Result<Vec<AttemptRow>> {
     })
 }
 
-pub(super) async fn counters(stack: &Stack) -> anyhow::Result<Vec<CounterRow>> {
+pub(crate) async fn counters(stack: &Stack) -> anyhow::Result<Vec<CounterRow>> {
     let columns = concat!(
         "SELECT webhook_id, success_count, failure_count, ",
         micros!("last_sent_at"),

@@ -87,7 +87,7 @@ impl Stack {
         let mut command = Command::new(self.options.bin_dir.join("webhooks"));
         command
             .args(arguments)
-            .env("WEBHOOKS_NATS_URL", self.nats.url())
+            .env("WEBHOOKS_NATS_URL", self.nats_url())
             .envs([self.seed_setting(Role::Operator)?])
             .env("WEBHOOKS_DATABASE_URL", self.database_url())
             .envs(
@@ -108,6 +108,7 @@ impl Stack {
             output.status,
             errors.trim()
         );
+        webhooks_devstack::note_answer(&output.stdout);
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -123,6 +124,12 @@ impl Stack {
     #[must_use]
     pub fn api_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.addresses.api)
+    }
+
+    /// Where the gRPC face of management is.
+    #[must_use]
+    pub fn grpc_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.addresses.grpc)
     }
 
     /// A door for a workspace's publisher.
@@ -155,7 +162,7 @@ impl Stack {
     pub async fn bus(&self) -> anyhow::Result<Bus> {
         let seed = std::fs::read_to_string(self.identities.seed_file(Role::Operator)?)?;
         let settings = BusSettings {
-            url: self.nats.url(),
+            url: self.nats_url(),
             nkey_seed: Some(Secret::new(seed)),
             ..bus_settings(&self.options)?
         };

@@ -86,7 +86,9 @@ impl Api {
     ) -> anyhow::Result<Answer> {
         let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
         let answer = self.client.send(method.clone(), path, &self.headers, bytes);
-        answer.await.with_context(|| format!("{method} {path}"))
+        let answer = answer.await.with_context(|| format!("{method} {path}"))?;
+        webhooks_devstack::note_answer(&answer.body);
+        Ok(answer)
     }
 
     /// `GET` of a path.

@@ -8,6 +8,7 @@
 
 mod access;
 mod api;
+mod cluster;
 mod part;
 mod service;
 mod usage;
@@ -22,7 +23,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use uuid::Uuid;
 use webhooks_bus::{Identities, permissions::Role};
-use webhooks_devstack::{NatsServer, Postgres, SyncInterval, free_port};
+use webhooks_devstack::{NatsServer, Postgres, Signal, SyncInterval, free_port};
 
 use self::{access::bus_settings, service::Service};
 pub use self::{
@@ -30,6 +31,7 @@ pub use self::{
     part::Part,
     usage::{Usage, processor_time},
 };
+
 /// How long a part may take to be ready after a start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -39,11 +41,12 @@ const DATABASE: &str = "webhooks";
 /// The role that the services are to it.
 const APP_ROLE: &str = "webhooks_app";
 
-/// Signing secrets of a stack are sealed with this: 32 zero bytes. It guards nothing.
-const ENCRYPTION_KEYS: &str = "loadgen:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+/// Signing secrets of a stack are sealed with this. It guards nothing; it begins with the word that no
+/// log, stream or database may hold (`canary-`).
+const ENCRYPTION_KEYS: &str = "loadgen:Y2FuYXJ5LXNlYWxpbmcta2V5LW9mLTMyLWJ5dGVzLSE=";
 
 /// What services of a stack show to each other.
-const INTERNAL_TOKEN: &str = "loadgen-internal-token";
+const INTERNAL_TOKEN: &str = "canary-internal-token-of-a-stack";
 
 /// What a stack is to be like.
 #[derive(Debug, Clone)]
@@ -56,8 +59,12 @@ pub struct StackOptions {
     pub dispatchers: u16,
     /// When nats-server writes to the disk.
     pub sync: SyncInterval,
+    /// Nodes of NATS; with more than one, every stream is on three of them.
+    pub nats_nodes: u16,
     /// Settings for every service, `WEBHOOKS_…`.
     pub settings: Vec<(String, String)>,
+    /// Variables of one part's process alone.
+    pub own_settings: Vec<(Part, String, String)>,
 }
 
 impl StackOptions {
@@ -69,8 +76,28 @@ impl StackOptions {
             folder: folder.into(),
             dispatchers: 1,
             sync: SyncInterval::ServerDefault,
+            nats_nodes: 1,
             settings: Vec::new(),
+            own_settings: Vec::new(),
         }
+    }
+
+    /// NATS as a cluster of three, with every stream on all of them.
+    #[must_use]
+    pub fn cluster(self) -> Self {
+        let settings = self.setting("WEBHOOKS_NATS_REPLICAS", "3");
+        Self {
+            nats_nodes: 3,
+            ..settings
+        }
+    }
+
+    /// A variable of one part's process alone.
+    #[must_use]
+    pub fn own_setting(mut self, part: Part, name: &str, value: &str) -> Self {
+        self.own_settings
+            .push((part, name.to_owned(), value.to_owned()));
+        self
     }
 
     /// One more setting.
@@ -94,8 +121,10 @@ pub struct Workspace {
 #[derive(Debug)]
 pub struct Stack {
     options: StackOptions,
-    /// nats-server.
+    /// nats-server; of a cluster, the first node.
     pub nats: NatsServer,
+    /// The other nodes of a cluster.
+    peers: Vec<NatsServer>,
     /// PostgreSQL.
     pub postgres: Postgres,
     services: BTreeMap<Part, Service>,
@@ -136,11 +165,10 @@ impl Stack {
         let identities = Identities::open(options.folder.join("identities"))?;
         let free_workspaces: Vec<Uuid> = (0..WORKSPACES).map(|_| Uuid::new_v4()).collect();
         let shards = bus_settings(&options)?.shards();
-        let nats = NatsServer::builder(options.folder.join("nats"))
-            .sync_interval(options.sync)
-            .extra_config(identities.server_config(&free_workspaces, shards)?);
+        let users = identities.server_config(&free_workspaces, shards)?;
         let postgres = Postgres::builder(options.folder.join("postgres"));
-        let (nats, postgres) = tokio::try_join!(nats.start(), postgres.start())?;
+        let ((nats, peers), postgres) =
+            tokio::try_join!(cluster::start(&options, &users), postgres.start())?;
         postgres.ensure_database(DATABASE).await?;
         let app_database_url = postgres.ensure_role(APP_ROLE, DATABASE).await?;
         let addresses = Addresses {
@@ -152,6 +180,7 @@ impl Stack {
         let mut stack = Self {
             options,
             nats,
+            peers,
             postgres,
             services: BTreeMap::new(),
             addresses,
@@ -186,7 +215,7 @@ impl Stack {
         let admin = free_port()?;
         let mut settings: Vec<(String, String)> = vec![
             ("WEBHOOKS_ADMIN_ADDR".to_owned(), loopback(admin)),
-            ("WEBHOOKS_NATS_URL".to_owned(), self.nats.url()),
+            ("WEBHOOKS_NATS_URL".to_owned(), self.nats_url()),
             self.seed_setting(
                 part.role()
                     .with_context(|| format!("{part} is no service"))?,
@@ -225,9 +254,15 @@ impl Stack {
                 format!("http://127.0.0.1:{}", self.addresses.grpc),
             ),
             Part::Fanout => {}
-            Part::Nats | Part::Postgres => bail!("{part} is no service"),
+            Part::Nats | Part::NatsPeer(_) | Part::Postgres => bail!("{part} is no service"),
         }
         settings.extend(self.options.settings.iter().cloned());
+        let of_part = self.options.own_settings.iter();
+        settings.extend(
+            of_part
+                .filter(|(whose, _, _)| *whose == part)
+                .map(|(_, name, value)| (name.clone(), value.clone())),
+        );
         let log = self.options.folder.join(format!("{part}.log"));
         let program = self.options.bin_dir.join(part.program());
         self.services
@@ -242,6 +277,7 @@ impl Stack {
     pub async fn wait_ready(&self, part: Part) -> anyhow::Result<()> {
         match part {
             Part::Nats => self.nats.wait_healthy(READY_LIMIT).await,
+            Part::NatsPeer(number) => self.peer(number)?.wait_healthy(READY_LIMIT).await,
             Part::Postgres => self.postgres.wait_accepting(READY_LIMIT).await,
             service => self.service(service)?.wait_ready(READY_LIMIT).await,
         }
@@ -254,6 +290,7 @@ impl Stack {
     pub async fn kill(&mut self, part: Part) -> anyhow::Result<()> {
         match part {
             Part::Nats => self.nats.kill().await,
+            Part::NatsPeer(number) => self.peer_mut(number)?.kill().await,
             Part::Postgres => self.postgres.kill().await,
             service => self.service_mut(service)?.kill().await,
         }
@@ -266,6 +303,7 @@ impl Stack {
     pub async fn stop(&mut self, part: Part) -> anyhow::Result<()> {
         match part {
             Part::Nats => self.nats.stop().await,
+            Part::NatsPeer(number) => self.peer_mut(number)?.stop().await,
             Part::Postgres => self.postgres.stop().await,
             service => self.service_mut(service)?.stop().await,
         }
@@ -278,9 +316,57 @@ impl Stack {
     pub async fn revive(&mut self, part: Part) -> anyhow::Result<()> {
         match part {
             Part::Nats => self.nats.start().await,
+            Part::NatsPeer(number) => self.peer_mut(number)?.start().await,
             Part::Postgres => self.postgres.start().await,
             service => self.service_mut(service)?.revive(),
         }
+    }
+
+    /// Sends a signal to a part (to PostgreSQL: to all of its processes); [`Signal::STOP`] freezes it
+    /// and [`Signal::CONT`] lets it go on.
+    ///
+    /// # Errors
+    /// There is no such part, it does not run, or the system refuses.
+    pub fn signal(&self, part: Part, signal: Signal) -> anyhow::Result<()> {
+        let told = match part {
+            Part::Nats => self.nats.signal(signal)?,
+            Part::NatsPeer(number) => self.peer(number)?.signal(signal)?,
+            Part::Postgres => self.postgres.signal(signal)?,
+            service => self.service(service)?.signal(signal)?,
+        };
+        ensure!(told, "{part} does not run");
+        Ok(())
+    }
+
+    /// The process id of a part while it runs.
+    #[must_use]
+    pub fn pid(&self, part: Part) -> Option<u32> {
+        match self.services.get(&part) {
+            Some(service) => service.pid(),
+            None => self.servers().find(|(server, _)| *server == part)?.1,
+        }
+    }
+
+    /// Changes a setting for operators' commands and for services that are added from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.options
+            .settings
+            .push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where NATS is: every node, comma separated.
+    #[must_use]
+    pub fn nats_url(&self) -> String {
+        let nodes = std::iter::once(&self.nats).chain(&self.peers);
+        nodes.map(NatsServer::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// Where a service's admin port is.
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub fn admin_url(&self, part: Part) -> anyhow::Result<&str> {
+        Ok(self.service(part)?.admin_url())
     }
 
     /// Stops everything politely, whoever takes work first.
@@ -296,7 +382,9 @@ impl Stack {
         };
         let mut parts: Vec<Part> = self.services.keys().copied().collect();
         parts.sort_by_key(order);
-        for part in parts.into_iter().chain([Part::Nats, Part::Postgres]) {
+        let servers = self.servers().map(|(part, _)| part);
+        let servers: Vec<Part> = servers.collect();
+        for part in parts.into_iter().chain(servers) {
             self.stop(part).await?;
         }
         Ok(())
@@ -308,15 +396,19 @@ impl Stack {
             .services
             .iter()
             .map(|(part, service)| (*part, service.pid()));
-        let servers = [
-            (Part::Nats, self.nats.pid()),
-            (Part::Postgres, self.postgres.pid()),
-        ];
         Usage::of(
             services
-                .chain(servers)
+                .chain(self.servers())
                 .filter_map(|(part, pid)| Some((part, pid?))),
         )
+    }
+
+    /// What a service tells a collector of metrics.
+    ///
+    /// # Errors
+    /// There is no such service, or it does not answer.
+    pub async fn metrics(&self, part: Part) -> anyhow::Result<String> {
+        self.service(part)?.metrics().await
     }
 
     /// The services that were started, and the two servers.
@@ -325,7 +417,7 @@ impl Stack {
         self.services
             .keys()
             .copied()
-            .chain([Part::Nats, Part::Postgres])
+            .chain(self.servers().map(|(part, _)| part))
             .collect()
     }
 
@@ -336,12 +428,8 @@ impl Stack {
             .services
             .iter()
             .map(|(part, service)| (*part, service.pid()));
-        let servers = [
-            (Part::Nats, self.nats.pid()),
-            (Part::Postgres, self.postgres.pid()),
-        ];
         services
-            .chain(servers)
+            .chain(self.servers())
             .filter(|(_, pid)| pid.is_none())
             .map(|(part, _)| part)
             .collect()
@@ -360,6 +448,28 @@ impl Stack {
             "WEBHOOKS_NATS_NKEY_SEED_FILE".to_owned(),
             file.display().to_string(),
         ))
+    }
+
+    /// The servers with their process ids while they run.
+    fn servers(&self) -> impl Iterator<Item = (Part, Option<u32>)> + '_ {
+        let peers = (2..).zip(&self.peers);
+        std::iter::once((Part::Nats, self.nats.pid()))
+            .chain(peers.map(|(number, node)| (Part::NatsPeer(number), node.pid())))
+            .chain([(Part::Postgres, self.postgres.pid())])
+    }
+
+    fn peer(&self, number: u16) -> anyhow::Result<&NatsServer> {
+        let index = usize::from(number).checked_sub(2);
+        index
+            .and_then(|index| self.peers.get(index))
+            .with_context(|| format!("there is no node {number} of NATS"))
+    }
+
+    fn peer_mut(&mut self, number: u16) -> anyhow::Result<&mut NatsServer> {
+        let index = usize::from(number).checked_sub(2);
+        index
+            .and_then(|index| self.peers.get_mut(index))
+            .with_context(|| format!("there is no node {number} of NATS"))
     }
 
     fn service(&self, part: Part) -> anyhow::Result<&Service> {

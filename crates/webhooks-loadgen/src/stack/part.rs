@@ -15,8 +15,10 @@ pub enum Part {
     Dispatcher(u16),
     /// The API and the history.
     Management,
-    /// nats-server.
+    /// nats-server; of a cluster, the first node.
     Nats,
+    /// A further node of a cluster; numbered from 2.
+    NatsPeer(u16),
     /// PostgreSQL.
     Postgres,
 }
@@ -29,7 +31,7 @@ impl Part {
             Self::Fanout => "webhooks-fanout",
             Self::Dispatcher(_) => "webhooks-dispatcher",
             Self::Management => "webhooks-management",
-            Self::Nats => "nats-server",
+            Self::Nats | Self::NatsPeer(_) => "nats-server",
             Self::Postgres => "postgres",
         }
     }
@@ -41,7 +43,7 @@ impl Part {
             Self::Fanout => Some(Role::Fanout),
             Self::Dispatcher(_) => Some(Role::Dispatcher),
             Self::Management => Some(Role::Management),
-            Self::Nats | Self::Postgres => None,
+            Self::Nats | Self::NatsPeer(_) | Self::Postgres => None,
         }
     }
 
@@ -60,6 +62,7 @@ impl fmt::Display for Part {
             Self::Dispatcher(number) => write!(f, "dispatcher-{number}"),
             Self::Management => f.write_str("management"),
             Self::Nats => f.write_str("nats"),
+            Self::NatsPeer(number) => write!(f, "nats-{number}"),
             Self::Postgres => f.write_str("postgres"),
         }
     }

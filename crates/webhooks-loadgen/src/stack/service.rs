@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use webhooks_devstack::{Process, Spec, http_get, wait_until};
+use webhooks_devstack::{Process, Signal, Spec, http_get, wait_until};
 
 use super::Part;
 
@@ -21,7 +21,7 @@ const FOREIGN: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct Service {
     spec: Spec,
-    ready_url: String,
+    admin_url: String,
     process: Option<Process>,
 }
 
@@ -41,7 +41,7 @@ impl Service {
         let process = Some(Process::spawn(&spec)?);
         Ok(Self {
             spec,
-            ready_url: format!("http://127.0.0.1:{admin_port}/readyz"),
+            admin_url: format!("http://127.0.0.1:{admin_port}"),
             process,
         })
     }
@@ -56,12 +56,11 @@ impl Service {
 
     pub(super) async fn wait_ready(&self, limit: Duration) -> anyhow::Result<()> {
         let what = format!("{} to be ready", self.spec.name());
-        let ready = wait_until(&what, limit, async || {
-            match http_get(&self.ready_url).await {
-                Ok((200, _)) => Ok(()),
-                Ok(other) => Err(format!("{other:?}")),
-                Err(error) => Err(format!("{error:#}")),
-            }
+        let ready_url = format!("{}/readyz", self.admin_url);
+        let ready = wait_until(&what, limit, async || match http_get(&ready_url).await {
+            Ok((200, _)) => Ok(()),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(format!("{error:#}")),
         });
         ready.await.with_context(|| {
             format!(
@@ -70,6 +69,24 @@ impl Service {
                 self.spec.log_tail()
             )
         })
+    }
+
+    /// What it tells a collector of metrics.
+    pub(super) async fn metrics(&self) -> anyhow::Result<String> {
+        let (status, text) = http_get(&format!("{}/metrics", self.admin_url)).await?;
+        anyhow::ensure!(status == 200, "{}: {status}", self.spec.name());
+        Ok(text)
+    }
+
+    /// Where it tells about itself.
+    pub(super) fn admin_url(&self) -> &str {
+        &self.admin_url
+    }
+
+    /// Whether it was running.
+    pub(super) fn signal(&self, signal: Signal) -> anyhow::Result<bool> {
+        let process = self.process.as_ref();
+        process.map_or(Ok(false), |process| process.signal(signal))
     }
 
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {

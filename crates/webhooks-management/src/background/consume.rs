@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use webhooks_bus::{Acker, Pull, PullSettings, Pulled};
+use webhooks_bus::{Acker, Pull, PullSettings, Pulled, while_working_on};
 use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
 use webhooks_runtime::{Backoff, error_chain};
 use webhooks_store::StoreError;
@@ -54,7 +54,10 @@ impl Source {
             if part.is_empty() {
                 continue;
             }
-            match record(part.iter().map(|taken| taken.value.clone()).collect()).await {
+            // Ours while it lasts, pauses included: without this JetStream hands it to someone else.
+            let ackers: Vec<Acker> = part.iter().map(|taken| taken.message.acker()).collect();
+            let values = part.iter().map(|taken| taken.value.clone()).collect();
+            match while_working_on(&ackers, record(values)).await {
                 Ok(()) => {
                     failures = 0;
                     metrics::counter!("webhooks_history_records_total", "stream" => self.stream)
@@ -71,12 +74,18 @@ impl Source {
                         error = error_chain(&error),
                         "history.waiting"
                     );
-                    for taken in &part {
-                        // Ours still: without this JetStream hands it to someone else meanwhile.
-                        progress(&taken.message.acker()).await;
-                    }
                     open.push(part);
-                    if pause(around, Backoff::CONNECT.delay(failures, rand::random())).await {
+                    // What other halves of the batch wait for counts as work too.
+                    let waiting: Vec<Acker> = open
+                        .iter()
+                        .flatten()
+                        .map(|taken| taken.message.acker())
+                        .collect();
+                    for acker in &waiting {
+                        progress(acker).await;
+                    }
+                    let pausing = pause(around, Backoff::CONNECT.delay(failures, rand::random()));
+                    if while_working_on(&waiting, pausing).await {
                         return false;
                     }
                 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use webhooks_bus::{OpsEvent, Pulled, names};
+use webhooks_bus::{OpsEvent, Pulled, names, while_working_on};
 use webhooks_domain::event::parse_rfc3339_micros;
 use webhooks_runtime::{Backoff, error_chain};
 use webhooks_store::HealthNews;
@@ -49,7 +49,8 @@ pub(super) async fn mirror(around: Surroundings) -> anyhow::Result<()> {
                 continue;
             }
         };
-        if !act(&around, &message, &event, &news).await {
+        let acting = act(&around, &message, &event, &news);
+        if !while_working_on(&[message.acker()], Box::pin(acting)).await {
             return Ok(());
         }
     }

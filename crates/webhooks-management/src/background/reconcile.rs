@@ -11,7 +11,7 @@ use std::{collections::HashMap, time::Duration};
 use uuid::Uuid;
 
 use super::{Surroundings, pause};
-use crate::model::{token_config, webhook_config};
+use crate::model::{token_config, webhook_config, workspace_trust};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -84,6 +84,7 @@ async fn once(around: &Surroundings) -> anyhow::Result<Repaired> {
         }
     }
     tokens(around).await?;
+    authorities(around).await?;
     Ok(repaired)
 }
 
@@ -110,6 +111,21 @@ async fn tokens(around: &Surroundings) -> anyhow::Result<()> {
             } else {
                 around.writer.delete_token(&row.id).await?;
             }
+        }
+    }
+}
+
+/// Certificate authorities: few workspaces have any.
+async fn authorities(around: &Surroundings) -> anyhow::Result<()> {
+    let mut after = None;
+    loop {
+        let rows = around.store.authorities_rows(after, PAGE).await?;
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
+        after = Some(last.workspace_id);
+        for row in &rows {
+            around.writer.put_trust(&workspace_trust(row)).await?;
         }
     }
 }

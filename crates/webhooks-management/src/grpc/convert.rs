@@ -55,6 +55,7 @@ pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
         ordering: options::ordering(row.options.ordering).into(),
         headers: options::headers(&extras),
         auth: extras.auth.as_ref().map(options::auth),
+        client_certificate: extras.client_certificate.as_ref().map(options::certificate),
         signatures: owned(signatures(row)),
         public_key: row
             .asymmetric
@@ -101,6 +102,10 @@ pub(super) fn draft_of_creation(request: &v1::CreateWebhookRequest) -> Draft {
         ordering: options::written_ordering(Some(request.ordering)),
         headers: Some(options::header_drafts(request.headers.clone())),
         auth: request.auth.clone().map(options::auth_draft),
+        certificate: request
+            .client_certificate
+            .clone()
+            .map(options::certificate_draft),
         secret: given(&request.secret).map(Secret::new),
         signatures: Some(request.signatures.clone()).filter(|words| !words.is_empty()),
         ..Draft::default()
@@ -128,6 +133,7 @@ pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
             .headers
             .map(|list| options::header_drafts(list.headers)),
         auth: request.auth.map(options::auth_draft),
+        certificate: request.client_certificate.map(options::certificate_draft),
         secret: None,
         signatures: request.signatures.map(|list| list.signatures),
         held: options::written_held(request.held_deliveries),
@@ -194,6 +200,8 @@ pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
         last_error_class: class(row.last_error_class).into(),
         last_error_reason: row.last_error_reason.clone().unwrap_or_default(),
         replay_of: row.replay_of.map_or_else(String::new, |id| id.to_string()),
+        state_reason: row.state_reason.clone().unwrap_or_default(),
+        blocked_by: row.blocked_by.map_or_else(String::new, |id| id.to_string()),
     }
 }
 
@@ -235,7 +243,7 @@ fn trigger(trigger: Trigger) -> v1::Trigger {
     }
 }
 
-fn outcome(outcome: Outcome) -> v1::Outcome {
+pub(super) fn outcome(outcome: Outcome) -> v1::Outcome {
     // The words are the same but for the prefix.
     v1::Outcome::from_str_name(&format!("OUTCOME_{}", outcome.as_str())).unwrap_or_default()
 }

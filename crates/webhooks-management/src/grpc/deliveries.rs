@@ -245,6 +245,7 @@ fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
         link_id: request.link_id,
         lbid: request.lbid,
         trigger: trigger.to_owned(),
+        blocked: request.blocked,
         created_after: request.created_after.map(micros),
         created_before: request.created_before.map(micros),
         problems,

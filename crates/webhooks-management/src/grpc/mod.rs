@@ -7,10 +7,12 @@
 mod access;
 mod convert;
 mod deliveries;
+mod health;
 mod operations;
 mod operator;
 mod reports;
 mod status;
+mod trace;
 mod webhooks;
 
 use std::{sync::Arc, time::Duration};
@@ -49,11 +51,12 @@ use crate::{
     auth::{Authenticator, Caller, bearer},
     background::ReportBatcher,
     error::{ManagementError, parse_id},
+    origin::REQUEST_ID,
     rate::{Payer, RateLimiter},
     service::Management,
 };
 
-use self::status::status_of;
+use self::{status::status_of, trace::Trace};
 
 /// Largest message of a customer, in bytes.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
@@ -117,6 +120,7 @@ impl Grpc {
         F: Future<Output = Result<Response<O>, ManagementError>>,
     {
         let started = Instant::now();
+        let id = request_id(&request);
         let caller = self
             .admit(request.metadata(), request.remote_addr(), scope)
             .await;
@@ -128,7 +132,7 @@ impl Grpc {
             Ok(caller) => run(caller, request.into_inner()).await,
             Err(error) => Err(error),
         };
-        finish(method, started, workspace, token, result)
+        finish(method, started, &id, (workspace, token), result)
     }
 
     /// Answers a call that needs no credentials.
@@ -144,7 +148,7 @@ impl Grpc {
             .visit(request.remote_addr(), request.metadata().as_ref());
         let admitted = self.limiter.spend(visit.payer(), started).admit();
         let result = admitted.map(|()| Response::new(run()));
-        finish(method, started, None, None, result)
+        finish(method, started, &request_id(request), (None, None), result)
     }
 
     /// Answers a call of the operator.
@@ -158,6 +162,7 @@ impl Grpc {
         F: Future<Output = Result<Response<O>, ManagementError>>,
     {
         let started = Instant::now();
+        let id = request_id(&request);
         let metadata = request.metadata();
         let header = metadata
             .get("authorization")
@@ -175,7 +180,7 @@ impl Grpc {
             Ok(actor) => run(actor, request.into_inner()).await,
             Err(error) => Err(error),
         };
-        finish(method, started, None, None, result)
+        finish(method, started, &id, (None, None), result)
     }
 
     /// Refuses whoever is not one of our own dispatchers: by its certificate, where those are asked
@@ -196,12 +201,20 @@ impl Grpc {
     }
 }
 
+/// The id that [`Trace`] has given to the call.
+fn request_id<T>(request: &Request<T>) -> String {
+    let id = request.metadata().get(REQUEST_ID.as_str());
+    id.and_then(|id| id.to_str().ok())
+        .unwrap_or_default()
+        .to_owned()
+}
+
 /// Counts and logs a call, and puts its refusal.
 fn finish<O>(
     method: &'static str,
     started: Instant,
-    workspace: Option<uuid::Uuid>,
-    token: Option<String>,
+    request: &str,
+    (workspace, token): (Option<uuid::Uuid>, Option<String>),
     result: Result<Response<O>, ManagementError>,
 ) -> Result<Response<O>, Status> {
     let code = result
@@ -218,6 +231,7 @@ fn finish<O>(
         duration_ms = elapsed.as_secs_f64() * 1_000.0,
         workspace.id = workspace.map(tracing::field::display),
         token.id = token,
+        request.id = request,
         "grpc.request"
     );
     result.map_err(|error| {
@@ -264,6 +278,7 @@ pub(crate) async fn serve(
         .context("cannot use WEBHOOKS_GRPC_TLS_CERT")?
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .layer(Trace)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -5,7 +5,11 @@ use uuid::Uuid;
 use webhooks_proto::v1::{self, operator_service_server::OperatorService};
 use webhooks_store::WorkspaceRow;
 
-use super::{Grpc, access::time, convert::timestamp};
+use super::{
+    Grpc,
+    access::time,
+    convert::{self, timestamp},
+};
 use crate::{
     error::{ManagementError, parse_id},
     page::page_size_of,
@@ -106,6 +110,27 @@ impl OperatorService for Grpc {
             self.authenticator.forget_workspace(id);
             deleted?;
             Ok(Response::new(v1::DeleteWorkspaceResponse {}))
+        })
+        .await
+    }
+
+    async fn inspect_delivery(
+        &self,
+        request: Request<v1::InspectDeliveryRequest>,
+    ) -> Result<Response<v1::InspectDeliveryResponse>, Status> {
+        self.call_operator("InspectDelivery", request, |actor, request| async move {
+            let id = parse_id(&request.id).ok_or(ManagementError::DeliveryNotFound)?;
+            let (row, attempts) = self.management.operator(actor).delivery(id).await?;
+            let attempts = attempts.iter().map(|attempt| v1::InspectedAttempt {
+                attempt: Some(convert::attempt(attempt)),
+                remote_ip: attempt.remote_ip.clone(),
+                dispatcher: attempt.dispatcher.clone(),
+            });
+            Ok(Response::new(v1::InspectDeliveryResponse {
+                workspace_id: row.workspace_id.to_string(),
+                delivery: Some(convert::delivery(&row)),
+                attempts: attempts.collect(),
+            }))
         })
         .await
     }

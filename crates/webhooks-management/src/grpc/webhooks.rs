@@ -3,9 +3,10 @@
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
+use webhooks_egress::CertificateFacts;
 use webhooks_proto::v1::{self, webhook_service_server::WebhookService};
 
-use super::{Grpc, convert, webhook_id};
+use super::{Grpc, convert, health, webhook_id};
 use crate::{
     error::{ManagementError, Violation},
     page::page_size_of,
@@ -155,6 +156,24 @@ impl WebhookService for Grpc {
         .await
     }
 
+    async fn get_webhook_health(
+        &self,
+        request: Request<v1::GetWebhookHealthRequest>,
+    ) -> Result<Response<v1::GetWebhookHealthResponse>, Status> {
+        self.call(
+            "GetWebhookHealth",
+            READ,
+            request,
+            |caller, request| async move {
+                let id = webhook_id(&request.webhook_id)?;
+                let found = self.management.webhook_health(&caller, id).await?;
+                let health = Some(health::health(&found));
+                Ok(Response::new(v1::GetWebhookHealthResponse { health }))
+            },
+        )
+        .await
+    }
+
     async fn rotate_webhook_secret(
         &self,
         request: Request<v1::RotateWebhookSecretRequest>,
@@ -177,6 +196,70 @@ impl WebhookService for Grpc {
             },
         )
         .await
+    }
+
+    async fn get_certificate_authorities(
+        &self,
+        request: Request<v1::GetCertificateAuthoritiesRequest>,
+    ) -> Result<Response<v1::GetCertificateAuthoritiesResponse>, Status> {
+        self.call(
+            "GetCertificateAuthorities",
+            READ,
+            request,
+            |caller, _| async move {
+                let found = self.management.authorities(&caller).await?;
+                Ok(Response::new(v1::GetCertificateAuthoritiesResponse {
+                    authorities: found.facts.iter().map(authority).collect(),
+                    certificates: found.pem,
+                }))
+            },
+        )
+        .await
+    }
+
+    async fn set_certificate_authorities(
+        &self,
+        request: Request<v1::SetCertificateAuthoritiesRequest>,
+    ) -> Result<Response<v1::SetCertificateAuthoritiesResponse>, Status> {
+        self.call(
+            "SetCertificateAuthorities",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let wish = Some(request.certificates);
+                let set = self.management.set_authorities(&caller, wish).await?;
+                Ok(Response::new(v1::SetCertificateAuthoritiesResponse {
+                    authorities: set.facts.iter().map(authority).collect(),
+                }))
+            },
+        )
+        .await
+    }
+
+    async fn delete_certificate_authorities(
+        &self,
+        request: Request<v1::DeleteCertificateAuthoritiesRequest>,
+    ) -> Result<Response<v1::DeleteCertificateAuthoritiesResponse>, Status> {
+        self.call(
+            "DeleteCertificateAuthorities",
+            WRITE,
+            request,
+            |caller, _| async move {
+                self.management.delete_authorities(&caller).await?;
+                Ok(Response::new(v1::DeleteCertificateAuthoritiesResponse {}))
+            },
+        )
+        .await
+    }
+}
+
+fn authority(facts: &CertificateFacts) -> v1::CertificateAuthority {
+    let time = |seconds: i64| Some(convert::timestamp(seconds.saturating_mul(1_000_000)));
+    v1::CertificateAuthority {
+        subject: facts.subject.clone(),
+        fingerprint: facts.fingerprint.clone(),
+        not_before: time(facts.not_before),
+        not_after: time(facts.not_after),
     }
 }
 

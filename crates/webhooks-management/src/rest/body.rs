@@ -152,6 +152,7 @@ impl Reader {
             "ordering" => self.draft.ordering = self.text(&key, value),
             "headers" => self.draft.headers = self.headers(&key, value),
             "auth" => self.draft.auth = self.auth(&key, value),
+            "clientCertificate" => self.draft.certificate = self.certificate(&key, value),
             "signatures" => self.draft.signatures = self.texts(&key, value),
             "secret" if purpose == Purpose::Create => {
                 self.draft.secret = self.text(&key, value).map(Secret::new);

@@ -31,7 +31,7 @@ use crate::{
 
 use self::{
     read::{metrics_query, read_event_id, read_job, search},
-    view::{event_view, job_view, judged_view, metrics_view, prepared_view},
+    view::{event_view, health_view, job_view, judged_view, metrics_view, prepared_view},
 };
 
 pub(crate) use self::view::{status_word, success_rate};
@@ -171,6 +171,10 @@ impl Rest {
                 let id = id.ok_or(Refusal::JobNotFound)?;
                 let job = self.management.get_job(caller, id).await?;
                 json_body(&json!({ "job": job_view(&job) }))
+            }
+            History::GetHealthOfWebhook => {
+                let health = self.management.webhook_health(caller, webhook()?).await?;
+                json_body(&json!({ "health": health_view(&health) }))
             }
             History::GetMetrics | History::GetMetricsOfWebhook => {
                 let of = match what {

@@ -18,6 +18,7 @@ mod routes;
 mod serve;
 mod tenancy;
 mod webhooks;
+mod well_known;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -30,16 +31,19 @@ use axum::{
 use http::{Method, StatusCode, header::AUTHORIZATION};
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 use webhooks_domain::clock::Clock;
-use webhooks_runtime::error_chain;
+use webhooks_runtime::{error_chain, telemetry::set_parent};
 use webhooks_store::Actor;
 
 use crate::{
     auth::{Authenticator, Caller},
     error::ManagementError,
+    origin::{REQUEST_ID, Visit},
     rate::{Payer, RateLimiter, Standing},
     service::Management,
+    source_ips::SourceIps,
     view::{DeliveryView, WebhookView},
 };
 
@@ -72,6 +76,7 @@ pub(crate) struct Rest {
     pub(crate) authenticator: Authenticator,
     pub(crate) limiter: Arc<RateLimiter>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) source_ips: Arc<SourceIps>,
 }
 
 /// The router over the route table.
@@ -116,10 +121,26 @@ impl Rest {
         ConnectInfo(peer): ConnectInfo<SocketAddr>,
         request: Request,
     ) -> Response {
-        let started = Instant::now();
-        let verb = request.method().clone();
-        let scope = route.as_ref().ok().and_then(|route| route.scope);
         let visit = self.authenticator.visit(Some(peer), request.headers());
+        let span = span_of(&route, &request, &visit);
+        let answering = self.answer_visit(route, params, &visit, request);
+        let mut response = Box::pin(answering).instrument(span.clone()).await;
+        span.record("http.response.status_code", response.status().as_u16());
+        let id = visit.request_id_header();
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+
+    async fn answer_visit(
+        &self,
+        route: Result<&'static Route, ManagementError>,
+        params: Result<RawPathParams, RawPathParamsRejection>,
+        visit: &Visit,
+        request: Request,
+    ) -> Response {
+        let started = Instant::now();
+        let verb = known_verb(request.method());
+        let scope = route.as_ref().ok().and_then(|route| route.scope);
         let header = request
             .headers()
             .get(AUTHORIZATION)
@@ -127,11 +148,11 @@ impl Rest {
         let who = match scope {
             None => Ok(Who::Anyone),
             Some(OPERATOR) => {
-                let operator = self.authenticator.operator(header, &visit);
+                let operator = self.authenticator.operator(header, visit);
                 operator.map(Who::Operator)
             }
             Some(_) => {
-                let caller = self.authenticator.caller(header, &visit).await;
+                let caller = self.authenticator.caller(header, visit).await;
                 caller.map(Who::Caller)
             }
         };
@@ -145,8 +166,7 @@ impl Rest {
             Ok(Who::Caller(caller)) => Some(caller.clone()),
             _ => None,
         };
-        let path = route.as_ref().map_or("unmatched", |route| route.path);
-        let request_id = visit.request_id_header();
+        let path = path_of(&route);
         let result = self.admitted(standing, route, who, params, request).await;
         let mut response = result.unwrap_or_else(|error| {
             report(&error);
@@ -154,14 +174,8 @@ impl Rest {
         });
         let now_seconds = self.clock.now_micros() / 1_000_000;
         standing.write(response.headers_mut(), now_seconds);
-        response.headers_mut().insert("x-request-id", request_id);
-        record(
-            verb.as_str(),
-            path,
-            response.status(),
-            started,
-            known.as_ref(),
-        );
+        let asked = (verb, path, visit.origin.request_id.as_str());
+        record(asked, response.status(), started, known.as_ref());
         response
     }
 
@@ -183,6 +197,9 @@ impl Rest {
         let route = route?;
         let caller = match (who?, route.action) {
             (Who::Anyone, Action::Tenancy(what)) => return self.public(what),
+            (Who::Anyone, Action::WellKnown(what)) => {
+                return self.well_known(what, params, request.headers()).await;
+            }
             (Who::Anyone, _) => return json_body(&entry()),
             (Who::Operator(actor), Action::Operate(what)) => {
                 return Box::pin(self.operate(what, route, actor, params, request)).await;
@@ -245,7 +262,8 @@ impl Rest {
             | Action::RotateSecret
             | Action::History(_)
             | Action::Tenancy(_)
-            | Action::Operate(_) => Err(ManagementError::RouteNotFound),
+            | Action::Operate(_)
+            | Action::WellKnown(_) => Err(ManagementError::RouteNotFound),
         }
     }
 }
@@ -299,19 +317,46 @@ pub(crate) fn report(error: &ManagementError) {
     }
 }
 
-/// One wide line and two metrics a request.
+/// A span in the caller's trace, if it told one.
+fn span_of(
+    route: &Result<&'static Route, ManagementError>,
+    request: &Request,
+    visit: &Visit,
+) -> Span {
+    let span = tracing::info_span!(
+        "api.request",
+        otel.kind = "server",
+        http.request.method = known_verb(request.method()),
+        http.route = path_of(route),
+        http.response.status_code = Empty,
+        request.id = visit.origin.request_id.as_str(),
+    );
+    let parent = request.headers().get("traceparent");
+    if let Some(parent) = parent.and_then(|value| value.to_str().ok()) {
+        set_parent(&span, parent);
+    }
+    span
+}
+
+fn path_of(route: &Result<&'static Route, ManagementError>) -> &'static str {
+    route.as_ref().map_or("unmatched", |route| route.path)
+}
+
+/// A method is the caller's text: what is no method of ours counts as one.
+fn known_verb(method: &Method) -> &'static str {
+    ["GET", "POST", "PATCH", "DELETE", "HEAD", "PUT", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == method.as_str())
+        .unwrap_or("OTHER")
+}
+
+/// One wide line and two metrics a request, which is told by its method, path and id.
 fn record(
-    verb: &str,
-    path: &'static str,
+    (verb, path, id): (&'static str, &'static str, &str),
     status: StatusCode,
     started: Instant,
     caller: Option<&Caller>,
 ) {
-    // A method is the caller's text: what is no method of ours is counted as one.
-    let verb = ["GET", "POST", "PATCH", "DELETE", "HEAD", "PUT", "OPTIONS"]
-        .into_iter()
-        .find(|known| *known == verb)
-        .unwrap_or("OTHER");
     let elapsed = started.elapsed();
     metrics::counter!("webhooks_api_requests_total", "method" => verb, "route" => path, "status" => status.as_u16().to_string())
         .increment(1);
@@ -324,6 +369,7 @@ fn record(
         duration_ms = elapsed.as_secs_f64() * 1_000.0,
         workspace.id = caller.map(|caller| tracing::field::display(caller.workspace)),
         token.id = caller.map(|caller| caller.token_id.as_str()),
+        request.id = id,
         "api.request"
     );
 }

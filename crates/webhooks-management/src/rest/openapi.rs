@@ -13,12 +13,13 @@ use serde_json::{Map, Value, json};
 use super::routes::{OPERATOR, ROUTES, Route};
 
 /// The fragments: `tags`, `paths` and `schemas` of one topic each; the first holds the frame.
-const FRAGMENTS: [&str; 5] = [
+const FRAGMENTS: [&str; 6] = [
     include_str!("openapi/frame.json"),
     include_str!("openapi/webhooks.json"),
     include_str!("openapi/history.json"),
     include_str!("openapi/access.json"),
     include_str!("openapi/operator.json"),
+    include_str!("openapi/well_known.json"),
 ];
 
 /// Headers of every answer.

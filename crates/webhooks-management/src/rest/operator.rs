@@ -23,6 +23,7 @@ use super::{
 use crate::{
     error::ManagementError,
     service::{LimitsDraft, Management, WorkspaceDraft},
+    view::DeliveryView,
 };
 
 /// Members of the workspace object that operators can read and never write.
@@ -49,6 +50,14 @@ impl Rest {
                 let rows = page.rows.iter();
                 let views: Vec<_> = rows.map(|(row, n)| WorkspaceView::of(row, *n)).collect();
                 list_body("workspaces", &views, page.next, page.total)
+            }
+            Operate::InspectDelivery => {
+                let id = id.map_err(|_| ManagementError::DeliveryNotFound)?;
+                let (row, attempts) = self.management.operator(actor).delivery(id).await?;
+                json_body(&json!({
+                    "workspaceId": row.workspace_id,
+                    "delivery": DeliveryView::inspected(&row, &attempts),
+                }))
             }
             Operate::GetWorkspace => {
                 let operator = self.management.operator(actor);

@@ -51,6 +51,17 @@ pub(crate) enum Action {
     Tenancy(Tenancy),
     /// Something only an operator does.
     Operate(Operate),
+    /// Something for receivers' machines.
+    WellKnown(WellKnown),
+}
+
+/// What receivers look up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WellKnown {
+    /// Where requests come from.
+    SourceIps,
+    /// The keys of a webhook's `v1a` signatures.
+    PublicKeys,
 }
 
 /// What the routes about what was and will be delivered do.
@@ -94,6 +105,8 @@ pub(crate) enum History {
     GetMetrics,
     /// Figures of a webhook.
     GetMetricsOfWebhook,
+    /// How a webhook's deliveries fare.
+    GetHealthOfWebhook,
 }
 
 /// What the routes about who may do what do.
@@ -109,6 +122,12 @@ pub(crate) enum Tenancy {
     ListAllowances,
     /// Who changed what.
     ListAuditLog,
+    /// The workspace's own certificate authorities.
+    GetAuthorities,
+    /// Set them anew.
+    SetAuthorities,
+    /// Take them away.
+    DeleteAuthorities,
     /// Make a token.
     CreateToken,
     /// The workspace's tokens.
@@ -136,6 +155,8 @@ pub(crate) enum Operate {
     DeleteWorkspace,
     /// Make a token of a workspace.
     IssueToken,
+    /// A delivery of any workspace, with the addresses its requests went to.
+    InspectDelivery,
 }
 
 /// One route.
@@ -167,7 +188,9 @@ impl Route {
                         | History::PreviewWebhook
                         | History::CreateJob
                 )
-                | Action::Tenancy(Tenancy::CreateToken | Tenancy::UpdateToken)
+                | Action::Tenancy(
+                    Tenancy::CreateToken | Tenancy::UpdateToken | Tenancy::SetAuthorities
+                )
                 | Action::Operate(
                     Operate::CreateWorkspace | Operate::UpdateWorkspace | Operate::IssueToken
                 )
@@ -192,6 +215,7 @@ const fn route(
 
 const GET: (MethodFilter, &str) = (MethodFilter::GET, "GET");
 const POST: (MethodFilter, &str) = (MethodFilter::POST, "POST");
+const PUT: (MethodFilter, &str) = (MethodFilter::PUT, "PUT");
 const PATCH: (MethodFilter, &str) = (MethodFilter::PATCH, "PATCH");
 const DELETE: (MethodFilter, &str) = (MethodFilter::DELETE, "DELETE");
 
@@ -204,6 +228,18 @@ pub(crate) const ROUTES: &[Route] = &[
         "/openapi.json",
         None,
         Action::Tenancy(Tenancy::OpenApi),
+    ),
+    route(
+        GET,
+        "/.well-known/webhook-source-ips.json",
+        None,
+        Action::WellKnown(WellKnown::SourceIps),
+    ),
+    route(
+        GET,
+        "/.well-known/webhook-public-keys/{id}",
+        None,
+        Action::WellKnown(WellKnown::PublicKeys),
     ),
     route(
         GET,
@@ -228,6 +264,24 @@ pub(crate) const ROUTES: &[Route] = &[
         "/v1/audit-log",
         Some(WORKSPACE_READ),
         Action::Tenancy(Tenancy::ListAuditLog),
+    ),
+    route(
+        GET,
+        "/v1/certificate-authorities",
+        Some(READ),
+        Action::Tenancy(Tenancy::GetAuthorities),
+    ),
+    route(
+        PUT,
+        "/v1/certificate-authorities",
+        Some(WRITE),
+        Action::Tenancy(Tenancy::SetAuthorities),
+    ),
+    route(
+        DELETE,
+        "/v1/certificate-authorities",
+        Some(WRITE),
+        Action::Tenancy(Tenancy::DeleteAuthorities),
     ),
     route(
         POST,
@@ -295,6 +349,12 @@ pub(crate) const ROUTES: &[Route] = &[
         Some(OPERATOR),
         Action::Operate(Operate::IssueToken),
     ),
+    route(
+        GET,
+        "/v1/operator/deliveries/{id}",
+        Some(OPERATOR),
+        Action::Operate(Operate::InspectDelivery),
+    ),
     route(POST, "/v1/webhooks", Some(WRITE), Action::CreateWebhook),
     route(GET, "/v1/webhooks", Some(READ), Action::ListWebhooks),
     route(GET, "/v1/webhooks/{id}", Some(READ), Action::GetWebhook),
@@ -357,6 +417,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "/v1/webhooks/{id}/jobs",
         Some(READ),
         Action::History(History::ListJobs),
+    ),
+    route(
+        GET,
+        "/v1/webhooks/{id}/health",
+        Some(READ),
+        Action::History(History::GetHealthOfWebhook),
     ),
     route(
         GET,
@@ -447,7 +513,7 @@ mod tests {
     fn every_route_but_the_entry_points_takes_the_scope_of_what_it_does() {
         for route in ROUTES {
             let expected = match (route.action, route.verb) {
-                (Action::Entry, _)
+                (Action::Entry | Action::WellKnown(_), _)
                 | (
                     Action::Tenancy(
                         Tenancy::OpenApi | Tenancy::ListApiScopes | Tenancy::ListPricingPlans,
@@ -456,6 +522,10 @@ mod tests {
                 ) => None,
                 (Action::Tenancy(Tenancy::ListAllowances | Tenancy::ListAuditLog), _) => {
                     Some(WORKSPACE_READ)
+                }
+                (Action::Tenancy(Tenancy::GetAuthorities), _) => Some(READ),
+                (Action::Tenancy(Tenancy::SetAuthorities | Tenancy::DeleteAuthorities), _) => {
+                    Some(WRITE)
                 }
                 (Action::Tenancy(_), "GET") => Some(TOKENS_READ),
                 (Action::Tenancy(_), _) => Some(TOKENS_WRITE),

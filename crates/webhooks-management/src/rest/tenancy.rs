@@ -23,7 +23,8 @@ use super::{
 use crate::{
     auth::Caller,
     error::ManagementError,
-    service::{TokenDraft, TokenFace, TokenMutated},
+    extras::shown_time,
+    service::{OwnAuthorities, TokenDraft, TokenFace, TokenMutated},
 };
 
 /// How this face puts answers about tokens.
@@ -83,6 +84,26 @@ impl Rest {
                 let views: Vec<_> = page.rows.iter().map(AuditView::of).collect();
                 list_body("entries", &views, page.next, page.total)
             }
+            Tenancy::GetAuthorities => {
+                let found = self.management.authorities(&caller).await?;
+                json_body(&authorities_view(&found))
+            }
+            Tenancy::SetAuthorities => {
+                // Doing it twice is doing it once: there is no answer to keep.
+                let (body, _) = read_once(route, request).await?;
+                let mut reader = ObjectReader::of(&body)?;
+                let wish = reader.text("certificates");
+                let problems = reader.finish(&["authorities"]);
+                if !problems.is_empty() {
+                    return Err(ManagementError::Invalid(problems));
+                }
+                let set = self.management.set_authorities(&caller, wish).await?;
+                json_body(&authorities_view(&set))
+            }
+            Tenancy::DeleteAuthorities => {
+                self.management.delete_authorities(&caller).await?;
+                json_body(&json!({}))
+            }
             Tenancy::ListTokens => {
                 let query = ListQuery::of(request.uri())?;
                 let page = self
@@ -128,6 +149,21 @@ impl Rest {
             }
         }
     }
+}
+
+fn authorities_view(own: &OwnAuthorities) -> serde_json::Value {
+    let facts = own.facts.iter();
+    let shown: Vec<_> = facts
+        .map(|one| {
+            json!({
+                "subject": one.subject,
+                "fingerprint": one.fingerprint,
+                "notBefore": shown_time(one.not_before),
+                "notAfter": shown_time(one.not_after),
+            })
+        })
+        .collect();
+    json!({ "authorities": shown, "certificates": own.pem })
 }
 
 /// Reads a token's body; the same members at creation and change, of which the rules then take

@@ -164,7 +164,10 @@ impl Management {
                 .await?;
             // The mark first: were it last, a crash between the two would show as cancelled what
             // goes out all the same.
-            this.inner.bus.mark_cancelled(id).await?;
+            this.inner
+                .bus
+                .mark_cancelled(id, delivery.webhook_id)
+                .await?;
             store.record_reports(&[cancellation(&delivery, now)]).await?;
             tracing::info!(delivery.id = %id, workspace.id = %caller.workspace, "delivery.cancelled");
             let (delivery, _) = this.get_delivery(&caller, id).await?;
@@ -262,6 +265,9 @@ fn delivery_key(row: &DeliveryRow) -> MessageKey<'_> {
     }
 }
 
+/// The reason of a delivery that a person took back; the dispatchers' word for it too.
+const CANCELLED: &str = "cancelled";
+
 /// What a report of a cancellation says.
 fn cancellation(row: &DeliveryRow, now: i64) -> ReportRecord {
     ReportRecord {
@@ -282,6 +288,9 @@ fn cancellation(row: &DeliveryRow, now: i64) -> ReportRecord {
         next_attempt_at: None,
         at: now,
         attempt: None,
+        reason: CANCELLED.to_owned(),
+        waits_for: None,
+        snapshot: None,
     }
 }
 

@@ -23,8 +23,10 @@
 
 mod allowances;
 mod audit;
+mod authorities;
 mod deliveries;
 mod events;
+mod health;
 mod jobs;
 mod metrics;
 mod once;
@@ -57,9 +59,11 @@ use crate::{
 };
 
 pub use allowances::{Allowances, PlanLimits, plans};
+pub use authorities::{MAX_AUTHORITIES, MAX_AUTHORITIES_BYTES, OwnAuthorities};
 pub use deliveries::{Found, HistoryFace};
 pub use events::{EventVerdict, JudgedBy, JudgedEvent};
 pub(crate) use events::{Judged, verdict_on};
+pub use health::WebhookHealth;
 pub use jobs::{DEFAULT_RATE, JobDraft, MAX_RATE};
 pub use metrics::{Metrics, MetricsQuery};
 pub use once::{Answer, Face, Mutated, Once};
@@ -192,6 +196,15 @@ impl Management {
     ) -> Result<WebhookRow, ManagementError> {
         let row = self.inner.store.get_webhook(caller.workspace, id).await?;
         row.ok_or(ManagementError::WebhookNotFound)
+    }
+
+    /// The public half of what a webhook signs `v1a` with, for anybody; `None` = there is no such
+    /// webhook, or it has no such key.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn public_key(&self, id: Uuid) -> Result<Option<String>, ManagementError> {
+        Ok(self.inner.store.public_key(id).await?)
     }
 
     /// The webhooks of the caller's workspace, oldest first.

@@ -44,6 +44,9 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// publishes, so the dispatcher looks the delivery up first.
 const RECHECK_AFTER: i64 = 60_000_000;
 
+/// The reason of a replay or test whose payload was gone before it went out.
+const PAYLOAD_EXPIRED: &str = "payload_expired";
+
 /// The pump. Clones share it.
 #[derive(Clone)]
 pub struct Owed {
@@ -130,6 +133,9 @@ impl Owed {
                 next_attempt_at: None,
                 at: now,
                 attempt: None,
+                reason: PAYLOAD_EXPIRED.to_owned(),
+                waits_for: None,
+                snapshot: None,
             };
             return Ok(self.store.record_reports(&[lost]).await?);
         };

@@ -4,14 +4,14 @@
 use bytes::Bytes;
 use webhooks_domain::{
     ids::Trigger,
-    sealing::{Binding, NONCE_BYTES, Sealed},
+    sealing::Purpose,
     signing::{self, AsymmetricKey, SEED_BYTES, SigningKey},
 };
 use webhooks_runtime::telemetry::{TRACE_RANDOM_BYTES, next_traceparent};
 use webhooks_store::{SealedSecret, WebhookRow};
 
-use super::Management;
-use crate::error::ManagementError;
+use super::{Management, secrets::binding};
+use crate::{error::ManagementError, secrets};
 
 /// A request, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Management {
             .iter()
             .filter(|secret| secret.expires_at.is_none_or(|until| until > now))
             .map(|secret| {
-                let bytes = self.unseal(webhook, secret)?;
+                let bytes = self.unseal(webhook, Purpose::SigningKey, secret)?;
                 SigningKey::from_bytes(bytes).map_err(ManagementError::internal)
             })
             .collect()
@@ -108,7 +108,7 @@ impl Management {
         let Some(asymmetric) = &webhook.asymmetric else {
             return Ok(None);
         };
-        let seed = self.unseal(webhook, &asymmetric.sealed)?;
+        let seed = self.unseal(webhook, Purpose::Ed25519, &asymmetric.sealed)?;
         let seed = <[u8; SEED_BYTES]>::try_from(seed.as_slice());
         seed.map(|seed| Some(AsymmetricKey::from_seed(seed)))
             .map_err(ManagementError::internal)
@@ -117,24 +117,11 @@ impl Management {
     fn unseal(
         &self,
         webhook: &WebhookRow,
+        purpose: Purpose,
         secret: &SealedSecret,
     ) -> Result<Vec<u8>, ManagementError> {
-        let nonce: [u8; NONCE_BYTES] = secret
-            .nonce
-            .as_slice()
-            .try_into()
-            .map_err(ManagementError::internal)?;
-        let sealed = Sealed {
-            key_id: secret.key_id.clone(),
-            nonce,
-            ciphertext: secret.ciphertext.clone(),
-        };
-        let binding = Binding {
-            workspace: webhook.workspace_id,
-            webhook: webhook.id,
-            version: secret.version,
-        };
-        let opened = self.inner.keyring.open(binding, &sealed);
+        let binding = binding(webhook, secret.version);
+        let opened = secrets::open(&self.inner.keyring, purpose, binding, secret);
         opened.map_err(ManagementError::internal)
     }
 }
@@ -157,6 +144,10 @@ fn masked(shown: &serde_json::Value) -> Vec<(String, String)> {
             "authorization".to_owned(),
             format!("Basic {}", text(&auth["password"])),
         )),
+        Some("oauth2ClientCredentials") => {
+            // Fetched when it is needed, so there is none to show.
+            headers.push(("authorization".to_owned(), "Bearer ••••".to_owned()));
+        }
         Some("apiKey") if auth["in"] == "header" => {
             headers.push((text(&auth["name"]).to_lowercase(), text(&auth["value"])));
         }

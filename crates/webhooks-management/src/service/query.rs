@@ -27,6 +27,8 @@ pub struct DeliveryQuery {
     pub lbid: String,
     /// Word of a trigger.
     pub trigger: String,
+    /// Those that wait behind a failing one of their key, or the others.
+    pub blocked: Option<bool>,
     /// From this moment on, in microseconds.
     pub created_after: Option<i64>,
     /// Before this moment, in microseconds.
@@ -48,6 +50,7 @@ impl DeliveryQuery {
             link_id: judge.id("linkId", &self.link_id),
             lbid: judge.key("lbid", self.lbid),
             trigger: judge.trigger(&self.trigger),
+            blocked: self.blocked,
             created_from: self.created_after,
             created_before: self.created_before,
         };
@@ -56,7 +59,7 @@ impl DeliveryQuery {
 }
 
 /// What a page token of these deliveries is bound to.
-pub(super) fn bound_to(filter: &DeliveryFilter) -> [String; 10] {
+pub(super) fn bound_to(filter: &DeliveryFilter) -> [String; 11] {
     let text = |id: Option<uuid::Uuid>| id.map_or_else(String::new, |id| id.to_string());
     let time = |at: Option<i64>| at.map_or_else(String::new, |at| at.to_string());
     let states: Vec<_> = DeliveryState::ALL
@@ -75,6 +78,9 @@ pub(super) fn bound_to(filter: &DeliveryFilter) -> [String; 10] {
         text(filter.link_id),
         filter.lbid.clone().unwrap_or_default(),
         filter.trigger.map_or("", Trigger::api_word).to_owned(),
+        filter
+            .blocked
+            .map_or_else(String::new, |blocked| blocked.to_string()),
         time(filter.created_from),
         time(filter.created_before),
     ]

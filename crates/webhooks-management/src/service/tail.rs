@@ -331,6 +331,8 @@ fn tailed(payload: &Bytes) -> Option<Tailed> {
                 .filter(|error| failed && !error.is_empty()),
             event_seq: facts.event_seq,
             replay_of: None,
+            state_reason: Some(record.reason).filter(|reason| !reason.is_empty()),
+            blocked_by: record.waits_for,
         },
         attempt: record.attempt.map(|attempt| AttemptRow {
             number: attempt.number,

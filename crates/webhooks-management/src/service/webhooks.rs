@@ -162,6 +162,7 @@ impl Management {
         let mut draft = draft.judge_new(&Rules {
             addresses: &self.inner.addresses,
             retry: RetryBounds::of(&workspace),
+            now: self.now(),
         })?;
         self.read_model_is_there().await?;
         let key = match draft.secret.take() {
@@ -230,6 +231,7 @@ impl Management {
         let rules = Rules {
             addresses: &self.inner.addresses,
             retry: RetryBounds::of(&workspace.ok_or(ManagementError::Unauthenticated)?),
+            now: self.now(),
         };
         let mut asked = false;
         for _ in 0..TRIES {

@@ -16,6 +16,8 @@ mod health;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod looks;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod options;
@@ -33,3 +35,7 @@ mod rest;
 mod schema;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod traces;
+#[cfg(test)]
+mod well_known;

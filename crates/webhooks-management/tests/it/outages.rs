@@ -203,7 +203,7 @@ async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
         .unwrap();
     assert_eq!(begun, Begun::Fresh);
     let id = Uuid::new_v4();
-    let secret = SigningKey::from_random([7; 32]);
+    let secret = SigningKey::from_random(*b"canary-signing-key-of-32-bytes-!");
     let binding = Binding {
         workspace: workspace.id,
         webhook: id,

@@ -25,9 +25,9 @@ use webhooks_runtime::{Clock as _, Context, Env, OnError, Settings as _, SystemC
 use webhooks_store::{Store, StoreSettings};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
-pub(crate) const INTERNAL_TOKEN: &str = "internal-token-for-tests";
-pub(crate) const OPERATOR_TOKEN: &str = "operator-token-for-tests-of-32-bytes";
-pub(crate) const ENCRYPTION_KEYS: &str = "k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+pub(crate) const INTERNAL_TOKEN: &str = "canary-internal-token-for-tests";
+pub(crate) const OPERATOR_TOKEN: &str = "canary-operator-token-for-tests-of-32-bytes";
+pub(crate) const ENCRYPTION_KEYS: &str = "k1:Y2FuYXJ5LXNlYWxpbmcta2V5LW9mLTMyLWJ5dGVzLSE=";
 
 struct Server {
     postgres: Postgres,
@@ -212,12 +212,9 @@ impl World {
             environment: TokenEnvironment::Test,
             expires_at: None,
         };
-        self.operator
-            .create_token(wish)
-            .await
-            .unwrap()
-            .reveal()
-            .to_owned()
+        let token = self.operator.create_token(wish).await.unwrap();
+        webhooks_devstack::note_answer(token.reveal().as_bytes());
+        token.reveal().to_owned()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -247,6 +244,7 @@ impl World {
         let (status, headers) = (response.status(), response.headers().clone());
         assert_eq!(headers["content-type"], "application/json", "{path}");
         let bytes = response.bytes().await.unwrap();
+        webhooks_devstack::note_answer(&bytes);
         Reply {
             status,
             headers,

@@ -178,6 +178,11 @@ impl Env {
             .map(str::to_owned)
     }
 
+    /// The file that a variable names.
+    pub(crate) fn path_of(&self, name: &str) -> Option<std::path::PathBuf> {
+        self.raw(name).map(Into::into)
+    }
+
     fn record(&mut self, setting: Setting) {
         if !self.settings.iter().any(|known| known.name == setting.name) {
             self.settings.push(setting);

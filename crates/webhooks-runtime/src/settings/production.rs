@@ -120,6 +120,14 @@ pub(super) fn problems(
             "production sends over https only",
         );
     }
+    // A name that does not resolve is the customer's fault, and ten such failures disable a webhook:
+    // so it must be known when it is our resolver that fails.
+    if asked("WEBHOOKS_EGRESS_CONTROL_NAME") && !is_set("WEBHOOKS_EGRESS_CONTROL_NAME") {
+        refuse(
+            "WEBHOOKS_EGRESS_CONTROL_NAME",
+            "production needs a name that always resolves, or an outage of our resolver disables customers' webhooks",
+        );
+    }
     if asked("WEBHOOKS_EGRESS_ALLOW_CIDRS")
         && is_set("WEBHOOKS_EGRESS_ALLOW_CIDRS")
         && !is_on("WEBHOOKS_EGRESS_ALLOW_CIDRS_ACKNOWLEDGED")
@@ -246,6 +254,7 @@ mod tests {
             ("WEBHOOKS_MANAGEMENT_GRPC_TLS_CERT", "c"),
             ("WEBHOOKS_MANAGEMENT_GRPC_TLS_CA", "a"),
             ("WEBHOOKS_EGRESS_ALLOW_HTTP", "false"),
+            ("WEBHOOKS_EGRESS_CONTROL_NAME", "example.com"),
         ])
     }
 
@@ -361,6 +370,11 @@ mod tests {
                 "WEBHOOKS_EGRESS_ALLOW_CIDRS",
                 "10.0.0.0/8",
                 "WEBHOOKS_EGRESS_ALLOW_CIDRS",
+            ),
+            (
+                "WEBHOOKS_EGRESS_CONTROL_NAME",
+                "",
+                "WEBHOOKS_EGRESS_CONTROL_NAME",
             ),
         ] {
             assert_eq!(check(&[(name, value)]), [refused], "{name}={value}");

@@ -271,10 +271,18 @@ where
 }
 
 /// Whatever the filter asks for, libraries do not log below DEBUG: at TRACE they print what goes through
-/// them (`async_nats` every message with its payload), and payloads and secrets belong in no log.
+/// them, and payloads and secrets belong in no log. `async_nats` does so at DEBUG already: each answer of
+/// JetStream, the stored message in it.
 fn is_logged(metadata: &Metadata<'_>) -> bool {
-    let ours = metadata.target().starts_with(OUR_TARGETS);
-    metadata.is_event() && (ours || *metadata.level() <= Level::DEBUG)
+    let target = metadata.target();
+    let most = if target.starts_with(OUR_TARGETS) {
+        Level::TRACE
+    } else if target.starts_with("async_nats") {
+        Level::INFO
+    } else {
+        Level::DEBUG
+    };
+    metadata.is_event() && *metadata.level() <= most
 }
 
 fn is_exported(metadata: &Metadata<'_>) -> bool {

@@ -358,16 +358,26 @@ WHERE id = $1 AND state IN ('PENDING', 'RUNNING')";
 /// Oldest first, so that a receiver gets events in their order.
 const DELIVERIES: &str = "
 SELECT d.id, d.created_at, d.event_id, d.link_id, d.state, d.trigger, d.last_error_class,
-  d.last_status_code
+  d.last_status_code, coalesce(d.event_day, d.day) AS event_day
 FROM deliveries d WHERE d.workspace_id = $1 AND d.webhook_id = $2 AND d.day BETWEEN $3 AND $4
   AND d.created_at >= $5 AND d.created_at < $6 AND (d.day, d.created_at, d.id) > ($7, $8, $9)
 ORDER BY d.day, d.created_at, d.id LIMIT $10";
 
-/// Which of these events have arrived at the webhook or are on their way.
+/// Which of these events have arrived at the webhook or are on their way. What an event made was
+/// made when the event was accepted, and has its place in the webhook's order of time; a replay is
+/// found by the index that replays and tests have.
 const SETTLED: &str = "
-SELECT DISTINCT event_id FROM deliveries WHERE workspace_id = $1 AND event_id = ANY($2)
-  AND webhook_id = $3 AND trigger <> 'TEST'
-  AND state IN ('DELIVERED', 'PENDING', 'RETRYING', 'HELD')";
+SELECT DISTINCT u.event_id FROM unnest($2::text[], $4::date[]) u(event_id, day)
+CROSS JOIN LATERAL (
+  (SELECT 1 FROM events e JOIN deliveries d ON d.day = e.day AND d.workspace_id = e.workspace_id
+     AND d.created_at = e.accepted_at AND d.event_id = e.event_id
+   WHERE e.day = u.day AND e.workspace_id = $1 AND e.event_id = u.event_id AND d.webhook_id = $3
+     AND d.trigger = 'EVENT' AND d.state IN ('DELIVERED', 'PENDING', 'RETRYING', 'HELD') LIMIT 1)
+  UNION ALL
+  (SELECT 1 FROM deliveries d WHERE d.workspace_id = $1 AND d.event_id = u.event_id
+     AND d.webhook_id = $3 AND d.trigger <> 'EVENT' AND d.trigger <> 'TEST'
+     AND d.state IN ('DELIVERED', 'PENDING', 'RETRYING', 'HELD') LIMIT 1)
+  LIMIT 1) found";
 
 const EVENTS: &str = concat!(
     "SELECT ",
@@ -379,10 +389,18 @@ FROM events e WHERE e.workspace_id = $1 AND e.day BETWEEN $2 AND $3
 ORDER BY e.day, e.accepted_at, e.event_seq LIMIT $9"
 );
 
-/// Which of these events have a delivery to the webhook.
+/// Which of these events have a delivery to the webhook; see [`SETTLED`].
 const DELIVERED_AT_ALL: &str = "
-SELECT DISTINCT event_id FROM deliveries WHERE workspace_id = $1 AND event_id = ANY($2)
-  AND webhook_id = $3 AND trigger <> 'TEST'";
+SELECT DISTINCT u.event_id FROM unnest($2::text[], $4::date[]) u(event_id, day)
+CROSS JOIN LATERAL (
+  (SELECT 1 FROM events e JOIN deliveries d ON d.day = e.day AND d.workspace_id = e.workspace_id
+     AND d.created_at = e.accepted_at AND d.event_id = e.event_id
+   WHERE e.day = u.day AND e.workspace_id = $1 AND e.event_id = u.event_id AND d.webhook_id = $3
+     AND d.trigger = 'EVENT' LIMIT 1)
+  UNION ALL
+  (SELECT 1 FROM deliveries d WHERE d.workspace_id = $1 AND d.event_id = u.event_id
+     AND d.webhook_id = $3 AND d.trigger <> 'EVENT' AND d.trigger <> 'TEST' LIMIT 1)
+  LIMIT 1) found";
 
 const CONTENT: &str = concat!(
     "SELECT ",
@@ -659,6 +677,8 @@ struct Candidate {
     id: Uuid,
     created_at: i64,
     event_id: String,
+    /// The day that holds the event.
+    event_day: Day,
     link_id: Option<Uuid>,
     state: DeliveryState,
     test: bool,
@@ -672,6 +692,7 @@ impl Candidate {
             id: row.try_get("id")?,
             created_at: pg::micros(row, "created_at")?,
             event_id: row.try_get("event_id")?,
+            event_day: row.try_get("event_day")?,
             link_id: row.try_get("link_id")?,
             state: pg::word(row, "state")?,
             test: row.try_get::<&str, _>("trigger")? == Trigger::Test.api_word(),
@@ -732,7 +753,9 @@ async fn replay_step(
         let failed = candidates
             .iter()
             .filter(|one| one.matches(job.kind, &job.filter));
-        let events = failed.map(|one| one.event_id.clone()).collect();
+        let events = failed
+            .map(|one| (one.event_id.clone(), one.event_day))
+            .unzip();
         having(&mut *connection, SETTLED, job, events).await?
     } else {
         Vec::new()
@@ -805,8 +828,8 @@ async fn missing_step(
     let ids = events
         .iter()
         .filter(|event| wanted(event))
-        .map(|event| event.id.clone())
-        .collect();
+        .map(|event| (event.id.clone(), Day::of_micros(event.accepted_at)))
+        .unzip();
     let had = having(&mut *connection, DELIVERED_AT_ALL, job, ids).await?;
     let full = i64::try_from(events.len()).unwrap_or(i64::MAX) >= WINDOW;
     let mut step = Step {
@@ -873,12 +896,12 @@ async fn make_missing(
     Ok(made == Some(true))
 }
 
-/// Which of these events the query finds for the job's webhook.
+/// Which of these events, each with the day that holds it, the query finds for the job's webhook.
 async fn having(
     connection: &mut PgConnection,
     query: &'static str,
     job: &NewJob,
-    events: Vec<String>,
+    (events, days): (Vec<String>, Vec<Day>),
 ) -> Result<Vec<String>, StoreError> {
     if events.is_empty() {
         return Ok(Vec::new());
@@ -887,6 +910,7 @@ async fn having(
         .bind(job.workspace_id)
         .bind(events)
         .bind(job.webhook_id)
+        .bind(days)
         .fetch_all(connection)
         .await?)
 }
@@ -935,6 +959,7 @@ mod tests {
             id: Uuid::nil(),
             created_at: 0,
             event_id: "e".into(),
+            event_day: Day::FIRST,
             link_id: None,
             state: DeliveryState::Failed,
             test: false,

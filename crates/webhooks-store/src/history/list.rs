@@ -10,7 +10,7 @@ use crate::{Store, error::StoreError, pg::Day};
 const ONE: &str = "
 SELECT id, workspace_id, webhook_id, event_id, event_type, link_id, lbid, trigger, state,
   attempt_count, next_attempt_at, created_at, completed_at, last_status_code, last_error_class,
-  last_error_reason, event_seq, replay_of
+  last_error_reason, event_seq, replay_of, state_reason, waits_for
 FROM deliveries WHERE day = $1 AND id = $2 AND workspace_id = $3";
 
 const ATTEMPTS: &str = "
@@ -27,7 +27,22 @@ JOIN events e ON e.day = coalesce(d.event_day, d.day) AND e.workspace_id = d.wor
 WHERE d.day = $1 AND d.id = $2 AND d.workspace_id = $3
   AND d.snapshot IS NOT NULL AND e.renditions IS NOT NULL";
 
+const WHOSE: &str = "SELECT workspace_id FROM deliveries WHERE day = $1 AND id = $2";
+
 impl Store {
+    /// The workspace that a delivery belongs to: for operators, who ask by its id alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn workspace_of_delivery(&self, id: Uuid) -> Result<Option<Uuid>, StoreError> {
+        let workspace = sqlx::query_scalar(WHOSE)
+            .bind(Day::of_delivery(id))
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(workspace)
+    }
+
     /// The workspace's delivery of this id with its attempts in order (at most
     /// [`MAX_ATTEMPTS_SHOWN`]); another workspace's is not found.
     ///

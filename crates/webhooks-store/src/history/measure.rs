@@ -15,6 +15,10 @@ use crate::{
     pg::{self, Day, Micros},
 };
 
+mod pulse;
+
+pub use pulse::{MAX_PULSE, Pulse};
+
 /// Most deliveries that one question looks at.
 pub const MAX_MEASURED: i64 = 50_000;
 
@@ -222,7 +226,7 @@ impl Store {
         }
         let measures = Measures {
             totals,
-            latency: latency(&mut tx, range).await?,
+            latency: latency_of(&mut tx, range, SAMPLED).await?,
             errors: errors(&mut tx, range).await?,
             backlog: backlog(&mut tx, range).await?,
             buckets,
@@ -333,8 +337,12 @@ FROM delivery_counts WHERE ",
 }
 
 /// The attempts are looked up delivery by delivery: a join might read whole days of attempts.
-async fn latency(connection: &mut PgConnection, range: Range) -> Result<Latency, StoreError> {
-    let mut sql = range.window(SAMPLED);
+async fn latency_of(
+    connection: &mut PgConnection,
+    range: Range,
+    deliveries: i64,
+) -> Result<Latency, StoreError> {
+    let mut sql = range.window(deliveries);
     sql.push(
         "SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY a.total_us) AS parts,
   count(*) AS sample

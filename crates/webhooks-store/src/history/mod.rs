@@ -34,7 +34,8 @@ pub use jobs::{
     JobCursor, JobFilter, JobPage, JobRow, JobState, JobType, MAX_JOBS_OPEN, Missing, NewJob,
 };
 pub use measure::{
-    Bucket, Counts, ErrorExample, ErrorGroup, Interval, Latency, MAX_MEASURED, Measures,
+    Bucket, Counts, ErrorExample, ErrorGroup, Interval, Latency, MAX_MEASURED, MAX_PULSE, Measures,
+    Pulse,
 };
 pub use open::{MAX_WATCHED, WatchedDelivery};
 pub use owed::{NewTest, OwedDelivery, OwedRow, Replay, TestSend, Wish};
@@ -155,6 +156,13 @@ pub struct ReportRecord {
     pub at: i64,
     /// The attempt that made it so; `None` when nothing was sent.
     pub attempt: Option<AttemptRecord>,
+    /// Why it is so where no attempt tells, a machine word such as `hold_expired`; empty = none.
+    pub reason: String,
+    /// The failing delivery of its key that it waits for, where its webhook wants an order.
+    pub waits_for: Option<Uuid>,
+    /// The rendered `webhook` object and the index of its rendition, if the reporter knows: then the
+    /// row is whole before its verdict is recorded, and need not be written again.
+    pub snapshot: Option<(Bytes, u32)>,
 }
 
 /// One execution of an attempt.

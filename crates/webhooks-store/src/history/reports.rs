@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_domain::{
     endpoint::outcome::{FailureClass, Outcome},
@@ -33,6 +34,7 @@ mod steps;
 struct Told<'a> {
     facts: &'a DeliveryFacts,
     standing: Standing,
+    snapshot: Option<&'a (Bytes, u32)>,
 }
 
 type Deliveries<'a> = BTreeMap<(Day, Uuid), Told<'a>>;
@@ -114,8 +116,15 @@ fn sorted(reports: &[ReportRecord]) -> (Deliveries<'_>, Attempts<'_>) {
         let standing = Standing::of(report);
         deliveries
             .entry((day, facts.delivery_id))
-            .and_modify(|told| told.standing = told.standing.clone().merged(standing.clone()))
-            .or_insert(Told { facts, standing });
+            .and_modify(|told| {
+                told.standing = told.standing.clone().merged(standing.clone());
+                told.snapshot = told.snapshot.or(report.snapshot.as_ref());
+            })
+            .or_insert(Told {
+                facts,
+                standing,
+                snapshot: report.snapshot.as_ref(),
+            });
         if let Some(attempt) = &report.attempt {
             let key = (
                 day,

@@ -51,6 +51,10 @@ pub struct DeliveryRow {
     pub event_seq: u64,
     /// The delivery that this one repeats.
     pub replay_of: Option<Uuid>,
+    /// Why it is in its state where no attempt tells, a machine word such as `hold_expired`.
+    pub state_reason: Option<String>,
+    /// The failing delivery of its key that it was found to wait for, while it waits.
+    pub blocked_by: Option<Uuid>,
 }
 
 /// A stored attempt.
@@ -110,6 +114,10 @@ impl DeliveryRow {
             event_seq: u64::try_from(row.try_get::<i64, _>("event_seq")?)
                 .map_err(|error| StoreError::corrupt("event sequence", error))?,
             replay_of: row.try_get("replay_of")?,
+            state_reason: row.try_get("state_reason")?,
+            blocked_by: row
+                .try_get::<Option<Uuid>, _>("waits_for")?
+                .filter(|_| !state.is_terminal()),
         })
     }
 }

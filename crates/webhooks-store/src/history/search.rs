@@ -2,7 +2,8 @@
 //!
 //! Three ways, by what is asked for:
 //!
-//! - *one event or one journey*: few rows, found by their own index and counted exactly;
+//! - *one event or one journey*: few rows, found through the events and counted exactly
+//!   ([`pointed`]);
 //! - *what never changes* (webhook, link, time): an index range of one day's partition after
 //!   another, newest first, so a page costs the same wherever it begins;
 //! - *what changes* (state, class, status) *or is not indexed* (trigger): the same walk, and rows
@@ -22,8 +23,10 @@ use super::{DeliveryRow, MAX_PAGE, tally};
 use crate::{
     Store,
     error::StoreError,
-    pg::{Day, Micros, storable},
+    pg::{Day, Micros},
 };
+
+mod pointed;
 
 /// Most rows that one search looks at without finding what was asked for, and that one count looks
 /// at.
@@ -54,6 +57,8 @@ pub struct DeliveryFilter {
     pub lbid: Option<String>,
     /// Made so.
     pub trigger: Option<Trigger>,
+    /// Waiting behind a failing delivery of their key, or not.
+    pub blocked: Option<bool>,
     /// Made at this moment or later, in microseconds.
     pub created_from: Option<i64>,
     /// Made before this moment, in microseconds.
@@ -104,7 +109,8 @@ impl DeliveryRow {
 /// The columns that a row shows; the body's parts stay where they are.
 pub(super) const SHOWN: &str = "id, workspace_id, webhook_id, event_id, event_type, link_id, lbid,
   trigger, state, attempt_count, next_attempt_at, created_at, completed_at, last_status_code,
-  last_error_class, last_error_reason, event_seq, replay_of";
+  last_error_class, last_error_reason, event_seq, replay_of, state_reason,
+  waits_for";
 
 impl DeliveryFilter {
     /// The states that a match can be in, as far as the filter tells.
@@ -115,6 +121,11 @@ impl DeliveryFilter {
             .filter(|state| self.states.is_empty() || self.states.contains(state))
             // What was delivered shows a success, whatever came before it.
             .filter(|state| !(failed && *state == DeliveryState::Delivered))
+            // What ended waits for nothing, and what is held waits for its webhook.
+            .filter(|state| {
+                let waits = matches!(state, DeliveryState::Pending | DeliveryState::Retrying);
+                self.blocked != Some(true) || waits
+            })
             .collect()
     }
 
@@ -130,6 +141,7 @@ impl DeliveryFilter {
             && self.status.is_none()
             && self.link_id.is_none()
             && self.trigger.is_none()
+            && self.blocked.is_none()
     }
 
     /// Rows of the walk may have to be passed over.
@@ -138,6 +150,7 @@ impl DeliveryFilter {
             || self.class.is_some()
             || self.status.is_some()
             || self.trigger.is_some()
+            || self.blocked.is_some()
     }
 
     /// Adds the conditions that an index of the order of time knows.
@@ -179,6 +192,11 @@ impl DeliveryFilter {
         if let Some(trigger) = self.trigger {
             sql.push(" AND trigger = ").push_bind(trigger.api_word());
         }
+        match self.blocked {
+            Some(true) => sql.push(" AND waits_for IS NOT NULL"),
+            Some(false) => sql.push(" AND waits_for IS NULL"),
+            None => sql,
+        };
     }
 
     /// Where the walk begins: after the cursor, and not later than wished.
@@ -294,57 +312,6 @@ impl Search<'_> {
             more: next.is_some(),
             next,
         }
-    }
-
-    /// The rows of an event or a journey. They are gathered before they are put in order: the
-    /// planner would otherwise sometimes walk the whole log in the hope to meet them soon.
-    async fn pointed(
-        &self,
-        connection: &mut PgConnection,
-        after: Option<DeliveryCursor>,
-    ) -> Result<DeliveryPage, StoreError> {
-        let gather = |sql: &mut QueryBuilder<Postgres>| {
-            sql.push("WITH found AS MATERIALIZED (SELECT ")
-                .push(SHOWN)
-                .push(" FROM deliveries WHERE workspace_id = ")
-                .push_bind(self.workspace);
-            for (column, value) in [
-                ("event_id", &self.filter.event_id),
-                ("lbid", &self.filter.lbid),
-            ] {
-                if let Some(value) = value {
-                    sql.push(" AND ").push(column).push(" = ");
-                    sql.push_bind(storable(value).into_owned());
-                }
-            }
-            if let Some(webhook) = self.filter.webhook {
-                sql.push(" AND webhook_id = ").push_bind(webhook);
-            }
-            if let Some(link) = self.filter.link_id {
-                sql.push(" AND link_id = ").push_bind(link);
-            }
-            self.filter.push_from(sql);
-            if let Some(before) = self.filter.created_before {
-                sql.push(" AND created_at < ").push_bind(Micros(before));
-            }
-            self.filter.push_rest(sql);
-            sql.push(" LIMIT ").push_bind(MAX_COUNTED + 1).push(") ");
-        };
-        let mut sql = QueryBuilder::new("");
-        gather(&mut sql);
-        sql.push("SELECT count(*) FROM found");
-        let total: i64 = sql.build_query_scalar().fetch_one(&mut *connection).await?;
-        let start = self.filter.start(after);
-        let mut sql = QueryBuilder::new("");
-        gather(&mut sql);
-        sql.push("SELECT * FROM found WHERE (created_at, id) < (")
-            .push_bind(Micros(start.created_at))
-            .push(", ")
-            .push_bind(start.id)
-            .push(") ORDER BY created_at DESC, id DESC LIMIT ")
-            .push_bind(self.wanted(0));
-        let rows = rows(sql, connection).await?;
-        Ok(self.page(rows, None, (total.min(MAX_COUNTED), total > MAX_COUNTED)))
     }
 
     async fn walked(

@@ -5,6 +5,7 @@
 //!
 //! - the state is `webhooks_domain::delivery::merge`'s, where of two open accounts the later one
 //!   stands: a hold after an attempt need not know how many attempts there were;
+//! - the reason of the state, and whom the delivery waits for, go with the account that stands;
 //! - the number of attempts is the highest told;
 //! - the last status and error are those of the newest attempt by its start, except that a
 //!   successful attempt outranks every other.
@@ -13,6 +14,8 @@ use webhooks_domain::{
     delivery::{DeliveryState, Progress, merge},
     endpoint::outcome::{FailureClass, Outcome},
 };
+
+use uuid::Uuid;
 
 use super::{AttemptRecord, ReportRecord};
 use crate::pg::{clamped, storable};
@@ -28,6 +31,10 @@ pub(super) struct Standing {
     pub(super) attempts: u32,
     /// The attempt whose result is shown.
     pub(super) shown: Option<Shown>,
+    /// Why that account says so, where no attempt tells.
+    pub(super) reason: Option<String>,
+    /// Whom it waits for, as that account says.
+    pub(super) waits_for: Option<Uuid>,
 }
 
 /// The result of one attempt.
@@ -58,6 +65,8 @@ impl Standing {
             next_attempt_at: None,
             attempts: 0,
             shown: None,
+            reason: None,
+            waits_for: None,
         }
     }
 
@@ -82,24 +91,34 @@ impl Standing {
             next_attempt_at: report.next_attempt_at.filter(|_| open).map(clamped),
             attempts,
             shown: report.attempt.as_ref().map(Shown::of),
+            reason: Some(&report.reason)
+                .filter(|reason| !reason.is_empty())
+                .map(|reason| storable(reason).into_owned()),
+            waits_for: report.waits_for.filter(|_| open),
         }
     }
 
     /// The two accounts as one.
     pub(super) fn merged(self, other: Self) -> Self {
         let progress = merge(self.progress, other.progress);
-        let next_attempt_at = if self.progress == other.progress {
-            self.next_attempt_at.max(other.next_attempt_at)
+        let (next_attempt_at, reason, waits_for) = if self.progress == other.progress {
+            (
+                self.next_attempt_at.max(other.next_attempt_at),
+                self.reason.max(other.reason),
+                self.waits_for.max(other.waits_for),
+            )
         } else if progress == self.progress {
-            self.next_attempt_at
+            (self.next_attempt_at, self.reason, self.waits_for)
         } else {
-            other.next_attempt_at
+            (other.next_attempt_at, other.reason, other.waits_for)
         };
         Self {
             progress,
             next_attempt_at,
             attempts: self.attempts.max(other.attempts),
             shown: newer(self.shown, other.shown),
+            reason,
+            waits_for,
         }
     }
 
@@ -194,20 +213,26 @@ mod tests {
             next,
             0u32..4,
             prop::option::of(any_shown()),
+            prop::option::of("[ab]"),
+            prop::option::of((1u128..3).prop_map(Uuid::from_u128)),
         )
-            .prop_map(|(state, told, at_micros, next, attempts, shown)| {
-                let state = DeliveryState::ALL[state];
-                Standing {
-                    progress: Progress {
-                        state,
-                        attempts: told,
-                        at_micros,
-                    },
-                    next_attempt_at: next.filter(|_| !state.is_terminal()),
-                    attempts: attempts.max(told),
-                    shown,
-                }
-            })
+            .prop_map(
+                |(state, told, at_micros, next, attempts, shown, reason, waits_for)| {
+                    let state = DeliveryState::ALL[state];
+                    Standing {
+                        progress: Progress {
+                            state,
+                            attempts: told,
+                            at_micros,
+                        },
+                        next_attempt_at: next.filter(|_| !state.is_terminal()),
+                        attempts: attempts.max(told),
+                        shown,
+                        reason,
+                        waits_for: waits_for.filter(|_| !state.is_terminal()),
+                    }
+                },
+            )
     }
 
     proptest! {
@@ -223,6 +248,7 @@ mod tests {
         fn only_an_open_delivery_has_a_next_attempt(a in any_standing(), b in any_standing()) {
             let merged = a.merged(b);
             prop_assert!(merged.next_attempt_at.is_none() || merged.completed_at().is_none());
+            prop_assert!(merged.waits_for.is_none() || merged.completed_at().is_none());
         }
     }
 }

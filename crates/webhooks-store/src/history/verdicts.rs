@@ -47,6 +47,10 @@ ON CONFLICT (day, id) DO UPDATE SET snapshot = EXCLUDED.snapshot, rendition = EX
   WHERE d.snapshot IS NULL
 RETURNING workspace_id, webhook_id, day, state, state_at = created_at AS made";
 
+/// Rows that a report has made whole already.
+const WHOLE: &str = "
+SELECT id FROM deliveries WHERE day = $1 AND id = ANY($2) AND snapshot IS NOT NULL";
+
 type EventKey<'a> = (Day, Uuid, &'a str);
 type Owed<'a> = (&'a VerdictRecord, &'a VerdictDelivery);
 
@@ -78,7 +82,9 @@ impl Store {
             put_events(&mut tx, rows).await?;
         }
         let mut tally = Tally::default();
-        let deliveries: Vec<_> = deliveries(verdicts).into_iter().collect();
+        let mut deliveries = deliveries(verdicts);
+        leave_out_whole(&mut tx, &mut deliveries).await?;
+        let deliveries: Vec<_> = deliveries.into_iter().collect();
         for rows in deliveries.chunks(ROWS_A_STATEMENT) {
             put_deliveries(&mut tx, rows, &mut tally).await?;
         }
@@ -130,6 +136,29 @@ fn deliveries(verdicts: &[VerdictRecord]) -> BTreeMap<(Day, Uuid), Owed<'_>> {
         }
     }
     deliveries
+}
+
+/// Leaves out what is stored whole: most of it, as a first attempt's report makes the whole row.
+/// Asking costs a look into the index; writing the row would cost a lock in it and its log.
+async fn leave_out_whole(
+    connection: &mut PgConnection,
+    deliveries: &mut BTreeMap<(Day, Uuid), Owed<'_>>,
+) -> Result<(), StoreError> {
+    let mut days: BTreeMap<Day, Vec<Uuid>> = BTreeMap::new();
+    for (day, id) in deliveries.keys() {
+        days.entry(*day).or_default().push(*id);
+    }
+    for (day, ids) in days {
+        let whole = sqlx::query(WHOLE)
+            .bind(day)
+            .bind(ids)
+            .fetch_all(&mut *connection)
+            .await?;
+        for row in whole {
+            deliveries.remove(&(day, row.try_get("id")?));
+        }
+    }
+    Ok(())
 }
 
 async fn put_events(

@@ -192,6 +192,8 @@ pub struct WebhookRow {
     pub held_choice: HeldChoice,
     /// When that was chosen, in microseconds.
     pub held_choice_at: Option<i64>,
+    /// Most deliveries held for it, as its workspace's limits say; `None` = the installation's.
+    pub held_max: Option<u32>,
     /// Deliveries that succeeded.
     pub success_count: i64,
     /// Deliveries that finally failed.
@@ -285,6 +287,9 @@ impl WebhookRow {
             health_epoch: row.try_get("health_epoch")?,
             held_choice: pg::word(row, "held_choice")?,
             held_choice_at: pg::optional_micros(row, "held_choice_at")?,
+            held_max: row
+                .try_get::<Option<i32>, _>("held_max")?
+                .and_then(|most| u32::try_from(most).ok()),
             success_count: row.try_get("success_count")?,
             failure_count: row.try_get("failure_count")?,
             last_sent_at: pg::optional_micros(row, "last_sent_at")?,

@@ -27,7 +27,8 @@ SELECT w.*,
   x.version AS extras_version, x.key_id AS extras_key_id, x.nonce AS extras_nonce,
   x.ciphertext AS extras_ciphertext, x.created_at AS extras_created_at,
   a.version AS ed25519_version, a.key_id AS ed25519_key_id, a.nonce AS ed25519_nonce,
-  a.ciphertext AS ed25519_ciphertext, a.created_at AS ed25519_created_at
+  a.ciphertext AS ed25519_ciphertext, a.created_at AS ed25519_created_at,
+  (SELECT o.held_per_webhook FROM workspaces o WHERE o.id = w.workspace_id) AS held_max
 FROM webhooks w
 LEFT JOIN webhook_stats s ON s.webhook_id = w.id
 LEFT JOIN LATERAL (
@@ -116,6 +117,18 @@ impl Store {
             total,
             more: found.len() > size,
         })
+    }
+
+    /// The public ed25519 key of a webhook of any workspace. No secret.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn public_key(&self, webhook: Uuid) -> Result<Option<String>, StoreError> {
+        let key = sqlx::query_scalar("SELECT public_key FROM webhooks WHERE id = $1")
+            .bind(webhook)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(key.flatten())
     }
 
     /// How many webhooks of any status the workspace has.

@@ -30,6 +30,15 @@ INSERT INTO outbox (kind, workspace_id, key, revision)
 SELECT 'token', workspace_id, id, revision FROM tokens
 WHERE workspace_id = $1 AND revoked_at IS NULL";
 
+/// Every webhook carries how many deliveries may be held for it. The read model takes nothing but
+/// newer revisions.
+const TELL_WEBHOOKS: &str = "
+WITH told AS (
+  UPDATE webhooks SET revision = revision + 1 WHERE workspace_id = $1 RETURNING id, revision
+)
+INSERT INTO outbox (kind, workspace_id, key, revision)
+SELECT 'webhook', $1, id::text, revision FROM told";
+
 impl Store {
     /// Makes a workspace, or returns the one that has this id already, unchanged.
     ///
@@ -150,6 +159,12 @@ impl Store {
             .await?;
         if limits.events_per_second != before.settings.limits.events_per_second {
             sqlx::query(TELL_TOKENS).bind(id).execute(&mut *tx).await?;
+        }
+        if limits.held_per_webhook != before.settings.limits.held_per_webhook {
+            sqlx::query(TELL_WEBHOOKS)
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
         }
         let after = one(&mut tx, id).await?;
         if let Some(after) = &after {

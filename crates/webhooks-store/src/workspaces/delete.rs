@@ -72,6 +72,7 @@ impl Store {
             .bind(Micros(now))
             .fetch_one(&mut *tx)
             .await?;
+        super::authorities::drop_all(&mut tx, id, now).await?;
         let deleted = DeletedWorkspace {
             webhooks: webhooks.try_get("n")?,
             tokens: tokens.try_get("n")?,

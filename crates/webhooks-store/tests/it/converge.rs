@@ -1,5 +1,8 @@
 //! Whatever the order, the repetition and the batches: the same reports make the same tables.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use futures::future::try_join_all;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -13,8 +16,8 @@ use crate::support::{Database, Draw, NOON, SECOND, attempt, facts, verdict};
 
 #[derive(Debug, Clone)]
 enum Message {
-    Report(ReportRecord),
-    Verdict(VerdictRecord),
+    Report(Box<ReportRecord>),
+    Verdict(Box<VerdictRecord>),
 }
 
 /// A report in small numbers, so that many of them are about the same thing.
@@ -55,7 +58,7 @@ fn delivery(n: usize) -> DeliveryFacts {
 fn message(seed: &Seed) -> Message {
     let facts = delivery(seed.delivery);
     if seed.kind == 8 {
-        return Message::Verdict(verdict(&facts));
+        return Message::Verdict(Box::new(verdict(&facts)));
     }
     let (state, with_attempt) = match seed.kind {
         0 => (DeliveryState::Retrying, true),
@@ -89,22 +92,34 @@ fn message(seed: &Seed) -> Message {
         }
         attempt
     });
-    Message::Report(ReportRecord {
+    Message::Report(Box::new(ReportRecord {
         delivery: facts,
         state,
         attempts_made: seed.made,
         next_attempt_at: (state == DeliveryState::Retrying).then_some(at + SECOND),
         at,
+        // Not every report without an attempt has one.
+        reason: match (with_attempt, seed.execution % 2) {
+            (false, 0) => "hold_expired".to_owned(),
+            _ => String::new(),
+        },
+        // Only a first attempt brings the snapshot, and not every one knows it.
+        snapshot: (with_attempt && seed.number == 1 && seed.execution == 0)
+            .then(|| (Bytes::from_static(b"{\"id\":1}"), 0)),
+        waits_for: seed
+            .execution
+            .is_multiple_of(3)
+            .then(|| Uuid::from_u128(seed.execution)),
         attempt,
-    })
+    }))
 }
 
 async fn record(database: &Database, messages: &[Message]) -> Result<(), StoreError> {
     let (mut reports, mut verdicts) = (Vec::new(), Vec::new());
     for message in messages {
         match message {
-            Message::Report(report) => reports.push(report.clone()),
-            Message::Verdict(verdict) => verdicts.push(verdict.clone()),
+            Message::Report(report) => reports.push(report.as_ref().clone()),
+            Message::Verdict(verdict) => verdicts.push(verdict.as_ref().clone()),
         }
     }
     database.store.record_verdicts(&verdicts).await?;
@@ -189,7 +204,10 @@ proptest! {
     fn reports_converge(seeds in prop::collection::vec(any_seed(), 1..25), disorder: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let messages: Vec<_> = seeds.iter().map(message).collect();
+            let mut messages: Vec<_> = seeds.iter().map(message).collect();
+            // Every delivery has a verdict sooner or later.
+            let told: BTreeSet<usize> = seeds.iter().map(|seed| seed.delivery).collect();
+            messages.extend(told.into_iter().map(|n| Message::Verdict(Box::new(verdict(&delivery(n))))));
             let (tidy, untidy) = (Database::fresh().await, Database::fresh().await);
             record(&tidy, &messages).await.unwrap();
             record_in_disorder(&untidy, &messages, disorder).await.unwrap();

@@ -18,4 +18,5 @@ mod reseal;
 mod roles;
 mod schema;
 mod support;
+mod tenants;
 mod webhooks;

@@ -1,7 +1,7 @@
 use futures::future::try_join_all;
 use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::Outcome};
-use webhooks_store::{DeliveryRow, ReportRecord};
+use webhooks_store::{DeliveryFilter, DeliveryRow, ReportRecord};
 
 use crate::support::{Database, Draw, NOON, SECOND, attempt, facts, report, verdict};
 
@@ -107,6 +107,97 @@ async fn a_hold_after_an_attempt_is_shown_and_forgets_no_attempt() {
     }
 }
 
+#[tokio::test]
+async fn who_waits_for_whom_is_kept_until_the_next_account_and_can_be_searched() {
+    let delivery = facts(Uuid::new_v4(), Uuid::new_v4(), "e", NOON);
+    let first = Uuid::from_u128(7);
+    let tried = report(
+        &delivery,
+        DeliveryState::Retrying,
+        attempt(1, NOON + 9 * SECOND, Outcome::Timeout),
+    );
+    let blocked = ReportRecord {
+        state: DeliveryState::Pending,
+        attempt: None,
+        next_attempt_at: Some(NOON + 30 * SECOND),
+        at: NOON + 5 * SECOND,
+        waits_for: Some(first),
+        ..tried.clone()
+    };
+    let (row, _) = after(std::slice::from_ref(&blocked)).await;
+    assert_eq!(
+        (row.state, row.blocked_by),
+        (DeliveryState::Pending, Some(first))
+    );
+    for reports in [[blocked.clone(), tried.clone()], [tried, blocked.clone()]] {
+        let (row, _) = after(&reports).await;
+        assert_eq!((row.state, row.blocked_by), (DeliveryState::Retrying, None));
+    }
+    let database = Database::fresh().await;
+    let other = facts(delivery.workspace_id, delivery.webhook_id, "f", NOON);
+    let free = ReportRecord {
+        delivery: other.clone(),
+        waits_for: None,
+        ..blocked.clone()
+    };
+    database
+        .store
+        .record_reports(&[blocked, free])
+        .await
+        .unwrap();
+    for (wanted, expected) in [(true, delivery.delivery_id), (false, other.delivery_id)] {
+        let filter = DeliveryFilter {
+            blocked: Some(wanted),
+            ..DeliveryFilter::default()
+        };
+        let found = database
+            .store
+            .search_deliveries(delivery.workspace_id, &filter, 10, None)
+            .await
+            .unwrap();
+        let found: Vec<_> = found.rows.iter().map(|row| row.id).collect();
+        assert_eq!(found, [expected], "blocked: {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn a_reason_is_kept_for_as_long_as_the_state_it_explains() {
+    let delivery = facts(Uuid::new_v4(), Uuid::new_v4(), "e", NOON);
+    let tried = report(
+        &delivery,
+        DeliveryState::Retrying,
+        attempt(1, NOON, Outcome::Timeout),
+    );
+    let expired = ReportRecord {
+        state: DeliveryState::Cancelled,
+        attempt: None,
+        next_attempt_at: None,
+        at: NOON + 5 * SECOND,
+        reason: "hold_expired".to_owned(),
+        ..tried.clone()
+    };
+    let shown = |row: &DeliveryRow| (row.state, row.state_reason.clone());
+    let cancelled = (DeliveryState::Cancelled, Some("hold_expired".to_owned()));
+    for reports in [
+        vec![tried.clone(), expired.clone()],
+        vec![expired.clone(), tried.clone()],
+        vec![expired.clone(), expired.clone()],
+    ] {
+        let (row, _) = after(&reports).await;
+        assert_eq!(shown(&row), cancelled);
+    }
+    // What was on the wire at that moment arrived after all.
+    let arrived = report(
+        &delivery,
+        DeliveryState::Delivered,
+        attempt(2, NOON + 6 * SECOND, Outcome::Success),
+    );
+    for reports in [[expired.clone(), arrived.clone()], [arrived, expired]] {
+        let (row, _) = after(&reports).await;
+        assert_eq!(shown(&row), (DeliveryState::Delivered, None));
+    }
+}
+
 /// Many batches at once over the same few hundred deliveries, each in an order of its own, verdicts
 /// among them: nothing deadlocks (a deadlock is an error of the call), and nothing is lost or
 /// counted twice.
@@ -163,4 +254,29 @@ async fn concurrent_batches_over_the_same_deliveries_neither_deadlock_nor_miscou
     let rows = database.count("SELECT count(*) FROM deliveries").await;
     assert_eq!(rows, DELIVERIES);
     crate::converge::assert_counters_equal_the_log(&database).await;
+}
+
+#[tokio::test]
+async fn a_first_report_that_brings_the_snapshot_leaves_nothing_for_the_verdict_to_write() {
+    let database = Database::fresh().await;
+    let delivery = facts(Uuid::new_v4(), Uuid::new_v4(), "e", NOON);
+    let first = ReportRecord {
+        snapshot: Some((bytes::Bytes::from_static(b"{\"id\":1}"), 0)),
+        ..report(
+            &delivery,
+            DeliveryState::Delivered,
+            attempt(1, NOON, Outcome::Success),
+        )
+    };
+    database.store.record_reports(&[first]).await.unwrap();
+    let row =
+        "SELECT concat_ws(' ', xmin, convert_from(snapshot, 'UTF8'), rendition) FROM deliveries";
+    let written = database.texts(row).await;
+    assert!(written[0].ends_with("{\"id\":1} 0"), "{written:?}");
+    database
+        .store
+        .record_verdicts(&[verdict(&delivery)])
+        .await
+        .unwrap();
+    assert_eq!(database.texts(row).await, written, "written again");
 }

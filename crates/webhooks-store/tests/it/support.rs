@@ -232,6 +232,9 @@ pub(crate) fn report(
             .then_some(attempt.started_at + 30 * SECOND),
         at: attempt.started_at + SECOND,
         attempt: Some(attempt),
+        reason: String::new(),
+        waits_for: None,
+        snapshot: None,
     }
 }
 

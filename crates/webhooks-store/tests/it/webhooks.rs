@@ -1,7 +1,9 @@
 use futures::future::join_all;
 use uuid::Uuid;
 use webhooks_domain::webhook::{StatusReason, WebhookStatus};
-use webhooks_store::{StatusFilter, StoreError, WebhookPatch, WebhookRow};
+use webhooks_store::{
+    StatusFilter, StoreError, WebhookPatch, WebhookRow, WorkspaceLimits, WorkspacePatch,
+};
 
 use crate::support::{Database, NOON, actor, new_webhook};
 
@@ -44,6 +46,47 @@ async fn the_plan_limit_holds_under_parallel_creates() {
     ] {
         assert_eq!(database.count(table).await, 10, "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_workspaces_limit_of_held_deliveries_reaches_each_of_its_webhooks_as_a_new_revision() {
+    let database = Database::fresh().await;
+    let (workspace, other) = (database.workspace().await, database.workspace().await);
+    let (mine, foreign) = (
+        make(&database, workspace).await,
+        make(&database, other).await,
+    );
+    assert_eq!((mine.held_max, mine.revision), (None, 1));
+    let set = async |held_per_webhook, name: &str| {
+        let patch = WorkspacePatch {
+            name: Some(name.to_owned()),
+            limits: Some(WorkspaceLimits {
+                held_per_webhook,
+                ..WorkspaceLimits::default()
+            }),
+            ..WorkspacePatch::default()
+        };
+        let changed = database
+            .store
+            .update_workspace(workspace, &patch, &actor(), NOON)
+            .await;
+        assert!(changed.unwrap().is_some());
+        let row = database.store.get_webhook(workspace, mine.id).await;
+        let row = row.unwrap().unwrap();
+        (row.held_max, row.revision)
+    };
+    assert_eq!(set(Some(7), "a").await, (Some(7), 2));
+    // What does not change the limit tells the webhooks nothing.
+    assert_eq!(set(Some(7), "b").await, (Some(7), 2));
+    assert_eq!(set(None, "b").await, (None, 3));
+    let row = database.store.get_webhook(other, foreign.id).await;
+    assert_eq!(row.unwrap(), Some(foreign));
+    let told = database
+        .texts("SELECT concat_ws(' ', kind, workspace_id, revision) FROM outbox ORDER BY id")
+        .await;
+    let expected = [(workspace, 1), (other, 1), (workspace, 2), (workspace, 3)]
+        .map(|(workspace, revision)| format!("webhook {workspace} {revision}"));
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

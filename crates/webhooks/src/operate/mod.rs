@@ -1,8 +1,10 @@
 //! Operators' commands.
 
 pub(crate) mod accounts;
+pub(crate) mod certificates;
 pub(crate) mod config;
 pub(crate) mod dead;
+pub(crate) mod deliveries;
 pub(crate) mod doctor;
 pub(crate) mod migrate;
 pub(crate) mod nats;

@@ -2,7 +2,8 @@
 //!
 //! It goes to the subject it came from, as a new message: a fresh message id, since the old one may
 //! be what was refused, and without the conditions of the old publish. What our own services need
-//! (`Wh-…` and the trace) is kept. The letter is removed only when the stream has acknowledged the
+//! (`Wh-…` and the trace) is kept. A publisher's event keeps its identity: the id in its body, or else
+//! the message id it came with. The letter is removed only when the stream has acknowledged the
 //! new message; a crash in between leaves both, and delivery ids make the second harmless.
 
 use std::time::Duration;
@@ -93,12 +94,32 @@ fn message(
     let kept = |name: &str| name.starts_with("Wh-") || name == headers::TRACEPARENT;
     let payload = fixed.map_or(letter.payload, Bytes::from);
     let mut message = Outgoing::new(letter.subject, id, payload);
+    if !ours {
+        // To ingest the message id is the event's, and must not contradict the body.
+        let came_with = letter
+            .headers
+            .iter()
+            .find(|header| header.name == headers::MSG_ID);
+        let own = own_id(&message.payload);
+        message.headers = Default::default();
+        if let (None, Some(came_with)) = (own, came_with) {
+            message
+                .headers
+                .insert(headers::MSG_ID, came_with.value.as_str());
+        }
+    }
     for header in letter.headers.iter().filter(|header| kept(&header.name)) {
         message
             .headers
             .insert(header.name.as_str(), header.value.as_str());
     }
     Ok((message, letter.stream))
+}
+
+/// What an event says its id is. Only looked at: the bytes go on as they are.
+fn own_id(event: &[u8]) -> Option<String> {
+    let event: serde_json::Value = serde_json::from_slice(event).ok()?;
+    event.get("id")?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -138,11 +159,20 @@ mod tests {
             (sent.subject.as_str(), sent.payload.as_ref()),
             (subject, b"new".as_slice())
         );
-        assert_eq!(header(headers::MSG_ID).as_deref(), Some("fresh"));
+        assert_eq!(
+            header(headers::MSG_ID).as_deref(),
+            Some("refused"),
+            "the event's identity"
+        );
         assert_eq!(header("Nats-Expected-Last-Subject-Sequence"), None);
         assert_eq!(
             (header("Wh-Event-Id"), header("traceparent")),
             (Some("e".into()), Some("00-1-2-01".into()))
+        );
+        let named = message(letter(subject), Some(br#"{"id":"own"}"#.to_vec()), "fresh").unwrap();
+        assert!(
+            named.0.headers.get(headers::MSG_ID).is_none(),
+            "the body has it"
         );
         assert_eq!(
             message(letter("wh.rpt.3"), None, "fresh")

@@ -218,7 +218,8 @@ async fn a_client_certificate_is_shown_to_those_who_ask_and_only_for_its_own_web
         // The connection that is open now is the identity's, and nobody else rides on it.
         let result = post(&egress, &url).await;
         assert_eq!(result.outcome, Outcome::TlsError, "{result:?}");
-        assert_eq!(result.reason(), Some("tls_handshake"));
+        assert_eq!(result.reason(), Some("client_certificate_refused"));
+        assert_eq!(result.class, Some(FailureClass::Permanent));
     }
     assert_eq!(receiver.requests(), 2);
 }

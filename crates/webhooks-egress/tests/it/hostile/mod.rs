@@ -4,7 +4,7 @@
 //! Deadlines are a second or two here instead of thirty; what must hold is the same: an attempt ends by
 //! its deadline and a second, it puts one request on the wire at most, and its socket is closed.
 
-mod authority;
+pub(crate) mod authority;
 mod bodies;
 mod certificates;
 mod connections;

@@ -14,7 +14,7 @@ fn judged<T>(
     ask: impl FnOnce(&mut Judge<'_>) -> Option<T>,
 ) -> Result<Option<T>, Vec<(String, &'static str)>> {
     let policy = AddressPolicy::default();
-    let mut judge = Judge::new(Vec::new(), &policy, bounds);
+    let mut judge = Judge::new(Vec::new(), &policy, bounds, 0);
     let value = ask(&mut judge);
     if judge.violations.is_empty() {
         return Ok(value);

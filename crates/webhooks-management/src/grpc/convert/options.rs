@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use webhooks_domain::webhook::DeliveryOrder;
+use webhooks_domain::{event::parse_rfc3339_micros, webhook::DeliveryOrder};
 use webhooks_proto::v1::{self, endpoint_auth::Kind};
 use webhooks_runtime::Secret;
 use webhooks_store::{RateChoice, RetryChoice};
 
 use crate::{
-    draft::{AuthDraft, HeaderDraft, RateDraft, RetryDraft},
-    extras::{Place, Shown, ShownAuth},
+    draft::{AuthDraft, CertificateDraft, HeaderDraft, RateDraft, RetryDraft},
+    extras::{ClientAuth, Place, Shown, ShownAuth, ShownCertificate},
     view::units,
 };
 
-use v1::endpoint_auth::{ApiKey, Basic, Bearer, api_key};
+use v1::endpoint_auth::{
+    ApiKey, Basic, Bearer, OAuth2ClientCredentials, api_key,
+    o_auth2_client_credentials::ClientAuth as WireAuth,
+};
 
 /// A retry policy: its preset or its numbers.
 pub(super) fn retry(choice: RetryChoice) -> v1::RetryPolicy {
@@ -138,6 +141,25 @@ pub(super) fn auth(shown: &ShownAuth) -> v1::EndpointAuth {
             name,
             value,
         }),
+        ShownAuth::OAuth2 {
+            token_url,
+            client_id,
+            client_secret,
+            scopes,
+            audience,
+            client_auth,
+        } => Kind::Oauth2ClientCredentials(OAuth2ClientCredentials {
+            token_url,
+            client_id,
+            client_secret,
+            scopes,
+            audience,
+            client_auth: match client_auth {
+                ClientAuth::Basic => WireAuth::Basic,
+                ClientAuth::Post => WireAuth::Post,
+            }
+            .into(),
+        }),
     };
     v1::EndpointAuth { kind: Some(kind) }
 }
@@ -162,6 +184,38 @@ pub(super) fn auth_draft(auth: v1::EndpointAuth) -> Option<AuthDraft> {
             name: key.name,
             value: secret(key.value),
         },
+        Kind::Oauth2ClientCredentials(client) => AuthDraft::OAuth2 {
+            client_auth: match client.client_auth() {
+                WireAuth::Unspecified | WireAuth::Basic => "basic",
+                WireAuth::Post => "post",
+            }
+            .to_owned(),
+            token_url: client.token_url,
+            client_id: client.client_id,
+            client_secret: secret(client.client_secret),
+            scopes: client.scopes,
+            audience: client.audience,
+        },
+    })
+}
+
+pub(super) fn certificate(shown: &ShownCertificate) -> v1::ClientCertificate {
+    let time = |text: &str| parse_rfc3339_micros(text).map(super::timestamp);
+    v1::ClientCertificate {
+        certificate: String::new(),
+        private_key: shown.private_key.clone(),
+        subject: shown.subject.clone(),
+        fingerprint: shown.fingerprint.clone(),
+        not_before: time(&shown.not_before),
+        not_after: time(&shown.not_after),
+    }
+}
+
+/// An empty message = no certificate.
+pub(super) fn certificate_draft(wish: v1::ClientCertificate) -> Option<CertificateDraft> {
+    (wish != v1::ClientCertificate::default()).then(|| CertificateDraft {
+        certificate: filled(&wish.certificate),
+        private_key: secret(wish.private_key),
     })
 }
 

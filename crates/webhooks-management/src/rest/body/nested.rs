@@ -5,7 +5,7 @@ use webhooks_runtime::Secret;
 
 use super::Reader;
 use crate::{
-    draft::{AuthDraft, HeaderDraft, RateDraft, RetryDraft},
+    draft::{AuthDraft, CertificateDraft, HeaderDraft, RateDraft, RetryDraft},
     json::Json,
 };
 
@@ -124,8 +124,16 @@ impl Reader {
             "bearer" => &["token"],
             "basic" => &["username", "password"],
             "apiKey" => &["in", "name", "value"],
+            "oauth2ClientCredentials" => &[
+                "tokenUrl",
+                "clientId",
+                "clientSecret",
+                "scopes",
+                "audience",
+                "clientAuth",
+            ],
             _ => {
-                let message = "is bearer, basic or apiKey";
+                let message = "is bearer, basic, apiKey or oauth2ClientCredentials";
                 self.problem(&format!("{field}.type"), "unknown_type", message);
                 return None;
             }
@@ -135,6 +143,10 @@ impl Reader {
                 self.unknown(&format!("{field}.{name}"));
             }
         }
+        let scopes = match take(&mut members, "scopes") {
+            Some(scopes) => self.texts(&format!("{field}.scopes"), scopes)?,
+            None => Vec::new(),
+        };
         let mut text = |name: &str| {
             let value = take(&mut members, name)?;
             self.text(&format!("{field}.{name}"), value)
@@ -147,6 +159,14 @@ impl Reader {
                 username: text("username").unwrap_or_default(),
                 password: text("password").map(Secret::new),
             },
+            "oauth2ClientCredentials" => AuthDraft::OAuth2 {
+                token_url: text("tokenUrl").unwrap_or_default(),
+                client_id: text("clientId").unwrap_or_default(),
+                client_secret: text("clientSecret").map(Secret::new),
+                scopes,
+                audience: text("audience").unwrap_or_default(),
+                client_auth: text("clientAuth").unwrap_or_default(),
+            },
             _ => AuthDraft::ApiKey {
                 place: text("in").unwrap_or_default(),
                 name: text("name").unwrap_or_default(),
@@ -154,6 +174,29 @@ impl Reader {
             },
         };
         Some(Some(auth))
+    }
+
+    /// A client certificate; null = none. What only we say of it is passed over, so that an object
+    /// that was read can be written back.
+    pub(super) fn certificate(
+        &mut self,
+        field: &str,
+        value: Json,
+    ) -> Option<Option<CertificateDraft>> {
+        if value == Json::Null {
+            return Some(None);
+        }
+        let mut draft = CertificateDraft::default();
+        for (name, value) in self.members(field, value)? {
+            let path = format!("{field}.{name}");
+            match name.as_str() {
+                "certificate" => draft.certificate = self.text(&path, value),
+                "privateKey" => draft.private_key = self.text(&path, value).map(Secret::new),
+                "subject" | "fingerprint" | "notBefore" | "notAfter" => {}
+                _ => self.unknown(&path),
+            }
+        }
+        Some(Some(draft))
     }
 
     pub(super) fn integer(&mut self, field: &str, value: Json) -> Option<i64> {

@@ -2,7 +2,7 @@
 
 use super::super::{object::ObjectReader, query::ListQuery};
 use crate::{
-    error::ManagementError,
+    error::{ManagementError, Violation},
     service::{DeliveryQuery, JobDraft, MetricsQuery},
 };
 
@@ -10,6 +10,16 @@ use crate::{
 pub(super) fn search(query: &ListQuery) -> DeliveryQuery {
     let text = |name| query.text(name).unwrap_or_default();
     let mut problems = Vec::new();
+    let blocked = match text("blocked").as_str() {
+        "" => None,
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => {
+            let message = "is true or false";
+            problems.push(Violation::new("blocked", "unknown_value", message));
+            None
+        }
+    };
     let mut time = |name| match query.time(name) {
         Ok(at) => at,
         Err(error) => {
@@ -26,6 +36,7 @@ pub(super) fn search(query: &ListQuery) -> DeliveryQuery {
         link_id: text("linkId"),
         lbid: text("lbid"),
         trigger: text("trigger"),
+        blocked,
         created_after: time("createdAfter"),
         created_before: time("createdBefore"),
         problems,

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use webhooks_domain::{endpoint::outcome::FailureClass, event::format_micros};
-use webhooks_store::{Counts, ErrorExample, ErrorGroup, EventRow, JobRow, Measures};
+use webhooks_store::{Counts, ErrorExample, ErrorGroup, EventRow, JobRow, Latency, Measures};
 
-use crate::service::{EventVerdict, JudgedEvent, Metrics, Prepared};
+use crate::service::{EventVerdict, JudgedEvent, Metrics, Prepared, WebhookHealth};
 
 /// An object without the members that are null.
 fn object(value: Value) -> Value {
@@ -134,23 +134,58 @@ pub(super) fn metrics_view(metrics: &Metrics) -> Value {
             view
         })
         .collect();
-    let ms = |micros: Option<f64>| micros.map(|micros| micros / 1_000.0);
     json!({
         "interval": metrics.interval.as_str(),
         "from": format_micros(metrics.from),
         "to": format_micros(metrics.to),
         "totals": counts_view(totals),
-        "latency": object(json!({
-            "p50Ms": ms(latency.p50_us),
-            "p95Ms": ms(latency.p95_us),
-            "p99Ms": ms(latency.p99_us),
-            "sample": latency.sample,
-        })),
+        "latency": latency_view(latency),
         "backlog": { "pending": pending, "retrying": retrying, "held": held },
         "buckets": buckets,
         "errors": errors.iter().map(error_view).collect::<Vec<_>>(),
         "partial": partial,
     })
+}
+
+/// How a webhook's deliveries fare.
+pub(super) fn health_view(health: &WebhookHealth) -> Value {
+    let pulse = &health.pulse;
+    let (pending, retrying, held) = pulse.backlog;
+    let last_failure = health.last_failure.as_ref().map(|last| {
+        object(json!({
+            "at": format_micros(last.at_micros),
+            "deliveryId": last.delivery,
+            "outcome": last.outcome.as_str(),
+            "statusCode": last.status_code,
+            "reason": filled(&last.reason),
+        }))
+    });
+    object(json!({
+        "webhookId": health.webhook,
+        "statusLabel": health.status.as_str(),
+        "statusReason": health.reason.map(|reason| reason.as_str()),
+        "consecutiveFailures": health.run,
+        "nextProbeAt": health.next_probe_at.map(format_micros),
+        "lastFailure": last_failure,
+        "backlog": { "pending": pending, "retrying": retrying, "held": held },
+        "from": format_micros(health.from),
+        "to": format_micros(health.to),
+        "delivered": pulse.delivered,
+        "failed": pulse.failed,
+        "successRate": success_rate(&health.ended()),
+        "latency": latency_view(&pulse.latency),
+        "partial": pulse.partial,
+    }))
+}
+
+fn latency_view(latency: &Latency) -> Value {
+    let ms = |micros: Option<f64>| micros.map(|micros| micros / 1_000.0);
+    object(json!({
+        "p50Ms": ms(latency.p50_us),
+        "p95Ms": ms(latency.p95_us),
+        "p99Ms": ms(latency.p99_us),
+        "sample": latency.sample,
+    }))
 }
 
 /// Delivered among those that ended delivered or failed.

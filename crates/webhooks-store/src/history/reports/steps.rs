@@ -125,7 +125,18 @@ pub(super) async fn make_or_lock(
         .bind(facts().map(|f| f.trigger.api_word()).collect::<Vec<_>>())
         .bind(facts().map(|f| Micros(f.created_at)).collect::<Vec<_>>())
         .bind(facts().map(|f| bigint(f.event_seq)).collect::<Vec<_>>());
+    let snapshots = || deliveries.values().map(|told| told.snapshot);
     let made = bind_standings(made, &standings)
+        .bind(
+            snapshots()
+                .map(|s| s.map(|(bytes, _)| bytes.as_ref()))
+                .collect::<Vec<Option<&[u8]>>>(),
+        )
+        .bind(
+            snapshots()
+                .map(|s| s.map(|(_, rendition)| int(*rendition)))
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(connection)
         .await?;
     made.iter().map(|row| Ok(row.try_get("id")?)).collect()
@@ -173,6 +184,8 @@ fn stored(row: &sqlx::postgres::PgRow) -> Result<Standing, StoreError> {
         next_attempt_at: pg::optional_micros(row, "next_attempt_at")?,
         attempts: pg::unsigned(row, "attempt_count")?,
         shown: shown.transpose()?,
+        reason: row.try_get("state_reason")?,
+        waits_for: row.try_get("waits_for")?,
     })
 }
 
@@ -192,7 +205,7 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Binds the ten columns that [`Standing`] fills, in the order of the statements in [`sql`].
+/// Binds the twelve columns that [`Standing`] fills, in the order of the statements in [`sql`].
 fn bind_standings<'q>(query: PgQuery<'q>, standings: &[&Standing]) -> PgQuery<'q> {
     let each = || standings.iter();
     query
@@ -238,4 +251,6 @@ fn bind_standings<'q>(query: PgQuery<'q>, standings: &[&Standing]) -> PgQuery<'q
                 .map(|s| s.failure().map(|(_, reason)| reason))
                 .collect::<Vec<_>>(),
         )
+        .bind(each().map(|s| s.reason.as_deref()).collect::<Vec<_>>())
+        .bind(each().map(|s| s.waits_for).collect::<Vec<_>>())
 }

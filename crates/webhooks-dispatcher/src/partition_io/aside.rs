@@ -1,0 +1,133 @@
+//! Deliveries that go no further for now, or ever: held, cancelled, buried.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use webhooks_bus::{Outgoing, PublishError, Pulled, Stored, names, subjects};
+use webhooks_proto::v1;
+
+use super::{
+    Settled, Settling,
+    schedule::{PUBLISH_PAUSE, PUBLISH_WITHIN, now_in, schedule},
+};
+use crate::{
+    held::reason,
+    job::{Job, MessageKey},
+    report,
+    shared::Shared,
+};
+
+/// When a delivery is tried again to be held that found HELD full.
+pub(super) const HOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// Writes a delivery to HELD.
+pub(super) async fn write_held(
+    shared: &Shared,
+    partition: u16,
+    job: &Job,
+) -> Result<Stored, PublishError> {
+    let id = format!("{}:{}:{}", job.delivery.simple(), job.attempt, job.park);
+    // That it is held is told instead of that it is blocked.
+    let held = Job {
+        waits_for: None,
+        ..job.clone()
+    };
+    let bytes = held.encode(job.attempt, job.park + 1, 0);
+    let message = Outgoing::new(subjects::held(partition, job.webhook), &id, bytes);
+    shared.bus.publish(message, PUBLISH_WITHIN).await
+}
+
+/// Whether it is the webhook's own place that is full, and not the stream.
+fn is_of_webhook(detail: &str) -> bool {
+    detail.contains("per subject")
+}
+
+/// Moves a delivery to HELD. Where a webhook holds as many as it may, the delivery ends, which is
+/// recorded; where the stream is full, it is parked and tried again.
+pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
+    async move {
+        match write_held(&shared, partition, &job).await {
+            Ok(held) => {
+                let now = shared.clock.now_micros();
+                if shared.cancelled.contains(job.delivery)
+                    && let Err(error) = shared.bus.remove(names::HELD, held.seq).await
+                {
+                    // It was taken back meanwhile; a sweep or its release finds it.
+                    tracing::debug!(%error, delivery.id = %job.delivery, "cancelled delivery still held");
+                }
+                shared
+                    .reporter
+                    .record(report::without_attempt(&job, v1::DeliveryState::Held, now))
+                    .await;
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+            Err(PublishError::Full(detail)) if is_of_webhook(&detail) => {
+                metrics::counter!("webhooks_held_ended_total", "reason" => reason::OVERFLOW)
+                    .increment(1);
+                cancel(shared, job, reason::OVERFLOW).await
+            }
+            Err(error @ PublishError::Full(_)) => {
+                tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
+                let due = now_in(&shared, HOLD_AGAIN_AFTER);
+                schedule(&shared, partition, &job, job.attempt, job.park + 1, due).await;
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+            // Perhaps it is held already: a repeat has the same id.
+            Err(error) => {
+                tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
+                Settled::Again {
+                    job: Box::new(job),
+                    delay: PUBLISH_PAUSE,
+                }
+            }
+        }
+    }
+    .boxed()
+}
+
+/// Ends a delivery whose webhook is off or gone.
+pub(crate) fn cancel(shared: Arc<Shared>, job: Job, reason: &'static str) -> Settling {
+    async move {
+        let now = shared.clock.now_micros();
+        let mut report = report::without_attempt(&job, v1::DeliveryState::Cancelled, now);
+        report.reason = reason.to_owned();
+        shared.reporter.record(report).await;
+        Settled::Done {
+            key: job.key,
+            finished: Some((job.delivery, job.attempt)),
+        }
+    }
+    .boxed()
+}
+
+/// Keeps a message that cannot be decoded.
+pub(crate) fn bury(
+    shared: Arc<Shared>,
+    stream: String,
+    key: MessageKey,
+    pulled: Pulled,
+    reason: String,
+) -> Settling {
+    async move {
+        let now = shared.clock.now_micros();
+        while let Err(error) = shared
+            .bus
+            .bury_pulled("dispatcher", &stream, &pulled, "undecodable", &reason, now)
+            .await
+        {
+            tracing::warn!(%error, "dead letter not kept yet");
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+        Settled::Done {
+            key,
+            finished: None,
+        }
+    }
+    .boxed()
+}

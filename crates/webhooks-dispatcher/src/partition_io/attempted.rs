@@ -1,0 +1,123 @@
+//! An attempt that has ended is recorded, and what comes next is made durable.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use webhooks_bus::PublishError;
+use webhooks_domain::{endpoint::FailureClass, retry::Next};
+use webhooks_proto::v1;
+
+use super::{
+    Settled, Settling,
+    aside::{HOLD_AGAIN_AFTER, write_held},
+    schedule::{PUBLISH_PAUSE, now_in, schedule},
+};
+use crate::{
+    attempt::Attempted,
+    job::Job,
+    report::{self, Execution},
+    shared::Shared,
+};
+
+/// Records an ended attempt; then the delivery is over, waits in memory, or waits on RETRIES.
+pub(crate) fn record(
+    shared: Arc<Shared>,
+    partition: u16,
+    attempted: Attempted,
+    in_memory: bool,
+) -> Settling {
+    async move {
+        let Attempted {
+            job,
+            execution,
+            started_micros,
+            result,
+            next,
+        } = attempted;
+        // The report of an attempt takes away that it was blocked.
+        let job = Job {
+            waits_for: None,
+            ..job
+        };
+        let now = shared.clock.now_micros();
+        let due = |delay: Duration| now + i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
+        let (state, next_at) = match next {
+            None => (v1::DeliveryState::Delivered, 0),
+            Some(Next::GiveUp) => (v1::DeliveryState::Failed, 0),
+            Some(Next::Retry { .. }) if job.probe => (v1::DeliveryState::Held, 0),
+            Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
+                (v1::DeliveryState::Retrying, due(delay))
+            }
+        };
+        let execution = Execution {
+            id: execution,
+            started_micros,
+            dispatcher: &shared.name,
+        };
+        let report = report::of_attempt(&job, &execution, &result, state, next_at, now);
+        let recorded = shared.reporter.record(report);
+        match next {
+            None | Some(Next::GiveUp) => {
+                recorded.await;
+                Settled::Done {
+                    key: job.key,
+                    finished: Some((job.delivery, job.attempt)),
+                }
+            }
+            Some(Next::Retry { attempt, .. }) if job.probe => {
+                let (key, made) = (job.key, (job.delivery, job.attempt));
+                let next = Job { attempt, ..job };
+                // First, so that what is recorded as held is there.
+                while let Err(error) = write_held(&shared, partition, &next).await {
+                    tracing::warn!(%error, delivery.id = %next.delivery, "delivery not held yet");
+                    if let PublishError::Full(_) = error {
+                        let due = now_in(&shared, HOLD_AGAIN_AFTER);
+                        schedule(&shared, partition, &next, attempt, next.park + 1, due).await;
+                        break;
+                    }
+                    tokio::time::sleep(PUBLISH_PAUSE).await;
+                }
+                recorded.await;
+                Settled::Done {
+                    key,
+                    finished: Some(made),
+                }
+            }
+            Some(Next::Retry { attempt, delay }) if in_memory => {
+                recorded.await;
+                let gone = shared.clock.now_micros() - now;
+                let left =
+                    delay.saturating_sub(Duration::from_micros(u64::try_from(gone).unwrap_or(0)));
+                Settled::Again {
+                    job: Box::new(Job { attempt, ..job }),
+                    delay: left,
+                }
+            }
+            Some(Next::Retry { attempt, delay }) => {
+                let scheduled = schedule(&shared, partition, &job, attempt, job.park, due(delay));
+                tokio::join!(recorded, scheduled);
+                Settled::Done {
+                    key: job.key,
+                    finished: Some((job.delivery, job.attempt)),
+                }
+            }
+            Some(Next::Again { delay }) => {
+                debug_assert_eq!(result.class, Some(FailureClass::Ours));
+                let scheduled = schedule(
+                    &shared,
+                    partition,
+                    &job,
+                    job.attempt,
+                    job.park + 1,
+                    due(delay),
+                );
+                tokio::join!(recorded, scheduled);
+                Settled::Done {
+                    key: job.key,
+                    finished: None,
+                }
+            }
+        }
+    }
+    .boxed()
+}
