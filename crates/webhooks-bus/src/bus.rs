@@ -16,8 +16,10 @@ use crate::{
 /// How long a request to JetStream may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Messages the client queues while it writes or reconnects.
-const CLIENT_CAPACITY: usize = 8_192;
+/// Messages the client queues while it writes or reconnects. Never to be reached ([`crate::flow`]):
+/// room for all publishes at their limit, and three times as many acknowledgements and other requests.
+/// It costs memory only as far as it is used.
+pub(crate) const CLIENT_CAPACITY: usize = 65_536;
 
 /// A connection to NATS. Cheap to clone.
 #[derive(Clone)]

@@ -19,6 +19,7 @@ mod cancelled;
 mod config;
 mod error;
 mod fill;
+mod flow;
 mod handling;
 mod health;
 mod identities;

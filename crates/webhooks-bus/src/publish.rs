@@ -26,7 +26,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{bus::Bus, error::PublishError, subjects::headers};
+use crate::{bus::Bus, error::PublishError, flow::Flow, subjects::headers};
 
 /// Most messages of an atomic batch (the server allows 1,000; larger ones gained nothing).
 pub const MAX_BATCH: usize = 200;
@@ -34,8 +34,9 @@ pub const MAX_BATCH: usize = 200;
 /// Atomic batches of one stream that are on their way at a time.
 pub const BATCHES_IN_FLIGHT: usize = 4;
 
-/// Messages that wait for a place in a batch, for each stream; more wait in their callers.
-const BATCH_QUEUE: usize = 4_096;
+/// Messages that wait for a place in a batch, for each stream. More than a service has under way, so that
+/// none waits in line for a place ([`crate::flow`] says why that must not be).
+const BATCH_QUEUE: usize = 65_536;
 
 /// How long one try may take before it is repeated.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,7 +113,7 @@ impl Bus {
         if self.inner.batcher.enabled {
             self.inner.batcher.publish(message, within).await
         } else {
-            publish_single(self.client(), message, within).await
+            publish_single(self.client(), &self.inner.batcher.flow, message, within).await
         }
     }
 
@@ -125,7 +126,7 @@ impl Bus {
         message: Outgoing,
         within: Duration,
     ) -> Result<Stored, PublishError> {
-        match try_once(self.client(), &message, within).await {
+        match try_once(self.client(), &self.inner.batcher.flow, &message, within).await {
             Try::Stored(stored) => Ok(stored),
             Try::Refused(error) => Err(error),
             Try::Again(reason) => Err(PublishError::Unavailable(reason)),
@@ -135,6 +136,7 @@ impl Bus {
 
 async fn publish_single(
     client: &Client,
+    flow: &Flow,
     message: Outgoing,
     within: Duration,
 ) -> Result<Stored, PublishError> {
@@ -142,7 +144,7 @@ async fn publish_single(
     let mut pause = Duration::from_millis(20);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match try_once(client, &message, left.min(TRY_TIMEOUT)).await {
+        match try_once(client, flow, &message, left.min(TRY_TIMEOUT)).await {
             Try::Stored(stored) => return Ok(stored),
             Try::Refused(error) => return Err(error),
             Try::Again(reason) => {
@@ -156,12 +158,22 @@ async fn publish_single(
     }
 }
 
-async fn try_once(client: &Client, message: &Outgoing, timeout: Duration) -> Try {
+async fn try_once(client: &Client, flow: &Flow, message: &Outgoing, timeout: Duration) -> Try {
+    let Some(number) = flow.enter() else {
+        return Try::Again("too much is unsent or unanswered".to_owned());
+    };
     let request = Request::new()
         .headers(message.headers.clone())
         .payload(message.payload.clone())
         .timeout(Some(timeout));
-    match client.send_request(message.subject.clone(), request).await {
+    let answer = client.send_request(message.subject.clone(), request).await;
+    let timed_out = answer
+        .as_ref()
+        .is_err_and(|error| error.kind() == async_nats::RequestErrorKind::TimedOut);
+    if !timed_out {
+        flow.answered(number);
+    }
+    match answer {
         Ok(reply) => read_ack(&reply.payload),
         Err(error) if error.kind() == async_nats::RequestErrorKind::MaxPayloadExceeded => {
             Try::Refused(PublishError::TooLarge(error.to_string()))
@@ -202,6 +214,7 @@ struct Waiting {
 pub(crate) struct Batcher {
     enabled: bool,
     client: Client,
+    flow: Arc<Flow>,
     lanes: Mutex<HashMap<String, mpsc::Sender<Waiting>>>,
     next_id: Arc<AtomicU64>,
 }
@@ -211,6 +224,7 @@ impl Batcher {
         Self {
             enabled,
             client,
+            flow: Arc::default(),
             lanes: Mutex::default(),
             next_id: Arc::default(),
         }
@@ -253,7 +267,7 @@ impl Batcher {
                     clippy::disallowed_methods,
                     reason = "ends with the Bus: the channel closes"
                 )]
-                tokio::spawn(run_lane(client, ids, receiver));
+                tokio::spawn(run_lane(client, self.flow.clone(), ids, receiver));
                 sender
             })
             .clone()
@@ -278,7 +292,12 @@ fn lane_key(subject: &str) -> String {
     format!("{}.{}.{shard}", kind.0, kind.1)
 }
 
-async fn run_lane(client: Client, ids: Arc<AtomicU64>, mut queue: mpsc::Receiver<Waiting>) {
+async fn run_lane(
+    client: Client,
+    flow: Arc<Flow>,
+    ids: Arc<AtomicU64>,
+    mut queue: mpsc::Receiver<Waiting>,
+) {
     let places = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
     let mut batch = Vec::with_capacity(MAX_BATCH);
     // The place is taken first: while all are in use, messages pile up and make the next batch larger.
@@ -288,19 +307,19 @@ async fn run_lane(client: Client, ids: Arc<AtomicU64>, mut queue: mpsc::Receiver
         }
         let messages = std::mem::replace(&mut batch, Vec::with_capacity(MAX_BATCH));
         let id = ids.fetch_add(1, Ordering::Relaxed);
-        let client = client.clone();
+        let (client, flow) = (client.clone(), flow.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "bounded by its place; answers its callers"
         )]
         tokio::spawn(async move {
-            send_together(&client, id, messages).await;
+            send_together(&client, &flow, id, messages).await;
             drop(place);
         });
     }
 }
 
-async fn send_together(client: &Client, id: u64, messages: Vec<Waiting>) {
+async fn send_together(client: &Client, flow: &Flow, id: u64, messages: Vec<Waiting>) {
     if messages.len() > 1 {
         match atomic(client, id, &messages).await {
             Ok(last) => {
@@ -321,7 +340,7 @@ async fn send_together(client: &Client, id: u64, messages: Vec<Waiting>) {
     }
     join_all(messages.into_iter().map(|waiting| async move {
         let within = waiting.deadline.saturating_duration_since(Instant::now());
-        let result = publish_single(client, waiting.message, within).await;
+        let result = publish_single(client, flow, waiting.message, within).await;
         answer(waiting.done, result);
     }))
     .await;
