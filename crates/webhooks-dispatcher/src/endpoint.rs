@@ -59,6 +59,13 @@ const MIN_QUEUE: usize = 8;
 /// Most parked deliveries that are let go at a time; the next follow when half of them are gone.
 const WAKE_AT_ONCE: usize = 256;
 
+/// How many go at a time when their webhook is not active any more: once per tick of the partition,
+/// so some 200/s. Nobody waits for them; others wait while they are written.
+const FLUSH_AT_ONCE: usize = 20;
+
+/// Shortest time between two such steps: a little less than a tick.
+const FLUSH_EVERY_MICROS: i64 = 90_000;
+
 /// What a webhook may do at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowed {
@@ -144,6 +151,8 @@ pub(crate) struct Endpoint<T> {
     waking: bool,
     /// All of them are to go, whatever the room: its webhook is not active any more.
     flushing: bool,
+    /// When the next of those go.
+    flush_at: i64,
     /// A timer for the rate is set.
     timer: bool,
 }
@@ -167,6 +176,7 @@ impl<T> Endpoint<T> {
             cursor: 0,
             waking: false,
             flushing: false,
+            flush_at: 0,
             timer: false,
         }
     }
@@ -344,11 +354,15 @@ impl<T> Endpoint<T> {
     /// The parked deliveries that may go now, if it is time to let some go. Nothing more until
     /// [`Endpoint::woken`].
     pub(crate) fn wake(&mut self, share: usize, now_micros: i64) -> Option<Wake> {
-        if self.flushing && !self.waking {
+        if self.flushing {
+            if self.waking || now_micros < self.flush_at {
+                return None;
+            }
             self.waking = true;
+            self.flush_at = now_micros.saturating_add(FLUSH_EVERY_MICROS);
             return Some(Wake::Oldest {
                 from: self.cursor,
-                count: WAKE_AT_ONCE,
+                count: FLUSH_AT_ONCE,
             });
         }
         let room = self.room(share, now_micros).min(WAKE_AT_ONCE);
@@ -398,7 +412,7 @@ impl<T> Endpoint<T> {
         self.flushing = !active;
     }
 
-    /// Whether parked deliveries may go although the webhook is not active.
+    /// Whether parked deliveries may go although the webhook is not active. They go by the clock.
     pub(crate) fn is_flushing(&self) -> bool {
         self.flushing
     }

@@ -24,6 +24,7 @@ mod floor;
 mod health;
 mod held;
 mod job;
+mod kin;
 mod line;
 mod owner;
 mod parked;

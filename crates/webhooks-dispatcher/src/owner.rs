@@ -11,6 +11,7 @@ use webhooks_bus::{Handover, LeaseEvent};
 use webhooks_runtime::Context;
 
 use crate::{
+    kin::{Elder, Ending},
     partition::{Order, Partition},
     shared::Shared,
 };
@@ -27,6 +28,8 @@ struct Owner {
     tasks: JoinSet<()>,
     /// Which partition a task was for.
     partitions: HashMap<Id, u16>,
+    /// What those that come after a task of a partition may ask it.
+    elders: HashMap<u16, Vec<Elder>>,
 }
 
 /// Starts a task for each partition that comes, ends it when the partition goes; at shutdown hands
@@ -41,6 +44,7 @@ pub(crate) async fn own_partitions(
         owned: HashMap::new(),
         tasks: JoinSet::new(),
         partitions: HashMap::new(),
+        elders: HashMap::new(),
     };
     let mut deadline = None;
     loop {
@@ -89,7 +93,19 @@ impl Owner {
     fn begin(&mut self, partition: u16, epoch: u64, handover: Handover) {
         let (orders, receiver) = mpsc::unbounded_channel();
         self.owned.insert(partition, (epoch, orders));
-        let task = Partition::new(self.shared.clone(), partition, epoch, handover, receiver);
+        let elders = self.elders.entry(partition).or_default();
+        elders.retain(|elder| !elder.has_ended());
+        let before = elders.clone();
+        let (ending, elder) = Ending::new();
+        elders.push(elder);
+        let task = Partition::new(
+            self.shared.clone(),
+            partition,
+            epoch,
+            handover,
+            (before, ending),
+            receiver,
+        );
         let handle = self.tasks.spawn(Box::pin(task.run()));
         self.partitions.insert(handle.id(), partition);
     }

@@ -9,14 +9,10 @@
 
 use std::sync::Arc;
 
-use futures::{
-    FutureExt as _, StreamExt as _,
-    future::BoxFuture,
-    stream::{self, FuturesUnordered},
-};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use uuid::Uuid;
-use webhooks_bus::{BusError, FIRE_MARGIN, StoredMessage, names, subjects};
+use webhooks_bus::{BusError, FIRE_MARGIN, ReadFrom, StoredMessage, names, subjects};
 use webhooks_proto::internal::v1::DeliveryJob;
 
 use crate::{
@@ -60,44 +56,33 @@ async fn oldest(
 ) -> Result<Woken, BusError> {
     let stream = names::retries(partition);
     let filter = subjects::parked_of(partition, webhook);
-    let read = |from| {
-        let (stream, filter) = (&stream, &filter);
-        async move { shared.bus.get_next(stream, filter, from).await }.boxed()
-    };
-    let (mut next, mut left, mut all) = (from, count, false);
-    let mut going = FuturesUnordered::new();
-    let mut reading = Some(read(next));
-    // What was read goes while the next is read.
-    while reading.is_some() || !going.is_empty() {
-        let found = async {
-            match &mut reading {
-                Some(reading) => reading.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            Some(gone) = going.next(), if !going.is_empty() => {
-                gone?;
-            }
-            found = found, if going.len() < AT_A_TIME => {
-                reading = None;
-                match found? {
-                    None => all = true,
-                    Some(found) => {
-                        next = found.seq + 1;
-                        if may_go(shared, &found) {
-                            left -= 1;
-                            going.push(async move { shared.bus.fire_now(&found).await });
-                        }
-                        if left > 0 {
-                            reading = Some(read(next));
-                        }
-                    }
-                }
+    let (mut next, mut left) = (from, count);
+    while left > 0 {
+        // Not by the server's queue of requests, which all of us share.
+        let mut found = shared
+            .bus
+            .get_batch(&stream, &filter, ReadFrom::Seq(next), left)
+            .await?;
+        if found.is_empty() {
+            // In a cluster that answer may be older than what was parked last.
+            match shared.bus.get_next(&stream, &filter, next).await? {
+                None => return Ok(Woken::All),
+                Some(one) => found.push(one),
             }
         }
+        if let Some(last) = found.last() {
+            next = last.seq + 1;
+        }
+        found.retain(|one| may_go(shared, one));
+        left = left.saturating_sub(found.len());
+        stream::iter(found)
+            .map(Ok::<_, BusError>)
+            .try_for_each_concurrent(AT_A_TIME, |one| async move {
+                shared.bus.fire_now(&one).await.map(drop)
+            })
+            .await?;
     }
-    Ok(if all { Woken::All } else { Woken::More(next) })
+    Ok(Woken::More(next))
 }
 
 async fn these(shared: &Shared, partition: u16, schedules: Vec<u64>) -> Result<Woken, BusError> {

@@ -13,6 +13,7 @@
 
 mod admission;
 mod handover;
+mod kin;
 mod settled;
 mod standing;
 mod tick;
@@ -35,10 +36,12 @@ use crate::{
     health::HealthBook,
     held::HeldBook,
     job::{Job, Lane, MessageKey},
+    kin::{Elder, Ending},
     partition_io::{self as io, Settled},
     shared::Shared,
 };
 use handover::{Leaver, leaver_of};
+use kin::Kin;
 
 /// Messages taken from a consumer at a time.
 const BATCH: usize = 256;
@@ -76,6 +79,8 @@ pub(crate) struct Partition {
     partition: u16,
     epoch: u64,
     leaver: Option<Leaver>,
+    kin: Kin,
+    ending: Ending,
     orders: mpsc::UnboundedReceiver<Order>,
     mode: Mode,
     endpoints: HashMap<Uuid, Endpoint<Job>>,
@@ -108,6 +113,7 @@ impl Partition {
         partition: u16,
         epoch: u64,
         handover: Handover,
+        (elders, ending): (Vec<Elder>, Ending),
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Self {
         Self {
@@ -117,6 +123,8 @@ impl Partition {
             partition,
             epoch,
             leaver: leaver_of(handover),
+            kin: Kin::of(elders),
+            ending,
             orders,
             mode: Mode::Owning,
             endpoints: HashMap::new(),
@@ -201,7 +209,7 @@ impl Partition {
                     self.obey(order).await;
                     return None;
                 }
-                opened = io::open(&self.shared, self.partition) => match opened {
+                opened = open(&self.shared, self.partition, self.kin.told()) => match opened {
                     Ok(opened) => break opened,
                     Err(error) => {
                         tracing::debug!(partition = self.partition, %error, "consumers not ready");
@@ -245,6 +253,7 @@ impl Partition {
                     reason,
                 )),
                 Ok(job) if self.defer(key, &job) => {}
+                Ok(job) if self.defer_to_elder(key, &job).await => {}
                 Ok(job) if job.ended.is_some() => self.admit(job),
                 Ok(job) if self.finished.contains(&(job.delivery, job.attempt)) => {
                     self.acknowledge(key).await
@@ -262,6 +271,16 @@ impl Partition {
                 .push(io::recheck(self.shared.clone(), self.partition, rechecks));
         }
     }
+}
+
+/// Opens a partition when those who had it in this process know that it is no longer theirs.
+async fn open(
+    shared: &Shared,
+    partition: u16,
+    told: impl Future<Output = ()>,
+) -> Result<io::Opened, webhooks_bus::BusError> {
+    told.await;
+    io::open(shared, partition).await
 }
 
 /// The next messages of either lane; neither starves the other.

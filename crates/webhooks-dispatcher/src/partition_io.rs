@@ -22,7 +22,7 @@ use crate::{
 pub(crate) use again::{look_again, recheck, still_owed};
 pub(crate) use aside::{bury, cancel, hold};
 pub(crate) use attempted::record;
-pub(crate) use consumers::{look_for, open, remove, stream_of};
+pub(crate) use consumers::{Opened, look_for, open, remove, stream_of};
 pub(crate) use schedule::{block, park, publish_for_ever};
 
 /// What is to follow.

@@ -203,8 +203,17 @@ fn what_is_parked_goes_when_its_webhook_is_off() {
         endpoint.wake(999, 0),
         Some(Wake::Oldest { from: 0, .. })
     ));
+    endpoint.woken(Woken::More(20));
+    assert!(endpoint.wake(999, 0).is_none(), "they go in small steps");
+    assert_eq!(
+        endpoint.wake(999, FLUSH_EVERY_MICROS),
+        Some(Wake::Oldest {
+            from: 20,
+            count: FLUSH_AT_ONCE
+        })
+    );
     endpoint.woken(Woken::All);
-    assert!(endpoint.wake(999, 0).is_none());
+    assert!(endpoint.wake(999, SECOND).is_none());
 }
 
 proptest! {

@@ -125,9 +125,12 @@ impl Partition {
             passed_on = leaver.named;
             unstarted.extend(leaver.deferred.into_values());
         }
+        // What elders of ours are still finishing stays theirs.
+        passed_on.extend(self.kin.leave(&mut self.outstanding));
         for job in unstarted {
             self.hand_back(job);
         }
+        self.ending.begin(self.outstanding.keys().copied());
         if let Order::Give = order {
             // What waits for its record is done with in a moment; it is named all the same.
             passed_on.extend(self.outstanding.keys());
@@ -169,6 +172,7 @@ impl Partition {
             ));
         } else {
             self.outstanding.remove(&job.key);
+            self.ending.let_go(job.key);
         }
     }
 }

@@ -124,6 +124,10 @@ impl Partition {
             Settled::Woken { webhook, woken } => {
                 if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
                     endpoint.woken(woken);
+                    if endpoint.is_flushing() {
+                        // The next tick lets the next ones go.
+                        self.stalled.insert(webhook);
+                    }
                 }
                 self.wake(webhook);
             }
@@ -160,6 +164,7 @@ impl Partition {
         if self.mode == Mode::Ending {
             // The consumer is another by now, so the acknowledgement may have met nobody.
             io::remove(&self.shared.bus, self.partition, key).await;
+            self.ending.done(key);
         }
     }
 }

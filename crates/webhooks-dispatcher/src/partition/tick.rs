@@ -51,6 +51,7 @@ impl Partition {
                 .retain(|_, endpoint| !endpoint.is_idle(now_micros));
         }
         self.look_after_leaver();
+        self.look_after_elders().await;
     }
 
     /// Wakes what could not be woken before, and reads what ordered endpoints have yet to learn.

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use prost::Message as _;
 use uuid::Uuid;
 use webhooks_devstack::wait_until;
-use webhooks_proto::{internal::v1::Status, v1::DeliveryState};
+use webhooks_proto::{
+    internal::v1::{PartitionLease, Status},
+    v1::DeliveryState,
+};
 
 use crate::support::{LIMIT, World, check, ensure_eq};
 
@@ -60,13 +64,65 @@ fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_on
 }
 
 #[test]
+fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_has_in_hand() {
+    check(async {
+        let world = World::start().await?;
+        let dispatcher = world.dispatcher(&[]).await?;
+        let slow = Uuid::new_v4();
+        world.webhook(slow, "/hang/4", Status::Active).await?;
+        let mut owed = Vec::new();
+        for n in 0..12 {
+            owed.push(world.owe(slow, &format!("slow-{n}")).await?);
+        }
+        world.until_count(8).await?;
+        // Twice in a row, while eight requests hang.
+        for _ in 0..2 {
+            for partition in 0..16 {
+                let subject = format!("$KV.LEASES.p.{partition}");
+                let found = world.bus.get_last("KV_LEASES", &subject).await?;
+                let found = found.context("a partition without an owner")?;
+                let mut lease = PartitionLease::decode(found.payload)?;
+                lease.owner = "ghost".to_owned();
+                lease.epoch += 1;
+                let message = webhooks_bus::Outgoing::new(
+                    subject,
+                    &format!("ghost-{partition}-{}", lease.epoch),
+                    lease.encode_to_vec().into(),
+                );
+                world.bus.publish(message, LIMIT).await?;
+            }
+            let retaken = async || {
+                for partition in 0..16 {
+                    let subject = format!("$KV.LEASES.p.{partition}");
+                    let found = world.bus.get_last("KV_LEASES", &subject).await;
+                    let found = found.map_err(|error| error.to_string())?;
+                    let lease = found.map(|found| PartitionLease::decode(found.payload));
+                    if !lease.is_some_and(|one| one.is_ok_and(|one| one.owner.starts_with("d-"))) {
+                        return Err(format!("partition {partition} is not taken"));
+                    }
+                }
+                Ok(())
+            };
+            wait_until("every partition taken again", LIMIT, retaken).await?;
+        }
+        for delivery in owed {
+            world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+        }
+        world.until_settled().await?;
+        ensure_eq(world.receiver.requests().len(), 12)?;
+        dispatcher.stop().await
+    });
+}
+
+#[test]
 fn two_dispatchers_share_the_partitions_evenly() {
     check(async {
         let world = World::start().await?;
         let first = world.dispatcher(&[]).await?;
         let second = world.dispatcher(&[]).await?;
         let owners = async || {
-            use prost::Message as _;
             let mut owners = std::collections::BTreeMap::<String, usize>::new();
             for partition in 0..16 {
                 let subject = format!("$KV.LEASES.p.{partition}");
@@ -78,8 +134,8 @@ fn two_dispatchers_share_the_partitions_evenly() {
                 let Some(found) = found else {
                     return Err("a partition without an owner".to_owned());
                 };
-                let lease = webhooks_proto::internal::v1::PartitionLease::decode(found.payload)
-                    .map_err(|error| error.to_string())?;
+                let lease =
+                    PartitionLease::decode(found.payload).map_err(|error| error.to_string())?;
                 *owners.entry(lease.owner).or_default() += 1;
             }
             let counts: Vec<usize> = owners.values().copied().collect();
@@ -105,7 +161,6 @@ fn the_key_of_a_dead_member_that_never_expires_holds_no_partitions() {
         world.bus.publish(old, LIMIT).await?;
         let dispatcher = world.dispatcher(&[]).await?;
         let all = async || {
-            use prost::Message as _;
             let mut mine = 0;
             for partition in 0..16 {
                 let subject = format!("$KV.LEASES.p.{partition}");
@@ -114,9 +169,7 @@ fn the_key_of_a_dead_member_that_never_expires_holds_no_partitions() {
                     .get_last("KV_LEASES", &subject)
                     .await
                     .map_err(|error| error.to_string())?;
-                let lease = found.map(|found| {
-                    webhooks_proto::internal::v1::PartitionLease::decode(found.payload)
-                });
+                let lease = found.map(|found| PartitionLease::decode(found.payload));
                 mine +=
                     usize::from(lease.is_some_and(|lease| {
                         lease.is_ok_and(|lease| lease.owner.starts_with("d-"))

@@ -71,10 +71,6 @@ pub async fn run(
         .setting("WEBHOOKS_RATE_LIMIT", "1000000")
         .setting("WEBHOOKS_HISTORY_RETENTION_DAYS", "90");
     let mut stack = Stack::start(stack).await?;
-    // Nothing but the API is measured, and nothing else is to write.
-    for part in [Part::Ingest, Part::Fanout, Part::Dispatcher(1)] {
-        stack.stop(part).await?;
-    }
     let began = Instant::now();
     let history = data::make(&mut stack, options.deliveries, &mut note).await?;
     let size = stack

@@ -8,36 +8,29 @@
 //! The rate is kept by the time of the next step, which the step writes; whoever works then.
 
 use serde_json::{Value, json};
+mod step;
+
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
-use webhooks_domain::{
-    delivery::DeliveryState,
-    endpoint::outcome::FailureClass,
-    ids::{self, Trigger},
-};
+use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::FailureClass, ids};
 
-use super::{
-    DeliveryFacts, EventRow, MAX_PAGE, RenditionRecord,
-    events::{columns, content},
-    owed::{self, Wish},
-    tally::Tally,
-};
+use super::{EventRow, MAX_PAGE, RenditionRecord, owed::Wish, tally::Tally};
 use crate::{
     Store,
     audit::{self, Entry},
     error::StoreError,
     idempotency,
-    pg::{self, Day, Micros},
+    pg::{self, Micros},
 };
 
 /// Most jobs of a workspace that have not ended.
 pub const MAX_JOBS_OPEN: u32 = 10;
 
-/// Rows that one step looks at.
-const WINDOW: i64 = 1_000;
-
 /// Most deliveries that one step makes.
 const MOST_A_STEP: u32 = 200;
+
+/// How long a job waits for a delivery whose event is not recorded yet, before it looks again.
+const WAIT: i64 = 1_000_000;
 
 /// How long a claimed job keeps other workers out. A step takes no longer than its statements may.
 const LEASE: i64 = 30_000_000;
@@ -355,71 +348,6 @@ const FAIL: &str = "
 UPDATE jobs SET state = 'FAILED', error = $2, finished_at = $3
 WHERE id = $1 AND state IN ('PENDING', 'RUNNING')";
 
-/// Oldest first, so that a receiver gets events in their order.
-const DELIVERIES: &str = "
-SELECT d.id, d.created_at, d.event_id, d.link_id, d.state, d.trigger, d.last_error_class,
-  d.last_status_code, coalesce(d.event_day, d.day) AS event_day
-FROM deliveries d WHERE d.workspace_id = $1 AND d.webhook_id = $2 AND d.day BETWEEN $3 AND $4
-  AND d.created_at >= $5 AND d.created_at < $6 AND (d.day, d.created_at, d.id) > ($7, $8, $9)
-ORDER BY d.day, d.created_at, d.id LIMIT $10";
-
-/// Which of these events have arrived at the webhook or are on their way. What an event made was
-/// made when the event was accepted, and has its place in the webhook's order of time; a replay is
-/// found by the index that replays and tests have.
-const SETTLED: &str = "
-SELECT DISTINCT u.event_id FROM unnest($2::text[], $4::date[]) u(event_id, day)
-CROSS JOIN LATERAL (
-  (SELECT 1 FROM events e JOIN deliveries d ON d.day = e.day AND d.workspace_id = e.workspace_id
-     AND d.created_at = e.accepted_at AND d.event_id = e.event_id
-   WHERE e.day = u.day AND e.workspace_id = $1 AND e.event_id = u.event_id AND d.webhook_id = $3
-     AND d.trigger = 'EVENT' AND d.state IN ('DELIVERED', 'PENDING', 'RETRYING', 'HELD') LIMIT 1)
-  UNION ALL
-  (SELECT 1 FROM deliveries d WHERE d.workspace_id = $1 AND d.event_id = u.event_id
-     AND d.webhook_id = $3 AND d.trigger <> 'EVENT' AND d.trigger <> 'TEST'
-     AND d.state IN ('DELIVERED', 'PENDING', 'RETRYING', 'HELD') LIMIT 1)
-  LIMIT 1) found";
-
-const EVENTS: &str = concat!(
-    "SELECT ",
-    columns!(),
-    "
-FROM events e WHERE e.workspace_id = $1 AND e.day BETWEEN $2 AND $3
-  AND e.accepted_at >= $4 AND e.accepted_at < $5 AND e.event_seq > 0
-  AND (e.day, e.accepted_at, e.event_seq) > ($6, $7, $8)
-ORDER BY e.day, e.accepted_at, e.event_seq LIMIT $9"
-);
-
-/// Which of these events have a delivery to the webhook; see [`SETTLED`].
-const DELIVERED_AT_ALL: &str = "
-SELECT DISTINCT u.event_id FROM unnest($2::text[], $4::date[]) u(event_id, day)
-CROSS JOIN LATERAL (
-  (SELECT 1 FROM events e JOIN deliveries d ON d.day = e.day AND d.workspace_id = e.workspace_id
-     AND d.created_at = e.accepted_at AND d.event_id = e.event_id
-   WHERE e.day = u.day AND e.workspace_id = $1 AND e.event_id = u.event_id AND d.webhook_id = $3
-     AND d.trigger = 'EVENT' LIMIT 1)
-  UNION ALL
-  (SELECT 1 FROM deliveries d WHERE d.workspace_id = $1 AND d.event_id = u.event_id
-     AND d.webhook_id = $3 AND d.trigger <> 'EVENT' AND d.trigger <> 'TEST' LIMIT 1)
-  LIMIT 1) found";
-
-const CONTENT: &str = concat!(
-    "SELECT ",
-    columns!(),
-    ", e.body_codec, e.renditions FROM events e
-WHERE e.day = $1 AND e.workspace_id = $2 AND e.event_id = $3"
-);
-
-/// What a step found and did.
-#[derive(Debug, Default)]
-struct Step {
-    cursor: Option<(i64, String)>,
-    examined: i64,
-    matched: i64,
-    made: i64,
-    skipped: i64,
-    at_the_end: bool,
-}
-
 impl Store {
     /// Makes a job.
     ///
@@ -625,12 +553,13 @@ impl Store {
         }
         let mut tally = Tally::default();
         let step = match current.job.kind {
-            JobType::ReplayMissing => missing_step(&mut tx, &current, missing, &mut tally).await?,
-            _ => replay_step(&mut tx, &current, &mut tally).await?,
+            JobType::ReplayMissing => step::missing(&mut tx, &current, missing, &mut tally).await?,
+            _ => step::replay(&mut tx, &current, now, &mut tally).await?,
         };
         tally.write(&mut tx).await?;
-        let pause =
+        let pace =
             step.made.saturating_mul(1_000_000) / i64::from(current.job.rate_per_second.max(1));
+        let pause = if step.waits { pace.max(WAIT) } else { pace };
         let (at, id) = step.cursor.or(current.cursor).unzip();
         let row = sqlx::query(ADVANCE)
             .bind(current.job.id)
@@ -672,249 +601,6 @@ impl JobRow {
     }
 }
 
-/// A delivery that a job looks at.
-struct Candidate {
-    id: Uuid,
-    created_at: i64,
-    event_id: String,
-    /// The day that holds the event.
-    event_day: Day,
-    link_id: Option<Uuid>,
-    state: DeliveryState,
-    test: bool,
-    class: Option<FailureClass>,
-    status: Option<i32>,
-}
-
-impl Candidate {
-    fn of(row: &PgRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            created_at: pg::micros(row, "created_at")?,
-            event_id: row.try_get("event_id")?,
-            event_day: row.try_get("event_day")?,
-            link_id: row.try_get("link_id")?,
-            state: pg::word(row, "state")?,
-            test: row.try_get::<&str, _>("trigger")? == Trigger::Test.api_word(),
-            class: pg::optional_word(row, "last_error_class")?,
-            status: row.try_get("last_status_code")?,
-        })
-    }
-
-    fn matches(&self, kind: JobType, filter: &JobFilter) -> bool {
-        let delivered = self.state == DeliveryState::Delivered;
-        let state = match kind {
-            JobType::RecoverFailed => self.state == DeliveryState::Failed,
-            _ => filter.states.is_empty() || filter.states.contains(&self.state),
-        };
-        let class = filter
-            .class
-            .is_none_or(|class| !delivered && self.class == Some(class));
-        let status = filter.status.is_none_or(|(from, to)| {
-            self.status
-                .is_some_and(|status| (i32::from(from)..=i32::from(to)).contains(&status))
-        });
-        let link = filter.link_id.is_none_or(|link| self.link_id == Some(link));
-        !self.test && state && class && status && link
-    }
-}
-
-async fn replay_step(
-    connection: &mut PgConnection,
-    row: &JobRow,
-    tally: &mut Tally,
-) -> Result<Step, StoreError> {
-    let job = &row.job;
-    let (at, id) = match &row.cursor {
-        Some((at, id)) => (
-            *at,
-            Uuid::try_parse(id).map_err(|error| StoreError::corrupt("job cursor", error))?,
-        ),
-        None => (i64::MIN, Uuid::nil()),
-    };
-    let found = sqlx::query(DELIVERIES)
-        .bind(job.workspace_id)
-        .bind(job.webhook_id)
-        .bind(Day::of_micros(job.since))
-        .bind(Day::of_micros(job.until))
-        .bind(Micros(job.since))
-        .bind(Micros(job.until))
-        .bind(Day::of_micros(at))
-        .bind(Micros(at))
-        .bind(id)
-        .bind(WINDOW)
-        .fetch_all(&mut *connection)
-        .await?;
-    let candidates = found
-        .iter()
-        .map(Candidate::of)
-        .collect::<Result<Vec<_>, _>>()?;
-    let settled = if job.kind == JobType::RecoverFailed {
-        let failed = candidates
-            .iter()
-            .filter(|one| one.matches(job.kind, &job.filter));
-        let events = failed
-            .map(|one| (one.event_id.clone(), one.event_day))
-            .unzip();
-        having(&mut *connection, SETTLED, job, events).await?
-    } else {
-        Vec::new()
-    };
-    let full = i64::try_from(candidates.len()).unwrap_or(i64::MAX) >= WINDOW;
-    let mut step = Step {
-        at_the_end: !full,
-        ..Step::default()
-    };
-    let mut pairs: Vec<(Uuid, Uuid)> = Vec::new();
-    for one in candidates {
-        if pairs.len() >= row.most() {
-            step.at_the_end = false;
-            break;
-        }
-        step.examined += 1;
-        step.cursor = Some((one.created_at, one.id.to_string()));
-        if one.matches(job.kind, &job.filter) && !settled.contains(&one.event_id) {
-            step.matched += 1;
-            pairs.push((one.id, row.replay_id(&one.event_id)));
-        }
-    }
-    if !job.dry_run && !pairs.is_empty() {
-        let made =
-            owed::replay(connection, job.workspace_id, &pairs, row.created_at, tally).await?;
-        step.made = i64::try_from(made).unwrap_or(i64::MAX);
-        step.skipped = step.matched - step.made;
-    }
-    Ok(step)
-}
-
-async fn missing_step(
-    connection: &mut PgConnection,
-    row: &JobRow,
-    missing: &dyn Missing,
-    tally: &mut Tally,
-) -> Result<Step, StoreError> {
-    let job = &row.job;
-    let (at, seq) = match &row.cursor {
-        Some((at, seq)) => (
-            *at,
-            seq.parse::<i64>()
-                .map_err(|error| StoreError::corrupt("job cursor", error))?,
-        ),
-        None => (i64::MIN, 0),
-    };
-    let found = sqlx::query(EVENTS)
-        .bind(job.workspace_id)
-        .bind(Day::of_micros(job.since))
-        .bind(Day::of_micros(job.until))
-        .bind(Micros(job.since))
-        .bind(Micros(job.until))
-        .bind(Day::of_micros(at))
-        .bind(Micros(at))
-        .bind(seq)
-        .bind(WINDOW)
-        .fetch_all(&mut *connection)
-        .await?;
-    let events = found
-        .iter()
-        .map(EventRow::of)
-        .collect::<Result<Vec<_>, _>>()?;
-    let wanted = |event: &EventRow| {
-        let link = job
-            .filter
-            .link_id
-            .is_none_or(|link| event.link_id == Some(link));
-        link && missing.fires(event)
-    };
-    let ids = events
-        .iter()
-        .filter(|event| wanted(event))
-        .map(|event| (event.id.clone(), Day::of_micros(event.accepted_at)))
-        .unzip();
-    let had = having(&mut *connection, DELIVERED_AT_ALL, job, ids).await?;
-    let full = i64::try_from(events.len()).unwrap_or(i64::MAX) >= WINDOW;
-    let mut step = Step {
-        at_the_end: !full,
-        ..Step::default()
-    };
-    let most = i64::try_from(row.most()).unwrap_or(i64::MAX);
-    for event in events {
-        if step.matched >= most {
-            step.at_the_end = false;
-            break;
-        }
-        step.examined += 1;
-        step.cursor = Some((event.accepted_at, event.event_seq.to_string()));
-        if !wanted(&event) || had.contains(&event.id) {
-            continue;
-        }
-        step.matched += 1;
-        if job.dry_run {
-            continue;
-        }
-        if make_missing(&mut *connection, row, &event, missing, tally).await? {
-            step.made += 1;
-        } else {
-            step.skipped += 1;
-        }
-    }
-    Ok(step)
-}
-
-async fn make_missing(
-    connection: &mut PgConnection,
-    row: &JobRow,
-    event: &EventRow,
-    missing: &dyn Missing,
-    tally: &mut Tally,
-) -> Result<bool, StoreError> {
-    let day = Day::of_micros(event.accepted_at);
-    let stored = sqlx::query(CONTENT)
-        .bind(day)
-        .bind(event.workspace_id)
-        .bind(&event.id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(stored) = stored.as_ref().map(content).transpose()? else {
-        return Ok(false);
-    };
-    let Some((rendition, snapshot)) = missing.body(event, &stored.renditions) else {
-        return Ok(false);
-    };
-    let facts = DeliveryFacts {
-        delivery_id: row.replay_id(&event.id),
-        webhook_id: row.job.webhook_id,
-        workspace_id: event.workspace_id,
-        event_id: event.id.clone(),
-        event_type: event.event_type.clone(),
-        link_id: event.link_id,
-        lbid: event.lbid.clone(),
-        trigger: Trigger::Replay,
-        created_at: row.created_at,
-        event_seq: event.event_seq,
-    };
-    let made = owed::owe(connection, &facts, day, &rendition, &snapshot, tally).await?;
-    Ok(made == Some(true))
-}
-
-/// Which of these events, each with the day that holds it, the query finds for the job's webhook.
-async fn having(
-    connection: &mut PgConnection,
-    query: &'static str,
-    job: &NewJob,
-    (events, days): (Vec<String>, Vec<Day>),
-) -> Result<Vec<String>, StoreError> {
-    if events.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(sqlx::query_scalar(query)
-        .bind(job.workspace_id)
-        .bind(events)
-        .bind(job.webhook_id)
-        .bind(days)
-        .fetch_all(connection)
-        .await?)
-}
-
 async fn log(
     connection: &mut PgConnection,
     action: &'static str,
@@ -951,43 +637,5 @@ mod tests {
             assert_eq!(JobFilter::of(&filter.stored()).unwrap(), filter);
         }
         assert!(JobFilter::of(&json!({ "states": ["GONE"] })).is_err());
-    }
-
-    #[test]
-    fn a_recovery_is_about_failures_only_and_never_about_tests() {
-        let failed = Candidate {
-            id: Uuid::nil(),
-            created_at: 0,
-            event_id: "e".into(),
-            event_day: Day::FIRST,
-            link_id: None,
-            state: DeliveryState::Failed,
-            test: false,
-            class: Some(FailureClass::Temporary),
-            status: Some(503),
-        };
-        let any = JobFilter::default();
-        assert!(failed.matches(JobType::RecoverFailed, &any));
-        assert!(failed.matches(
-            JobType::Replay,
-            &JobFilter {
-                status: Some((500, 599)),
-                ..any.clone()
-            }
-        ));
-        let test = Candidate {
-            test: true,
-            ..failed
-        };
-        assert!(
-            !test.matches(JobType::RecoverFailed, &any) && !test.matches(JobType::Replay, &any)
-        );
-        let delivered = Candidate {
-            state: DeliveryState::Delivered,
-            test: false,
-            ..test
-        };
-        assert!(!delivered.matches(JobType::RecoverFailed, &any));
-        assert!(delivered.matches(JobType::Replay, &any));
     }
 }

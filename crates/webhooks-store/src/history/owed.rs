@@ -121,9 +121,13 @@ pub struct OwedDelivery {
     pub event_seq: u64,
 }
 
+/// How long the verdict of an event may be on its way to the tables after a delivery of it was made
+/// (microseconds): an hour. After that an event that is not there has gone.
+pub(super) const VERDICT_PATIENCE: i64 = 3_600_000_000;
+
 const ORIGIN: &str = "
-SELECT d.event_id, d.webhook_id, d.snapshot IS NOT NULL AS told,
-  coalesce(e.renditions IS NOT NULL, false) AS kept
+SELECT d.event_id, d.webhook_id, d.created_at, d.snapshot IS NOT NULL AS told,
+  e.event_id IS NOT NULL AS known, coalesce(e.renditions IS NOT NULL, false) AS kept
 FROM deliveries d
 LEFT JOIN events e ON e.day = coalesce(d.event_day, d.day) AND e.workspace_id = d.workspace_id
   AND e.event_id = d.event_id
@@ -196,7 +200,9 @@ impl Store {
         let Some(origin) = origin else {
             return Ok(Replay::Unknown);
         };
-        if !origin.try_get::<bool, _>("told")? {
+        let known: bool = origin.try_get("known")?;
+        let age = wish.now.saturating_sub(pg::micros(&origin, "created_at")?);
+        if !origin.try_get::<bool, _>("told")? || (!known && age < VERDICT_PATIENCE) {
             return Ok(Replay::NotYet);
         }
         if !origin.try_get::<bool, _>("kept")? {

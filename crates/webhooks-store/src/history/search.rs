@@ -7,7 +7,8 @@
 //! - *what never changes* (webhook, link, time): an index range of one day's partition after
 //!   another, newest first, so a page costs the same wherever it begins;
 //! - *what changes* (state, class, status) *or is not indexed* (trigger): the same walk, and rows
-//!   that do not match are passed over. At most [`MAX_EXAMINED`] rows are looked at in one call; a
+//!   that do not match are passed over. Where nothing delivered can match, it is a walk over what is
+//!   not delivered only. At most [`MAX_EXAMINED`] rows are looked at in one call; a
 //!   page may then hold fewer rows than asked for, or none, and still lead on. Counters tell which
 //!   days have none of the states wanted; those are not walked at all.
 //!
@@ -153,6 +154,12 @@ impl DeliveryFilter {
             || self.blocked.is_some()
     }
 
+    /// Nothing that was delivered can match: the walk is then over the few that were not, which have
+    /// indexes of their own.
+    fn is_of_undelivered(&self) -> bool {
+        !self.possible().contains(&DeliveryState::Delivered)
+    }
+
     /// Adds the conditions that an index of the order of time knows.
     fn push_walk(&self, sql: &mut QueryBuilder<Postgres>, workspace: Uuid, day: Day) {
         sql.push("workspace_id = ").push_bind(workspace);
@@ -160,10 +167,18 @@ impl DeliveryFilter {
         if let Some(webhook) = self.webhook {
             sql.push(" AND webhook_id = ").push_bind(webhook);
         }
+        if self.is_of_undelivered() {
+            sql.push(" AND state <> 'DELIVERED'");
+        } else {
+            self.push_link(sql);
+        }
+        self.push_from(sql);
+    }
+
+    fn push_link(&self, sql: &mut QueryBuilder<Postgres>) {
         if let Some(link) = self.link_id {
             sql.push(" AND link_id = ").push_bind(link);
         }
-        self.push_from(sql);
     }
 
     fn push_from(&self, sql: &mut QueryBuilder<Postgres>) {
@@ -172,7 +187,15 @@ impl DeliveryFilter {
         }
     }
 
-    /// Adds the conditions that rows are passed over for.
+    /// Adds the conditions that rows of the walk are passed over for.
+    fn push_passed_over(&self, sql: &mut QueryBuilder<Postgres>) {
+        if self.is_of_undelivered() {
+            self.push_link(sql);
+        }
+        self.push_rest(sql);
+    }
+
+    /// Adds the conditions that no index knows.
     fn push_rest(&self, sql: &mut QueryBuilder<Postgres>) {
         let possible = self.possible();
         if possible.len() < DeliveryState::ALL.len() {
@@ -220,8 +243,8 @@ struct Counts {
     day: Day,
     /// Deliveries in the states that are possible.
     possible: i64,
-    /// Deliveries in all.
-    all: i64,
+    /// Deliveries that are walked over, at most.
+    walked: i64,
 }
 
 impl Store {
@@ -343,20 +366,20 @@ impl Search<'_> {
             sql.push(" ORDER BY created_at DESC, id DESC LIMIT ")
                 .push_bind(if passes_over { window } else { wanted })
                 .push(") walked WHERE true");
-            self.filter.push_rest(&mut sql);
+            self.filter.push_passed_over(&mut sql);
             sql.push(" ORDER BY created_at DESC, id DESC LIMIT ")
                 .push_bind(wanted);
             let of_day = rows(sql, connection).await?;
             let all_found = knows_all && i64::try_from(of_day.len()).is_ok_and(|n| n >= wanted);
             found.extend(of_day);
-            if passes_over && !all_found && found.len() <= self.size && counts.all > window {
+            if passes_over && !all_found && found.len() <= self.size && counts.walked > window {
                 stopped = self.last_of(connection, counts.day, from, window).await?;
             }
             if found.len() > self.size || stopped.is_some() {
                 break;
             }
             if passes_over {
-                budget = (budget - counts.all).max(0);
+                budget = (budget - counts.walked).max(0);
             }
         }
         Ok(self.page(found, stopped, total))
@@ -405,7 +428,7 @@ impl Search<'_> {
             let mut sql = QueryBuilder::new(
                 "SELECT count(*) FILTER (WHERE matches), count(*) FROM (SELECT true",
             );
-            self.filter.push_rest(&mut sql);
+            self.filter.push_passed_over(&mut sql);
             sql.push(" AS matches FROM deliveries WHERE ");
             self.filter.push_walk(&mut sql, self.workspace, counts.day);
             push_before(&mut sql, from);
@@ -433,11 +456,15 @@ impl Search<'_> {
                 format!("sum({})::bigint", columns.join(" + "))
             }
         };
+        let walked: Vec<_> = DeliveryState::ALL
+            .into_iter()
+            .filter(|state| *state != DeliveryState::Delivered || !self.filter.is_of_undelivered())
+            .collect();
         let mut sql = QueryBuilder::new("SELECT day, ");
         sql.push(sum(&self.filter.possible()))
             .push(" AS possible, ")
-            .push(sum(&DeliveryState::ALL))
-            .push(" AS all_of_them FROM delivery_counts WHERE workspace_id = ")
+            .push(sum(&walked))
+            .push(" AS walked FROM delivery_counts WHERE workspace_id = ")
             .push_bind(self.workspace);
         if let Some(webhook) = self.filter.webhook {
             sql.push(" AND webhook_id = ").push_bind(webhook);
@@ -449,7 +476,7 @@ impl Search<'_> {
                 Ok(Counts {
                     day: row.try_get("day")?,
                     possible: row.try_get("possible")?,
-                    all: row.try_get("all_of_them")?,
+                    walked: row.try_get("walked")?,
                 })
             })
             .collect()
@@ -528,7 +555,7 @@ mod tests {
         Counts {
             day: day(n),
             possible,
-            all: 50,
+            walked: 50,
         }
     }
 

@@ -173,7 +173,8 @@ async fn a_rare_match_is_found_page_by_page_within_the_limit_of_rows() {
            trigger, created_at, event_seq, state, state_at, completed_at, last_error_class,
            last_error_reason, last_status_code)
          SELECT '2026-01-15', ('019bc1fa' || '-4000-8000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
-           '{workspace}', '{webhook}', 'e' || n, 'step.completed', 'l', 'EVENT',
+           '{workspace}', '{webhook}', 'e' || n, 'step.completed', 'l',
+           CASE WHEN n % 10000 = 1 THEN 'REPLAY' ELSE 'EVENT' END,
            to_timestamp({at}) + n * interval '1 ms', n,
            CASE WHEN n % 10000 = 1 THEN 'FAILED' ELSE 'DELIVERED' END, now(), now(),
            CASE WHEN n % 10000 = 1 THEN 'TEMPORARY' END, CASE WHEN n % 10000 = 1 THEN 'x' END,
@@ -190,11 +191,11 @@ async fn a_rare_match_is_found_page_by_page_within_the_limit_of_rows() {
         .unwrap();
     for filter in [
         DeliveryFilter {
-            status: Some((503, 503)),
+            trigger: Some(Trigger::Replay),
             ..DeliveryFilter::default()
         },
         DeliveryFilter {
-            class: Some(FailureClass::Temporary),
+            trigger: Some(Trigger::Replay),
             ..named(DeliveryFilter::default(), webhook)
         },
     ] {
@@ -220,6 +221,25 @@ async fn a_rare_match_is_found_page_by_page_within_the_limit_of_rows() {
         }
         assert_eq!(found, 3);
         assert_eq!(pages, rows / MAX_EXAMINED);
+    }
+    // What cannot have been delivered is found without looking at what was.
+    for filter in [
+        DeliveryFilter {
+            status: Some((503, 503)),
+            ..DeliveryFilter::default()
+        },
+        DeliveryFilter {
+            class: Some(FailureClass::Temporary),
+            ..named(DeliveryFilter::default(), webhook)
+        },
+    ] {
+        let page = database
+            .store
+            .search_deliveries(workspace, &filter, 10, None)
+            .await
+            .unwrap();
+        assert_eq!((page.rows.len(), page.next), (3, None));
+        assert_eq!((page.total, page.total_is_lower_bound), (3, false));
     }
     // What the counters know is exact at any size, and so is a search by state.
     let states = DeliveryFilter {
@@ -628,6 +648,75 @@ async fn what_is_missing_is_made_from_the_events() {
     assert_eq!(owed[0].delivery.event_id, "missing");
     let body = String::from_utf8(owed[0].body.clone().unwrap().to_vec()).unwrap();
     assert!(body.contains("{\"now\":true}"), "{body}");
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_failure_whose_event_is_not_recorded_yet() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let webhook = Uuid::new_v4();
+    let failed = facts(workspace, webhook, "e", NOON - 5 * SECOND);
+    let told = report(
+        &failed,
+        DeliveryState::Failed,
+        attempt(1, NOON, Outcome::Timeout),
+    );
+    store.record_reports(&[told]).await.unwrap();
+    let actor = actor();
+    let wish = Wish {
+        actor: &actor,
+        now: NOON,
+        claim: None,
+    };
+    let new = job(workspace, webhook, JobType::Replay);
+    store.create_job(&new, wish).await.unwrap();
+    let claimed = store.claim_job(NOON).await.unwrap().unwrap();
+    let waits = store.advance_job(&claimed, &Every, NOON).await.unwrap();
+    assert_eq!(
+        (waits.state, waits.examined, waits.skipped),
+        (JobState::Running, 0, 0)
+    );
+    assert_eq!(store.claim_job(NOON + SECOND / 2).await.unwrap(), None);
+    store.record_verdicts(&[verdict(&failed)]).await.unwrap();
+    let claimed = store.claim_job(NOON + SECOND).await.unwrap().unwrap();
+    let done = store
+        .advance_job(&claimed, &Every, NOON + SECOND)
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.state, done.replayed, done.skipped),
+        (JobState::Succeeded, 1, 0)
+    );
+    // One that never comes holds nobody up for ever.
+    let lost = facts(workspace, webhook, "lost", NOON + SECOND);
+    let told = report(
+        &lost,
+        DeliveryState::Failed,
+        attempt(1, NOON + SECOND, Outcome::Timeout),
+    );
+    store.record_reports(&[told]).await.unwrap();
+    let later = NOON + 2 * 3_600 * SECOND;
+    let new = NewJob {
+        id: Uuid::new_v4(),
+        since: NOON,
+        until: later,
+        filter: JobFilter {
+            states: vec![DeliveryState::Failed],
+            ..JobFilter::default()
+        },
+        ..job(workspace, webhook, JobType::Replay)
+    };
+    store
+        .create_job(&new, Wish { now: later, ..wish })
+        .await
+        .unwrap();
+    let claimed = store.claim_job(later).await.unwrap().unwrap();
+    let done = store.advance_job(&claimed, &Every, later).await.unwrap();
+    assert_eq!(
+        (done.state, done.replayed, done.skipped),
+        (JobState::Succeeded, 0, 1)
+    );
 }
 
 #[tokio::test]
