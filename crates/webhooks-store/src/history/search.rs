@@ -187,6 +187,15 @@ impl DeliveryFilter {
         }
     }
 
+    /// The columns that rows of the walk over what is undelivered are passed over for; its indexes
+    /// have all but the last.
+    fn columns_of_rest(&self) -> &'static str {
+        match self.blocked {
+            None => "state, last_error_class, last_status_code, link_id, trigger",
+            Some(_) => "state, last_error_class, last_status_code, link_id, trigger, waits_for",
+        }
+    }
+
     /// Adds the conditions that rows of the walk are passed over for.
     fn push_passed_over(&self, sql: &mut QueryBuilder<Postgres>) {
         if self.is_of_undelivered() {
@@ -357,8 +366,17 @@ impl Search<'_> {
                 wanted = wanted.min(counts.possible);
             }
             let mut sql = QueryBuilder::new("SELECT ");
-            sql.push(SHOWN)
-                .push(" FROM (SELECT * FROM deliveries WHERE ");
+            sql.push(SHOWN).push(" FROM (SELECT ");
+            // What is undelivered lies far apart: rows are passed over by what the index has of them,
+            // and only those that match are read.
+            let by_index = self.filter.is_of_undelivered();
+            if by_index {
+                sql.push("id AS found_id FROM (SELECT id, created_at, ")
+                    .push(self.filter.columns_of_rest());
+            } else {
+                sql.push("*");
+            }
+            sql.push(" FROM deliveries WHERE ");
             self.filter.push_walk(&mut sql, self.workspace, counts.day);
             push_before(&mut sql, from);
             // A limit of its own is what the planner cannot look through: the rows are read in the
@@ -369,6 +387,16 @@ impl Search<'_> {
             self.filter.push_passed_over(&mut sql);
             sql.push(" ORDER BY created_at DESC, id DESC LIMIT ")
                 .push_bind(wanted);
+            if by_index {
+                // One by one: a join might read the day for a page.
+                sql.push(
+                    ") found CROSS JOIN LATERAL (SELECT * FROM deliveries WHERE workspace_id = ",
+                )
+                .push_bind(self.workspace)
+                .push(" AND day = ")
+                .push_bind(counts.day)
+                .push(" AND id = found_id LIMIT 1) shown ORDER BY created_at DESC, id DESC");
+            }
             let of_day = rows(sql, connection).await?;
             let all_found = knows_all && i64::try_from(of_day.len()).is_ok_and(|n| n >= wanted);
             found.extend(of_day);
