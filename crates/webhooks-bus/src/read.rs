@@ -177,6 +177,20 @@ impl Bus {
         handle.delete_message(seq).await.map_err(unavailable)
     }
 
+    /// Removes the messages of one subject up to and with `last`: one request, however many they are.
+    ///
+    /// # Errors
+    /// When the stream does not answer; whether they have gone is unknown then.
+    pub async fn remove_to(&self, stream: &str, subject: &str, last: u64) -> Result<(), BusError> {
+        let handle = self
+            .jetstream()
+            .get_stream_no_info(stream)
+            .await
+            .map_err(unavailable)?;
+        let purge = handle.purge().filter(subject).sequence(last + 1);
+        purge.await.map(drop).map_err(unavailable)
+    }
+
     /// The stream's last sequence, from its leader.
     ///
     /// # Errors

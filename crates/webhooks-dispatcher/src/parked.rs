@@ -23,8 +23,8 @@ use crate::{
     shared::Shared,
 };
 
-/// Deliveries that are let go at the same time.
-const AT_A_TIME: usize = 32;
+/// Deliveries of an endpoint that are being let go at a time; see the same limit of parking.
+const AT_A_TIME: usize = 8;
 
 /// Lets parked deliveries of an endpoint go.
 pub(crate) fn wake(

@@ -32,7 +32,7 @@ use webhooks_bus::{Acker, Handover, Pull, Pulled};
 
 use crate::{
     attempt::Attempted,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Parking},
     health::HealthBook,
     held::HeldBook,
     job::{Job, Lane, MessageKey},
@@ -87,6 +87,9 @@ pub(crate) struct Partition {
     outstanding: HashMap<MessageKey, Outstanding>,
     attempts: JoinSet<(Attempted, OnTheWire)>,
     settling: FuturesUnordered<futures::future::BoxFuture<'static, Settled>>,
+    /// What is to be parked when there is room to write it, and how many are being parked.
+    to_park: VecDeque<(Job, Parking)>,
+    parking: usize,
     waiting: DelayQueue<Job>,
     /// Endpoints whose rate lets the next request go at that time.
     timers: DelayQueue<Uuid>,
@@ -131,6 +134,8 @@ impl Partition {
             outstanding: HashMap::new(),
             attempts: JoinSet::new(),
             settling: FuturesUnordered::new(),
+            to_park: VecDeque::new(),
+            parking: 0,
             waiting: DelayQueue::new(),
             timers: DelayQueue::new(),
             owned_since: i64::MAX,

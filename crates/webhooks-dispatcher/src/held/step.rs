@@ -91,12 +91,18 @@ pub(super) async fn step(
         }
     }
     let count = found.len();
+    let last = found.last().map_or(0, |message| message.seq);
     // In their order: each write is begun before the next.
     let mut steps = stream::iter(found)
         .map(|message| go(shared, partition, webhook, message, work))
         .buffered(AT_A_TIME);
     while let Some(gone) = steps.next().await {
         gone?;
+    }
+    if matches!(work, Work::Cancel(_) | Work::Discard { .. }) {
+        // They are the oldest. One by one, the removals of many webhooks would fill the server's
+        // queue of requests, in which others wait too.
+        shared.bus.remove_to(names::HELD, &subject, last).await?;
     }
     Ok((count, done || matches!(work, Work::Probe(_))))
 }
@@ -140,8 +146,14 @@ async fn go(
             );
             publish_for_ever(&shared.bus, out).await;
         }
-        Work::Cancel(reason) => record_end(shared, job, reason).await,
-        Work::Discard { .. } => record_end(shared, job, reason::DISCARDED).await,
+        Work::Cancel(reason) => {
+            record_end(shared, job, reason).await;
+            return Ok(());
+        }
+        Work::Discard { .. } => {
+            record_end(shared, job, reason::DISCARDED).await;
+            return Ok(());
+        }
         Work::Stay | Work::Trim { .. } => return Ok(()),
     }
     shared

@@ -23,6 +23,11 @@ use crate::{
     shared::Shared,
 };
 
+/// Deliveries of a partition that are being parked at a time. The server takes the messages of a
+/// connection one after another: a thousand that are spilt at once would keep everybody else's for
+/// some 200 ms.
+const PARKS_AT_ONCE: usize = 8;
+
 impl Partition {
     /// Finds the place of a delivery in hand: on the wire, in its endpoint's queue, or elsewhere.
     pub(super) fn admit(&mut self, job: Job) {
@@ -255,11 +260,22 @@ impl Partition {
 
     fn park(&mut self, job: Job, parking: Parking) {
         metrics::counter!("webhooks_parked_total").increment(1);
-        let (shared, partition) = (self.shared.clone(), self.partition);
-        self.settling.push(match parking {
-            Parking::Room(wait) => io::park(shared, partition, job, wait),
-            Parking::Behind(behind) => io::block(shared, partition, job, behind),
-        });
+        self.to_park.push_back((job, parking));
+        self.park_next();
+    }
+
+    /// Writes what is to be parked, a few at a time.
+    pub(super) fn park_next(&mut self) {
+        while self.parking < PARKS_AT_ONCE
+            && let Some((job, parking)) = self.to_park.pop_front()
+        {
+            self.parking += 1;
+            let (shared, partition) = (self.shared.clone(), self.partition);
+            self.settling.push(match parking {
+                Parking::Room(wait) => io::park(shared, partition, job, wait),
+                Parking::Behind(behind) => io::block(shared, partition, job, behind),
+            });
+        }
     }
 }
 

@@ -116,6 +116,7 @@ impl Partition {
             .flat_map(Endpoint::drain)
             .collect();
         self.timers.clear();
+        unstarted.extend(self.to_park.drain(..).map(|(job, _)| job));
         while let Some(expired) = self.waiting.peek().map(|key| self.waiting.remove(&key)) {
             unstarted.push(expired.into_inner());
         }

@@ -113,6 +113,8 @@ impl Partition {
                 rank,
                 schedule,
             } => {
+                self.parking = self.parking.saturating_sub(1);
+                self.park_next();
                 let wanted = self.is_wanted(webhook);
                 if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
                     endpoint.parked_as(rank, schedule);

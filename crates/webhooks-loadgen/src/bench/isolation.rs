@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The figures' common name.
-pub(super) const FIGURE: &str = "healthy endpoints beside";
+const FIGURE: &str = "healthy endpoints beside";
 
 /// Healthy endpoints, and events a second for all of them together.
 const HEALTHY: usize = 99;
@@ -80,6 +80,13 @@ impl Neighbour {
             Self::Recovering | Self::Dead => "/ok",
         }
     }
+}
+
+/// Whether any of its figures is asked for.
+pub(super) fn is_wanted(bench: &Bench<'_>) -> bool {
+    Neighbour::ALL
+        .iter()
+        .any(|neighbour| bench.wants(&neighbour.figure()))
 }
 
 pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Result<()> {
@@ -162,8 +169,10 @@ async fn beside(
     };
     let after = match &receiver {
         Some(receiver) if neighbour == Neighbour::Recovering => {
+            // Those whose failures halted it have failed for good meanwhile.
+            let failed = failed_for(rig, &sick).await?;
             let arrived = webhooks_devstack::wait_until("the backlog", LIMIT, async || {
-                match receiver.count() {
+                match receiver.count() + failed {
                     count if count >= backlog => Ok(()),
                     count => Err(count),
                 }
@@ -171,7 +180,7 @@ async fn beside(
             .await;
             match arrived {
                 Ok(()) => format!(
-                    "; {backlog} drained within {:.0} s of the recovery",
+                    "; {backlog} less {failed} that had failed drained within {:.0} s of the recovery",
                     begun.elapsed().as_secs_f64()
                 ),
                 Err(_) => format!("; {} of {backlog} drained", receiver.count()),
@@ -217,6 +226,13 @@ async fn beside(
 
 /// Waits until the dead endpoint is paused or disabled: then its backlog is held. Which of the two it
 /// is depends on how many of its deliveries came to their end before the breaker opened.
+/// Deliveries of a load that have failed for good.
+async fn failed_for(rig: &Rig, load: &Load) -> anyhow::Result<u64> {
+    let mut api = rig.stack.api(&load.workspace)?;
+    let answer = api.get("/v1/deliveries?state=FAILED").await?;
+    answer["totalCount"].as_u64().context("no totalCount")
+}
+
 async fn wait_for_halt(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
     let mut api = rig.stack.api(&sick.workspace)?;
     let path = path_of(sick)?;

@@ -181,9 +181,9 @@ impl Bench<'_> {
             kill::RESTARTED,
             kill::TAKEN_OVER,
             rig::MEMORY,
-            isolation::FIGURE,
         ];
-        let alone = sync == Sync::Default && alone.iter().any(|figure| self.wants(figure));
+        let alone = alone.iter().any(|figure| self.wants(figure)) || isolation::is_wanted(self);
+        let alone = sync == Sync::Default && alone;
         if !alone && !self.wants(&latency) && !throughputs.iter().any(|figure| self.wants(figure)) {
             return Ok(());
         }
