@@ -90,8 +90,16 @@ fn what_was_held_stays_while_new_events_flow_until_somebody_chooses() {
                 config.held_choice_at = kept_at;
             })
             .await?;
-        let paused = world.owe(webhook, "paused").await?;
-        world.until_state(paused, DeliveryState::Held).await?;
+        // In force within 2 s: until then one may still go out.
+        let mut number = 0;
+        let paused = loop {
+            let paused = world.owe(webhook, &format!("paused-{number}")).await?;
+            if world.first_state(paused).await? == DeliveryState::Held {
+                break paused;
+            }
+            number += 1;
+            ensure!(number < 200, "it is not in force");
+        };
         world
             .webhook_with(webhook, "/ok", Status::Active, |config| {
                 config.health_epoch = 3;

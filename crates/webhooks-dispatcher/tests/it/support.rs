@@ -300,6 +300,19 @@ impl World {
         .await
     }
 
+    /// Waits for the first report of a delivery.
+    pub(crate) async fn first_state(&self, delivery: Uuid) -> anyhow::Result<DeliveryState> {
+        wait_until("a report", LIMIT, async || {
+            let reports = self.reports(delivery).await;
+            let reports = reports.map_err(|error| error.to_string())?;
+            reports
+                .first()
+                .map(DeliveryReport::state)
+                .ok_or_else(|| "none".to_owned())
+        })
+        .await
+    }
+
     /// Waits until nothing is owed any more.
     pub(crate) async fn until_settled(&self) -> anyhow::Result<()> {
         wait_until("nothing owed", LIMIT, async || {
