@@ -10,6 +10,7 @@
 //! is handed over again, and the second run says the same as the first.
 
 mod config;
+mod confirm;
 mod event;
 mod fair;
 mod fanout;

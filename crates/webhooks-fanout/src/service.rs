@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use webhooks_runtime::{Backoff, Context};
 
 use crate::{
     config::{Config, EVENT_SHARE},
+    confirm::Confirm,
     fair::{Limits, Line},
     fanout::Fanout,
     index::SharedIndex,
@@ -37,6 +39,12 @@ const MAX_WAITING: usize = 2_048;
 
 /// Their bytes.
 const MAX_WAITING_BYTES: usize = 32 << 20;
+
+/// Pulled events whose webhooks are not confirmed yet, beside those that wait for their turn.
+const MAX_UNCONFIRMED: usize = 512;
+
+/// Events under way from which on there is enough to do, so that nobody waits for the next ones.
+const BUSY: usize = 32;
 
 /// How often it is told that waiting events are in hand: a third of their consumer's `ack_wait`.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
@@ -128,6 +136,10 @@ impl Puller {
             waiting: MAX_WAITING,
             bytes: MAX_WAITING_BYTES,
         });
+        let mut confirm: Confirm<Pulled> = Confirm::new(MAX_UNCONFIRMED, {
+            let (mirror, shutdown) = (self.mirror.clone(), self.shutdown.clone());
+            move || catch_up(mirror.clone(), shutdown.clone()).boxed()
+        });
         let mut under_way = UnderWay::default();
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         loop {
@@ -135,44 +147,42 @@ impl Puller {
                 let fanout = self.fanout.clone();
                 under_way.start(workspace, async move { fanout.handle(&pulled).await });
             }
+            let busy = under_way.len() >= BUSY;
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 ended = under_way.next(), if !under_way.is_empty() => line.ended(ended),
-                batch = pull.next_batch(settings.batch), if line.has_room() => {
-                    if !self.catch_up().await {
-                        give_back(batch).await;
-                        break;
-                    }
-                    for pulled in batch {
+                confirmed = confirm.next(busy) => {
+                    let Some(confirmed) = confirmed else { break };
+                    for pulled in confirmed {
                         let bytes = pulled.payload.len();
                         line.push(workspace_of(&pulled), pulled, bytes);
                     }
                 }
-                _ = progress.tick() => signal_progress(&line).await,
+                batch = pull.next_batch(settings.batch), if line.has_room() && confirm.has_room() => {
+                    confirm.push(batch);
+                }
+                _ = progress.tick() => {
+                    signal_progress(line.waiting().chain(confirm.waiting())).await;
+                }
             }
         }
+        give_back(confirm.drain()).await;
         give_back(line.drain()).await;
         pull.hand_back().await;
         while !under_way.is_empty() {
             under_way.next().await;
         }
     }
+}
 
-    /// Waits until the index has every webhook that was created before the batch was pulled, and
-    /// so before its events were accepted. `false` when the service stops.
-    async fn catch_up(&self) -> bool {
-        let mirror = &self.mirror;
-        let caught_up = webhooks_runtime::retry(
-            "confirming the read model",
-            CATCH_UP,
-            &self.shutdown,
-            || {
-                let mirror = mirror.clone();
-                async move { mirror.catch_up().await }
-            },
-        );
-        caught_up.await.is_some()
-    }
+/// Waits until the index has every webhook that was created before now. `false` when the service stops.
+async fn catch_up(mirror: ConfigMirror, shutdown: CancellationToken) -> bool {
+    let caught_up =
+        webhooks_runtime::retry("confirming the read model", CATCH_UP, &shutdown, || {
+            let mirror = mirror.clone();
+            async move { mirror.catch_up().await }
+        });
+    caught_up.await.is_some()
 }
 
 /// Events being handled, each with its workspace.
@@ -190,6 +200,10 @@ impl UnderWay {
 
     fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.tasks.len()
     }
 
     /// The workspace of the next one that ends. Cancel-safe; not to be asked when there is none.
@@ -217,8 +231,8 @@ fn workspace_of(pulled: &Pulled) -> Uuid {
 }
 
 /// What waits is not to be handed to somebody else meanwhile.
-async fn signal_progress(line: &Line<Pulled>) {
-    for pulled in line.waiting() {
+async fn signal_progress(waiting: impl Iterator<Item = &Pulled>) {
+    for pulled in waiting {
         if let Err(error) = pulled.acker().progress().await {
             tracing::debug!(%error, "progress of an event could not be told");
         }
