@@ -1,20 +1,46 @@
-//! Secrets at rest: XChaCha20-Poly1305 with a named key and associated data.
+//! Secrets at rest: an envelope of XChaCha20-Poly1305 with a named key and associated data.
 //!
-//! The associated data binds a ciphertext to its workspace, webhook, version and [`Purpose`]: a row
+//! Each secret is sealed with a data key of its own, drawn for it alone, and the data key with the
+//! installation's key, which has a name. So the installation's key touches nothing but data keys, and
+//! a change of it seals those anew ([`Keyring::rewrap`]) without a secret being opened. What lies in a
+//! row is
+//!
+//! ```text
+//! data key, sealed with the installation's key and the row's nonce   32 + 16 bytes
+//! secret, sealed with the data key                                    n + 16 bytes
+//! ```
+//!
+//! The data key seals once, so its nonce is zero. What was sealed before there were data keys (the
+//! secret itself under the installation's key) still opens, and becomes an envelope with the next
+//! change of the key; which of the two a row is, its tag tells.
+//!
+//! The associated data, the same for both layers, binds a ciphertext to its workspace, webhook, version and [`Purpose`]: a row
 //! copied to another tenant does not open, nor does one put in another's place (custom headers where
-//! a signing key belongs). The nonce is 24 random bytes drawn by the caller.
+//! a signing key belongs). Randomness is drawn by the caller.
 
 use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
-    KeyInit as _, XChaCha20Poly1305, XNonce,
+    Key, KeyInit as _, XChaCha20Poly1305, XNonce,
     aead::{Aead as _, Payload},
 };
 use uuid::Uuid;
 
 /// Length of a nonce in bytes.
 pub const NONCE_BYTES: usize = 24;
+
+/// Length of a key in bytes.
+const KEY_BYTES: usize = 32;
+
+/// Length of the tag behind what is sealed.
+const TAG_BYTES: usize = 16;
+
+/// Length of a sealed data key.
+const WRAPPED_BYTES: usize = KEY_BYTES + TAG_BYTES;
+
+/// Random bytes that sealing takes: a nonce and a data key.
+pub const SEAL_RANDOM_BYTES: usize = NONCE_BYTES + KEY_BYTES;
 
 /// Most keys a keyring holds: one that seals, the others still open.
 pub const MAX_KEYS: usize = 8;
@@ -73,9 +99,9 @@ impl Purpose {
 pub struct Sealed {
     /// Which key opens it.
     pub key_id: String,
-    /// The nonce.
+    /// The nonce of the data key.
     pub nonce: [u8; NONCE_BYTES],
-    /// Ciphertext and tag.
+    /// The data key and the secret, each sealed.
     pub ciphertext: Vec<u8>,
 }
 
@@ -128,40 +154,57 @@ impl Keyring {
         &self.active
     }
 
-    /// Seals a signing key for its owner with the active key and a fresh random `nonce`.
+    /// Seals a signing key for its owner, with the active key and fresh `random` bytes.
     #[must_use]
-    pub fn seal(&self, binding: Binding, secret: &[u8], nonce: [u8; NONCE_BYTES]) -> Sealed {
-        self.seal_for(Purpose::SigningKey, binding, secret, nonce)
+    pub fn seal(&self, binding: Binding, secret: &[u8], random: [u8; SEAL_RANDOM_BYTES]) -> Sealed {
+        self.seal_for(Purpose::SigningKey, binding, secret, random)
     }
 
-    /// Seals `secret` for its owner and `purpose` with the active key and a fresh random `nonce`.
+    /// Seals `secret` for its owner and `purpose`, with the active key and fresh `random` bytes.
     #[must_use]
     pub fn seal_for(
         &self,
         purpose: Purpose,
         binding: Binding,
         secret: &[u8],
-        nonce: [u8; NONCE_BYTES],
+        random: [u8; SEAL_RANDOM_BYTES],
     ) -> Sealed {
-        let key = self
-            .keys
-            .get(&self.active)
-            .expect("the active key is in the ring");
+        let (nonce, data_key) = split(random);
         let aad = associated_data(purpose, binding);
-        let ciphertext = key
-            .encrypt(
-                XNonce::from_slice(&nonce),
-                Payload {
-                    msg: secret,
-                    aad: &aad,
-                },
-            )
-            .expect("sealing in memory cannot fail");
+        let mut ciphertext = encrypt(self.sealing_key(), &nonce, &data_key, &aad);
+        let cipher = XChaCha20Poly1305::new(Key::from_slice(&data_key));
+        ciphertext.extend(encrypt(&cipher, &DATA_NONCE, secret, &aad));
         Sealed {
             key_id: self.active.clone(),
             nonce,
             ciphertext,
         }
+    }
+
+    /// The same secret with its data key sealed by the active key; `nonce` is fresh. The secret itself
+    /// is not opened. `None` = it is no envelope, so it has to be opened and sealed.
+    ///
+    /// # Errors
+    /// As [`Keyring::open_for`].
+    pub fn rewrap(
+        &self,
+        purpose: Purpose,
+        binding: Binding,
+        sealed: &Sealed,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<Option<Sealed>, SealError> {
+        let aad = associated_data(purpose, binding);
+        let key = self.key(&sealed.key_id)?;
+        let Some((data_key, secret)) = data_key(key, sealed, &aad) else {
+            return Ok(None);
+        };
+        let mut ciphertext = encrypt(self.sealing_key(), &nonce, &data_key, &aad);
+        ciphertext.extend_from_slice(secret);
+        Ok(Some(Sealed {
+            key_id: self.active.clone(),
+            nonce,
+            ciphertext,
+        }))
     }
 
     /// Opens a signing key for its owner.
@@ -182,20 +225,66 @@ impl Keyring {
         binding: Binding,
         sealed: &Sealed,
     ) -> Result<Vec<u8>, SealError> {
-        let key = self
-            .keys
-            .get(&sealed.key_id)
-            .ok_or_else(|| SealError::UnknownKey(sealed.key_id.clone()))?;
         let aad = associated_data(purpose, binding);
-        key.decrypt(
-            XNonce::from_slice(&sealed.nonce),
-            Payload {
-                msg: &sealed.ciphertext,
-                aad: &aad,
-            },
-        )
-        .map_err(|_| SealError::Refused)
+        let key = self.key(&sealed.key_id)?;
+        let opened = match data_key(key, sealed, &aad) {
+            Some((data_key, secret)) => {
+                let cipher = XChaCha20Poly1305::new_from_slice(&data_key);
+                cipher
+                    .ok()
+                    .and_then(|cipher| decrypt(&cipher, &DATA_NONCE, secret, &aad))
+            }
+            None => decrypt(key, &sealed.nonce, &sealed.ciphertext, &aad),
+        };
+        opened.ok_or(SealError::Refused)
     }
+
+    fn sealing_key(&self) -> &XChaCha20Poly1305 {
+        self.keys
+            .get(&self.active)
+            .expect("the active key is in the ring")
+    }
+
+    fn key(&self, id: &str) -> Result<&XChaCha20Poly1305, SealError> {
+        self.keys
+            .get(id)
+            .ok_or_else(|| SealError::UnknownKey(id.to_owned()))
+    }
+}
+
+/// The nonce of what a data key seals: it seals once.
+const DATA_NONCE: [u8; NONCE_BYTES] = [0; NONCE_BYTES];
+
+fn split(random: [u8; SEAL_RANDOM_BYTES]) -> ([u8; NONCE_BYTES], [u8; KEY_BYTES]) {
+    let (mut nonce, mut key) = ([0; NONCE_BYTES], [0; KEY_BYTES]);
+    nonce.copy_from_slice(&random[..NONCE_BYTES]);
+    key.copy_from_slice(&random[NONCE_BYTES..]);
+    (nonce, key)
+}
+
+/// An envelope's data key, opened, and its sealed secret; `None` = it is none, or not for this owner.
+fn data_key<'a>(
+    key: &XChaCha20Poly1305,
+    sealed: &'a Sealed,
+    aad: &[u8],
+) -> Option<(Vec<u8>, &'a [u8])> {
+    let (wrapped, secret) = sealed.ciphertext.split_at_checked(WRAPPED_BYTES)?;
+    Some((decrypt(key, &sealed.nonce, wrapped, aad)?, secret))
+}
+
+fn encrypt(key: &XChaCha20Poly1305, nonce: &[u8; NONCE_BYTES], msg: &[u8], aad: &[u8]) -> Vec<u8> {
+    key.encrypt(XNonce::from_slice(nonce), Payload { msg, aad })
+        .expect("sealing in memory cannot fail")
+}
+
+fn decrypt(
+    key: &XChaCha20Poly1305,
+    nonce: &[u8; NONCE_BYTES],
+    msg: &[u8],
+    aad: &[u8],
+) -> Option<Vec<u8>> {
+    key.decrypt(XNonce::from_slice(nonce), Payload { msg, aad })
+        .ok()
 }
 
 fn associated_data(purpose: Purpose, binding: Binding) -> Vec<u8> {
@@ -228,7 +317,7 @@ mod tests {
             webhook: Uuid::from_u128(2),
             version: 1,
         };
-        let sealed = ring.seal(owner, b"secret", [7; 24]);
+        let sealed = ring.seal(owner, b"secret", [7; SEAL_RANDOM_BYTES]);
         assert_eq!(ring.open(owner, &sealed).unwrap(), b"secret");
         for other in [
             Binding {
@@ -261,7 +350,7 @@ mod tests {
         };
         let all = [Purpose::SigningKey, Purpose::Extras, Purpose::Ed25519];
         for sealed_for in all {
-            let sealed = ring.seal_for(sealed_for, owner, b"secret", [7; 24]);
+            let sealed = ring.seal_for(sealed_for, owner, b"secret", [7; SEAL_RANDOM_BYTES]);
             for opened_for in all {
                 assert_eq!(
                     ring.open_for(opened_for, owner, &sealed).is_ok(),
@@ -270,7 +359,7 @@ mod tests {
             }
         }
         // What was sealed before there were purposes is a signing key.
-        let sealed = ring.seal(owner, b"secret", [7; 24]);
+        let sealed = ring.seal(owner, b"secret", [7; SEAL_RANDOM_BYTES]);
         assert_eq!(
             ring.open_for(Purpose::SigningKey, owner, &sealed).unwrap(),
             b"secret"
@@ -284,14 +373,83 @@ mod tests {
             webhook: Uuid::nil(),
             version: 1,
         };
-        let sealed = ring(&format!("old:{}", key(1))).seal(owner, b"s", [0; 24]);
+        let sealed = ring(&format!("old:{}", key(1))).seal(owner, b"s", [0; SEAL_RANDOM_BYTES]);
         let both = ring(&format!("new:{},old:{}", key(2), key(1)));
         assert_eq!(both.open(owner, &sealed).unwrap(), b"s");
-        assert_eq!(both.seal(owner, b"s", [0; 24]).key_id, "new");
+        assert_eq!(both.seal(owner, b"s", [0; SEAL_RANDOM_BYTES]).key_id, "new");
         let only_new = ring(&format!("new:{}", key(2)));
         assert_eq!(
             only_new.open(owner, &sealed).unwrap_err(),
             SealError::UnknownKey("old".into())
+        );
+    }
+
+    /// As secrets were sealed before there were data keys.
+    fn without_envelope(key_byte: u8, owner: Binding, secret: &[u8]) -> Sealed {
+        let cipher = XChaCha20Poly1305::new_from_slice(&[key_byte; 32]).unwrap();
+        let aad = associated_data(Purpose::SigningKey, owner);
+        Sealed {
+            key_id: "old".to_owned(),
+            nonce: [3; 24],
+            ciphertext: encrypt(&cipher, &[3; 24], secret, &aad),
+        }
+    }
+
+    #[test]
+    fn what_was_sealed_without_a_data_key_still_opens_and_is_no_envelope() {
+        let owner = Binding {
+            workspace: Uuid::from_u128(1),
+            webhook: Uuid::from_u128(2),
+            version: 1,
+        };
+        let ring = ring(&format!("old:{}", key(1)));
+        for length in [0, 1, 32, 33, 64, 500] {
+            let secret = vec![5; length];
+            let sealed = without_envelope(1, owner, &secret);
+            assert_eq!(ring.open(owner, &sealed).unwrap(), secret);
+            let rewrapped = ring.rewrap(Purpose::SigningKey, owner, &sealed, [1; 24]);
+            assert_eq!(rewrapped.unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_key_seals_the_data_key_anew_and_leaves_the_secret_closed() {
+        let owner = Binding {
+            workspace: Uuid::from_u128(1),
+            webhook: Uuid::from_u128(2),
+            version: 1,
+        };
+        let random = std::array::from_fn(|byte| u8::try_from(byte).unwrap());
+        let sealed = ring(&format!("old:{}", key(1))).seal(owner, b"secret", random);
+        let both = ring(&format!("new:{},old:{}", key(2), key(1)));
+        let renewed = both
+            .rewrap(Purpose::SigningKey, owner, &sealed, [8; 24])
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (renewed.key_id.as_str(), renewed.nonce),
+            ("new", [8; NONCE_BYTES])
+        );
+        let secret_of = |sealed: &Sealed| sealed.ciphertext[WRAPPED_BYTES..].to_vec();
+        assert_eq!(secret_of(&renewed), secret_of(&sealed));
+        let only_new = ring(&format!("new:{}", key(2)));
+        assert_eq!(only_new.open(owner, &renewed).unwrap(), b"secret");
+        // Not for anybody else, and not with another's data key.
+        let stranger = Binding {
+            webhook: Uuid::from_u128(3),
+            ..owner
+        };
+        let tried = both.rewrap(Purpose::SigningKey, stranger, &sealed, [8; 24]);
+        assert_eq!(tried.unwrap(), None);
+        let mut mixed = renewed.clone();
+        let other = only_new.seal(owner, b"other", [9; SEAL_RANDOM_BYTES]);
+        mixed.ciphertext.truncate(WRAPPED_BYTES);
+        mixed
+            .ciphertext
+            .extend_from_slice(&other.ciphertext[WRAPPED_BYTES..]);
+        assert_eq!(
+            only_new.open(owner, &mixed).unwrap_err(),
+            SealError::Refused
         );
     }
 

@@ -1,5 +1,6 @@
-//! Sealing anew: after a change of the key, what the older one sealed is opened and sealed with the
-//! one that counts now, in small batches beside the work, until the older key can go.
+//! Sealing anew: after a change of the key, the data keys that the older one sealed are sealed with the
+//! one that counts now, in small batches beside the work, until the older key can go. The secrets
+//! themselves stay closed; only what was sealed before there were data keys is opened.
 //!
 //! Every replica may do it, and the operators' command too, at the same time: a row is put back only
 //! where it still is as it was read. The read model follows through the outbox. Answers that are
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_domain::sealing::{Binding, Keyring, NONCE_BYTES, Purpose, Sealed};
+use webhooks_domain::sealing::{
+    Binding, Keyring, NONCE_BYTES, Purpose, SEAL_RANDOM_BYTES, SealError, Sealed,
+};
 use webhooks_runtime::{Readiness, error_chain};
 use webhooks_store::{Resealed, SealedRow, Store, StoreError};
 
@@ -90,21 +93,37 @@ fn renew(keyring: &Keyring, old: SealedRow) -> Result<Option<Resealed>, NoRandom
         nonce,
         ciphertext: old.ciphertext.clone(),
     };
-    match keyring.open_for(purpose, binding, &sealed) {
-        Ok(secret) => {
-            let sealed = keyring.seal_for(purpose, binding, &secret, random::<NONCE_BYTES>()?);
-            Ok(Some(Resealed {
-                old,
-                key_id: sealed.key_id,
-                nonce: sealed.nonce.to_vec(),
-                ciphertext: sealed.ciphertext,
-            }))
-        }
+    match anew(keyring, purpose, binding, &sealed)? {
+        Ok(sealed) => Ok(Some(Resealed {
+            old,
+            key_id: sealed.key_id,
+            nonce: sealed.nonce.to_vec(),
+            ciphertext: sealed.ciphertext,
+        })),
         Err(error) => {
             tracing::error!(webhook.id = %old.webhook_id, version = old.version, %error, "secret.does_not_open");
             Ok(None)
         }
     }
+}
+
+fn anew(
+    keyring: &Keyring,
+    purpose: Purpose,
+    binding: Binding,
+    sealed: &Sealed,
+) -> Result<Result<Sealed, SealError>, NoRandomness> {
+    let nonce = random::<NONCE_BYTES>()?;
+    Ok(match keyring.rewrap(purpose, binding, sealed, nonce) {
+        Ok(Some(sealed)) => Ok(sealed),
+        Ok(None) => {
+            let random = random::<SEAL_RANDOM_BYTES>()?;
+            keyring
+                .open_for(purpose, binding, sealed)
+                .map(|secret| keyring.seal_for(purpose, binding, &secret, random))
+        }
+        Err(error) => Err(error),
+    })
 }
 
 /// Looks again and again until `stop`, and keeps the gauge `webhooks_sealed_with_old_key` true.

@@ -4,7 +4,7 @@
 use rand::{TryRngCore as _, rngs::OsRng};
 use uuid::Uuid;
 use webhooks_domain::{
-    sealing::{Binding, Keyring, NONCE_BYTES, Purpose, SealError, Sealed},
+    sealing::{Binding, Keyring, NONCE_BYTES, Purpose, SEAL_RANDOM_BYTES, SealError, Sealed},
     signing::{NEW_KEY_BYTES, SigningKey},
 };
 use webhooks_store::SealedSecret;
@@ -43,7 +43,7 @@ pub(crate) fn seal(
     secret: &[u8],
     now: i64,
 ) -> Result<SealedSecret, NoRandomness> {
-    let sealed = keyring.seal_for(purpose, binding, secret, random::<NONCE_BYTES>()?);
+    let sealed = keyring.seal_for(purpose, binding, secret, random::<SEAL_RANDOM_BYTES>()?);
     Ok(SealedSecret {
         key_id: sealed.key_id,
         version: binding.version,
@@ -92,7 +92,11 @@ pub(crate) fn seal_answer(
     workspace: Uuid,
     answer: &[u8],
 ) -> Result<Vec<u8>, NoRandomness> {
-    let sealed = keyring.seal(answer_binding(workspace), answer, random::<NONCE_BYTES>()?);
+    let sealed = keyring.seal(
+        answer_binding(workspace),
+        answer,
+        random::<SEAL_RANDOM_BYTES>()?,
+    );
     let id = sealed.key_id.as_bytes();
     let mut kept = Vec::with_capacity(1 + id.len() + NONCE_BYTES + sealed.ciphertext.len());
     // Key ids are a few characters; one beyond 255 bytes would not open again and is cut to fail so.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use webhooks_devstack::wait_until;
 use webhooks_domain::{
     clock::Clock as _,
-    sealing::{Binding, Keyring, Purpose},
+    sealing::{Binding, Keyring, Purpose, SEAL_RANDOM_BYTES},
 };
 use webhooks_proto::{
     internal::v1::{EndpointExtras, RateLimit, RetryPolicy, SealedSecret, Status},
@@ -237,7 +237,7 @@ fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
             Purpose::Extras,
             binding,
             &extras.encode_to_vec(),
-            [9; 24],
+            [9; SEAL_RANDOM_BYTES],
         );
         world
             .webhook_with(webhook, "/ok?a=1", Status::Active, |config| {

@@ -13,7 +13,7 @@ use webhooks_dispatcher::Config;
 use webhooks_domain::{
     clock::Clock as _,
     ids,
-    sealing::{Binding, Keyring},
+    sealing::{Binding, Keyring, SEAL_RANDOM_BYTES},
     signing::SigningKey,
 };
 use webhooks_loadgen::receiver::{Receiver, ReceiverOptions};
@@ -188,7 +188,11 @@ impl World {
             webhook: id,
             version: 1,
         };
-        let sealed = Keyring::parse(&keyring_text())?.seal(binding, key().as_bytes(), [1; 24]);
+        let sealed = Keyring::parse(&keyring_text())?.seal(
+            binding,
+            key().as_bytes(),
+            [1; SEAL_RANDOM_BYTES],
+        );
         let mut config = WebhookConfig {
             id: id.as_bytes().to_vec().into(),
             workspace_id: self.workspace.as_bytes().to_vec().into(),

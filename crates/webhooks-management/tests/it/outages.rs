@@ -7,7 +7,7 @@ use uuid::Uuid;
 use webhooks_bus::{Outgoing, subjects};
 use webhooks_devstack::{Postgres, wait_until};
 use webhooks_domain::{
-    sealing::{Binding, Keyring},
+    sealing::{Binding, Keyring, SEAL_RANDOM_BYTES},
     signing::SigningKey,
     webhook::{Plan, WebhookSource, WebhookStatus},
 };
@@ -209,9 +209,11 @@ async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
         webhook: id,
         version: 1,
     };
-    let sealed = Keyring::parse(ENCRYPTION_KEYS)
-        .unwrap()
-        .seal(binding, secret.as_bytes(), [9; 24]);
+    let sealed = Keyring::parse(ENCRYPTION_KEYS).unwrap().seal(
+        binding,
+        secret.as_bytes(),
+        [9; SEAL_RANDOM_BYTES],
+    );
     let new = NewWebhook {
         id,
         workspace_id: workspace.id,
