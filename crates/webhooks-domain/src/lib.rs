@@ -5,6 +5,7 @@
 //! load, ask these functions, and act.
 
 pub mod clock;
+pub mod content_type;
 pub mod cursor;
 pub mod delivery;
 pub mod endpoint;

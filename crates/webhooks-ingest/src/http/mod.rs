@@ -21,7 +21,10 @@ use axum::{
 use futures::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use webhooks_domain::event::{EVENT_ID_MAX_BYTES, reason};
+use webhooks_domain::{
+    content_type::is_json,
+    event::{EVENT_ID_MAX_BYTES, reason},
+};
 
 pub(crate) use self::answer::status_word;
 use self::body::Announced;
@@ -271,34 +274,9 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>
     Ok(Some(value.trim()))
 }
 
-fn is_json(content_type: Option<&str>) -> bool {
-    let essence = content_type.and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn json_may_name_its_charset_and_nothing_else_is_json() {
-        for good in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            " application/json ;x=y",
-        ] {
-            assert!(is_json(Some(good)), "{good}");
-        }
-        for bad in [
-            None,
-            Some(""),
-            Some("text/json"),
-            Some("application/jsonp"),
-            Some("application/x-www-form-urlencoded"),
-        ] {
-            assert!(!is_json(bad), "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_key_is_an_events_id_and_a_bad_one_names_the_header() {

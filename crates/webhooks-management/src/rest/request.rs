@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
+use webhooks_domain::content_type;
 
 use super::{body::MAX_BODY_BYTES, routes::Route};
 use crate::{
@@ -77,8 +78,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let given = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let essence = given.and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+    content_type::is_json(given)
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ManagementError> {
