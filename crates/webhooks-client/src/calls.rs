@@ -202,6 +202,8 @@ keyed_calls! {
     delivery_service.retry_delivery(RetryDeliveryRequest) -> RetryDeliveryResponse;
     /// Sends a test.
     delivery_service.test_webhook(TestWebhookRequest) -> TestWebhookResponse;
+    /// Asks an endpoint to show that it belongs to who holds the secret.
+    delivery_service.challenge_webhook(ChallengeWebhookRequest) -> ChallengeWebhookResponse;
     /// Makes a bulk job.
     job_service.create_job(CreateJobRequest) -> CreateJobResponse;
     /// Makes an access token. The answer has it, this once.

@@ -16,7 +16,11 @@ use webhooks_runtime::telemetry::{
     TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
 };
 
-use crate::{job::Job, registry::Target, shared::Shared};
+use crate::{
+    job::{Bound, Job},
+    registry::Target,
+    shared::Shared,
+};
 
 /// An attempt that has ended.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
                 Duration::ZERO,
                 rand::random(),
             );
+            let next = only_once(&copy, next);
             let result = AttemptResult::failed(Failure::Internal);
             Attempted {
                 job: copy,
@@ -94,6 +99,7 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
             .next(job.attempt, class, retry_after, age, rand::random())
     });
     let next = at_once(result.failure, next, target.retry.immediate);
+    let next = next.map(|next| only_once(&job, next));
     tell(&job, execution, &result, next);
     Attempted {
         job,
@@ -115,13 +121,33 @@ fn at_once(failure: Option<Failure>, next: Option<Next>, immediate: Duration) ->
     }
 }
 
+/// A challenge is sent once, however that ends: who asked for it asks again.
+fn only_once(job: &Job, next: Next) -> Next {
+    if job.endpoint.is_empty() {
+        next
+    } else {
+        Next::GiveUp
+    }
+}
+
 /// The id of one run of an attempt.
 fn new_execution() -> Uuid {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
 async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> AttemptResult {
-    let url = match &target.url {
+    // Nothing that the customer chose goes with a challenge: whoever repeats what it is sent would
+    // answer it. And what is bound to another endpoint was not to come here at all.
+    let bound = job.bound(target);
+    let url = match bound {
+        Bound::Free => &target.url,
+        Bound::Here => &target.plain_url,
+        Bound::Elsewhere => {
+            tracing::error!(delivery.id = %job.delivery, "a challenge came to another endpoint");
+            return AttemptResult::failed(Failure::Internal);
+        }
+    };
+    let url = match url {
         Ok(url) => url.clone(),
         Err(refusal) => return AttemptResult::failed(Failure::Refused(*refusal)),
     };
@@ -136,10 +162,18 @@ async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> A
                 body: job.body.clone(),
             };
             let tls = target.tls();
-            let credentials = Credentials {
-                identity: tls.endpoint.as_ref(),
-                token: target.tokens.as_deref(),
-                token_identity: tls.tokens.as_ref(),
+            let credentials = match bound {
+                Bound::Free => Credentials {
+                    identity: tls.endpoint.as_ref(),
+                    token: target.tokens.as_deref(),
+                    token_identity: tls.tokens.as_ref(),
+                },
+                // Trusts the same authorities, and shows no certificate.
+                Bound::Here | Bound::Elsewhere => Credentials {
+                    identity: tls.tokens.as_ref(),
+                    token: None,
+                    token_identity: None,
+                },
             };
             shared.egress.send_with(request, credentials).await
         }
@@ -151,7 +185,7 @@ async fn send(shared: &Shared, job: &Job, target: &Target, now_micros: i64) -> A
 }
 
 /// The headers of an attempt made at `now_micros`: the customer's own first, so that whatever they
-/// are called, ours stand.
+/// are called, ours stand. A challenge has none of them.
 fn headers(
     job: &Job,
     target: &Target,
@@ -176,7 +210,10 @@ fn headers(
             rand::random::<[u8; TRACE_RANDOM_BYTES]>(),
         )
     });
-    let mut headers = target.headers.clone();
+    let mut headers = match job.endpoint.is_empty() {
+        true => target.headers.clone(),
+        false => HeaderMap::new(),
+    };
     headers.reserve(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut put = |name: &'static str, value: HeaderValue| {

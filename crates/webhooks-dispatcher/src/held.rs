@@ -67,6 +67,8 @@ pub(crate) mod reason {
     pub(crate) const DELETED: &str = "webhook_deleted";
     /// A person took it back.
     pub(crate) const CANCELLED: &str = "cancelled";
+    /// A challenge to an endpoint that the webhook no longer points to.
+    pub(crate) const ENDPOINT_CHANGED: &str = "endpoint_changed";
     /// A person discarded what was held.
     pub(crate) const DISCARDED: &str = "held_discarded";
     /// It was held for too long.

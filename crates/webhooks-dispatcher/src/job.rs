@@ -10,7 +10,7 @@ use webhooks_proto::{
     v1,
 };
 
-use crate::line::Rank;
+use crate::{line::Rank, registry::Target};
 
 /// Which of a partition's two streams a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +23,17 @@ pub(crate) enum Lane {
 
 /// What identifies a message while it is ours.
 pub(crate) type MessageKey = (Lane, u64);
+
+/// Where a delivery may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// Wherever its webhook points.
+    Free,
+    /// It is a challenge to the very endpoint that is looked at.
+    Here,
+    /// It is a challenge to another endpoint.
+    Elsewhere,
+}
 
 /// A decoded delivery, with the message it is owed by.
 #[derive(Debug, Clone)]
@@ -55,6 +66,8 @@ pub(crate) struct Job {
     pub(crate) ended: Option<AttemptEnded>,
     /// Where in `body` the webhook's snapshot stands.
     pub(crate) snapshot: Option<SnapshotPlace>,
+    /// SHA-256 of the only URL that it may go to: a challenge. Empty = wherever its webhook points.
+    pub(crate) endpoint: Bytes,
     pub(crate) reference: DeliveryRef,
 }
 
@@ -110,6 +123,7 @@ impl Job {
             waits_for: Uuid::from_slice(&job.waits_for).ok(),
             ended: job.ended,
             snapshot: job.snapshot,
+            endpoint: job.endpoint,
             reference,
         })
     }
@@ -137,6 +151,15 @@ impl Job {
         std::time::Duration::from_micros(u64::try_from(age).unwrap_or(0))
     }
 
+    /// Whether it may go to this target and no other, or must not go there.
+    pub(crate) fn bound(&self, target: &Target) -> Bound {
+        match self.endpoint.as_ref() {
+            [] => Bound::Free,
+            endpoint if *endpoint == target.endpoint => Bound::Here,
+            _ => Bound::Elsewhere,
+        }
+    }
+
     /// Whether attempts were made since its message was written.
     pub(crate) fn made_progress(&self) -> bool {
         self.attempt != self.owed
@@ -158,6 +181,7 @@ impl Job {
                 .map(|head| Bytes::copy_from_slice(head.as_bytes()))
                 .unwrap_or_default(),
             snapshot: self.snapshot,
+            endpoint: self.endpoint.clone(),
             ..DeliveryJob::default()
         }
         .encode_to_vec()

@@ -15,6 +15,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 use webhooks_bus::ConfigSink;
 use webhooks_domain::{
+    challenge::{EndpointHash, endpoint_hash},
     endpoint::{AddressPolicy, CustomHeaders, EndpointRefusal, EndpointUrl},
     health::Configured,
     oauth2::{ClientAuth, ClientCredentials},
@@ -63,6 +64,10 @@ pub(crate) struct Target {
     /// Most deliveries held for it; `None` = as many as HELD takes.
     pub(crate) held_max: Option<u32>,
     pub(crate) url: Result<EndpointUrl, EndpointRefusal>,
+    /// The same without what the extras append to its query.
+    pub(crate) plain_url: Result<EndpointUrl, EndpointRefusal>,
+    /// SHA-256 of the URL as it was configured.
+    pub(crate) endpoint: EndpointHash,
     /// When its failed deliveries are tried again.
     pub(crate) retry: RetryPolicy,
     /// What it may do at a time.
@@ -215,6 +220,8 @@ impl Registry {
             held_choice_at: config.held_choice_at,
             held_max: config.held_max,
             url: with_query(&config.endpoint_url, &extras, &self.policy),
+            plain_url: EndpointUrl::parse(&config.endpoint_url, &self.policy),
+            endpoint: endpoint_hash(&config.endpoint_url),
             retry: self.retry(config),
             allowed: self.allowed(config),
             sealed_shut: !opened || keys.is_empty(),

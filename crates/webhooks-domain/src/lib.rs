@@ -4,6 +4,7 @@
 //! arguments, so each rule can be tested as a table or a property. The services around it only
 //! load, ask these functions, and act.
 
+pub mod challenge;
 pub mod clock;
 pub mod content_type;
 pub mod cursor;

@@ -70,6 +70,9 @@ pub enum StatusReason {
     ConsecutiveFailures,
     /// The endpoint answered 410.
     EndpointGone,
+    /// Its endpoint has not shown yet that it belongs to who holds the secret. In the read model
+    /// only: the table keeps what a person or deliveries made of the status.
+    Unverified,
 }
 
 /// Who created a webhook.
@@ -127,7 +130,7 @@ macro_rules! words {
 }
 
 words!(WebhookStatus, "status", Active => "ACTIVE", Paused => "PAUSED", Disabled => "DISABLED", AutoDisabled => "AUTO_DISABLED");
-words!(StatusReason, "status reason", User => "USER", DeliveryFailures => "DELIVERY_FAILURES", ConsecutiveFailures => "CONSECUTIVE_FAILURES", EndpointGone => "ENDPOINT_GONE");
+words!(StatusReason, "status reason", User => "USER", DeliveryFailures => "DELIVERY_FAILURES", ConsecutiveFailures => "CONSECUTIVE_FAILURES", EndpointGone => "ENDPOINT_GONE", Unverified => "UNVERIFIED");
 words!(WebhookSource, "source", Linkbreakers => "LINKBREAKERS", Make => "MAKE", Zapier => "ZAPIER");
 
 /// Which deliveries of a webhook go one after another.

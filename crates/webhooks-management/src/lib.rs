@@ -125,6 +125,7 @@ impl Service {
             bus: bus.clone(),
             keyring: keyring.clone(),
             pages: config.page_tokens(),
+            challenges: config.challenge_keys(),
             addresses: config.addresses.clone(),
             clock: Arc::clone(&ctx.clock),
             light_plan_webhooks: config.light_plan_webhooks,
@@ -134,6 +135,7 @@ impl Service {
         Ok(Self {
             around: Surroundings {
                 tail: management.tail_hub().clone(),
+                challenges: management.challenges().clone(),
                 writer: ConfigWriter::new(&bus),
                 store: store.clone(),
                 bus,
@@ -188,6 +190,7 @@ impl Service {
         let (batcher, batching) = ReportBatcher::new(
             self.around.store.clone(),
             self.around.tail.clone(),
+            self.around.challenges.clone(),
             faces_closed.clone(),
         );
         ctx.tasks.spawn("reports", OnError::StopService, batching);

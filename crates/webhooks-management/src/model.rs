@@ -12,7 +12,7 @@ use webhooks_domain::{
     endpoint::outcome::{FailureClass, Outcome},
     ids::Trigger,
     retry::RetryPolicy,
-    webhook::{DeliveryOrder, HeldChoice, WebhookStatus},
+    webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookStatus},
 };
 use webhooks_proto::{internal::v1 as wire, v1 as api};
 use webhooks_store::{
@@ -38,17 +38,28 @@ fn nonsense(field: &'static str, problem: &'static str) -> Nonsense {
     Nonsense { field, problem }
 }
 
+/// The status that the data plane is told. While an endpoint has to answer a challenge first, that
+/// goes before what a person or deliveries made of the status, except that what is off stays off.
+///
+/// It is one value with the URL it is about: who still sees the URL of before sees its verdict too.
+pub(crate) fn told_status(row: &WebhookRow) -> (WebhookStatus, Option<StatusReason>) {
+    if row.verified() == Some(false) && row.status != WebhookStatus::Disabled {
+        (WebhookStatus::Paused, Some(StatusReason::Unverified))
+    } else {
+        (row.status, row.status_reason)
+    }
+}
+
 /// The read model's version of a webhook.
 pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
+    let (status, reason) = told_status(row);
     wire::WebhookConfig {
         id: raw(row.id),
         workspace_id: raw(row.workspace_id),
         name: row.name.clone(),
         endpoint_url: row.endpoint_url.clone(),
-        status: wire_status(row.status).into(),
-        status_reason: row
-            .status_reason
-            .map_or_else(String::new, |reason| reason.to_string()),
+        status: wire_status(status).into(),
+        status_reason: reason.map_or_else(String::new, |reason| reason.to_string()),
         link_ids: row.link_ids.iter().copied().map(raw).collect(),
         triggers: row.triggers.clone(),
         source: row.source.as_str().to_owned(),

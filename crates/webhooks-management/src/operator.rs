@@ -159,11 +159,7 @@ impl Operator {
             }
         };
         let changed = changed.ok_or(ManagementError::WorkspaceNotFound)?;
-        // What the read model holds of a workspace's limits.
-        let told = |row: &WorkspaceRow| {
-            let limits = row.settings.limits;
-            (limits.events_per_second, limits.held_per_webhook)
-        };
+        // What the read model holds of a workspace's settings.
         if told(&changed) != told(&before) {
             self.in_force().await?;
         }
@@ -307,4 +303,14 @@ impl Operator {
             drained.map_err(|error| ManagementError::Unavailable(Some(error)))
         }
     }
+}
+
+fn told(row: &WorkspaceRow) -> (Option<u32>, Option<u32>, bool, &[String]) {
+    let settings = &row.settings;
+    (
+        settings.limits.events_per_second,
+        settings.limits.held_per_webhook,
+        settings.endpoint_verification,
+        &settings.verification_exempt_hosts,
+    )
 }

@@ -27,6 +27,9 @@ pub enum Refusal {
     /// The webhook is disabled: nothing is sent to it.
     #[error("the webhook is disabled")]
     WebhookDisabled,
+    /// A challenge: it goes out once, and what it asks is for its endpoint alone.
+    #[error("a challenge is sent once, and its request is not shown")]
+    Challenge,
     /// The delivery has ended: there is nothing to cancel.
     #[error("the delivery has ended")]
     DeliveryEnded,
@@ -51,6 +54,7 @@ impl Refusal {
             Self::PayloadExpired => (S::GONE, Code::FailedPrecondition, "PAYLOAD_EXPIRED"),
             Self::NotYet => (S::CONFLICT, Code::FailedPrecondition, "DELIVERY_NOT_READY"),
             Self::WebhookDisabled => (S::CONFLICT, Code::FailedPrecondition, "WEBHOOK_DISABLED"),
+            Self::Challenge => (S::CONFLICT, Code::FailedPrecondition, "ENDPOINT_CHALLENGE"),
             Self::DeliveryEnded => (S::CONFLICT, Code::FailedPrecondition, "DELIVERY_ENDED"),
             Self::JobEnded => (S::CONFLICT, Code::FailedPrecondition, "JOB_ENDED"),
             Self::TooManyJobs(_) => (

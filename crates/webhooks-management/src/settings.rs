@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use webhooks_bus::BusSettings;
-use webhooks_domain::{endpoint::AddressPolicy, sealing::Keyring};
+use webhooks_domain::{challenge::ChallengeKeys, endpoint::AddressPolicy, sealing::Keyring};
 use webhooks_egress::PolicySettings;
 use webhooks_runtime::{Env, Secret, Settings, tls::GrpcServerTls};
 use webhooks_store::StoreSettings;
@@ -151,6 +151,14 @@ impl Config {
     #[must_use]
     pub fn page_tokens(&self) -> PageTokens {
         PageTokens::from_keyring(self.encryption_keys.expose())
+    }
+}
+
+impl Config {
+    /// Makes challenges to endpoints and knows the right answers.
+    #[must_use]
+    pub fn challenge_keys(&self) -> ChallengeKeys {
+        ChallengeKeys::from_keyring(self.encryption_keys.expose())
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) struct WebhookView {
     created_at: String,
     updated_at: String,
     revision: i64,
+    // Only where the workspace requires it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<bool>,
     #[serde(skip_serializing_if = "String::is_empty")]
     description: String,
     labels: BTreeMap<String, String>,
@@ -93,6 +96,7 @@ impl WebhookView {
             created_at: format_micros(row.created_at),
             updated_at: format_micros(updated_at(row)),
             revision: row.revision,
+            verified: row.verified(),
             description: row.options.description.clone(),
             labels: row.options.labels.clone(),
             event_actions: row.options.event_actions.clone(),

@@ -59,8 +59,8 @@ pub use tokens::{
 };
 pub use webhooks::{
     AsymmetricSecret, Extras, MAX_OLD_SECRETS, NewWebhook, RateChoice, RetryChoice, RetryNumbers,
-    Rotation, SealedSecret, StatusFilter, WebhookCursor, WebhookOptions, WebhookPage, WebhookPatch,
-    WebhookRow,
+    Rotation, SealedSecret, StatusFilter, Verified, WebhookCursor, WebhookOptions, WebhookPage,
+    WebhookPatch, WebhookRow,
 };
 pub use workspaces::{
     AuthoritiesRow, AuthoritiesWish, DeletedWorkspace, NewWorkspace, WorkspaceCursor,

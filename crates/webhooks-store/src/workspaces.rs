@@ -58,6 +58,10 @@ pub struct WorkspaceSettings {
     pub notification_emails: Vec<String>,
     /// Its limits.
     pub limits: WorkspaceLimits,
+    /// Nothing is delivered to an endpoint that has not answered a challenge.
+    pub endpoint_verification: bool,
+    /// Hosts whose endpoints need not; at most 32.
+    pub verification_exempt_hosts: Vec<String>,
 }
 
 /// What to change of a workspace; `None` = leave as it is.
@@ -73,6 +77,10 @@ pub struct WorkspacePatch {
     pub notification_emails: Option<Vec<String>>,
     /// All its limits, anew.
     pub limits: Option<WorkspaceLimits>,
+    /// Nothing is delivered to an endpoint that has not answered a challenge.
+    pub endpoint_verification: Option<bool>,
+    /// All hosts whose endpoints need not, anew; at most 32.
+    pub verification_exempt_hosts: Option<Vec<String>>,
 }
 
 /// A workspace.
@@ -134,6 +142,8 @@ impl WorkspaceRow {
                 sandbox: row.try_get("sandbox")?,
                 notification_emails: row.try_get("notification_emails")?,
                 limits: limits(row)?,
+                endpoint_verification: row.try_get("endpoint_verification")?,
+                verification_exempt_hosts: row.try_get("verification_exempt_hosts")?,
             },
             created_at: pg::micros(row, "created_at")?,
             updated_at: pg::micros(row, "updated_at")?,
@@ -147,6 +157,8 @@ impl WorkspaceRow {
             "plan": self.plan.as_str(),
             "sandbox": self.settings.sandbox,
             "notificationEmails": self.settings.notification_emails,
+            "endpointVerification": self.settings.endpoint_verification,
+            "verificationExemptHosts": self.settings.verification_exempt_hosts,
             "limits": {
                 "webhooks": limits.webhooks,
                 "retryMaxAttempts": limits.retry_max_attempts,

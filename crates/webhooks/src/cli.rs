@@ -238,6 +238,15 @@ pub(crate) struct WorkspaceUpdateOptions {
     /// Tell nobody any more
     #[arg(long, conflicts_with = "notify")]
     pub(crate) notify_nobody: bool,
+    /// Whether nothing is delivered to an endpoint that has not answered a challenge
+    #[arg(long, value_name = "true|false")]
+    pub(crate) endpoint_verification: Option<bool>,
+    /// A host whose endpoints need not answer (`hooks.zapier.com`, `*.make.com`); all of them anew
+    #[arg(long = "exempt-host", value_name = "HOST")]
+    pub(crate) exempt_hosts: Vec<String>,
+    /// Every endpoint has to answer
+    #[arg(long, conflicts_with = "exempt_hosts")]
+    pub(crate) exempt_no_host: bool,
     #[command(flatten)]
     pub(crate) limits: WorkspaceLimitOptions,
 }

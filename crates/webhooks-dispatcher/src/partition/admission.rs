@@ -60,6 +60,9 @@ impl Partition {
                 let cancelled = io::cancel(self.shared.clone(), job, reason::DISABLED);
                 return self.leave(webhook, rank, cancelled);
             }
+            Gate::LookAgain => {
+                return self.settling.push(io::look_again(self.shared.clone(), job));
+            }
         }
         // A webhook that is well again needs no probe.
         let probe = job.probe && !self.is_active(job.webhook);
@@ -191,7 +194,7 @@ impl Partition {
             };
             let goes = |target: &Arc<Target>| {
                 let status = self.health.status(webhook, target);
-                standing::gate(status, job.probe, job.trigger) == Gate::Send
+                standing::gate(status, job.probe, job.trigger, job.bound(target)) == Gate::Send
                     && !self.shared.cancelled.contains(job.delivery)
             };
             let Some(target) = target.filter(goes) else {

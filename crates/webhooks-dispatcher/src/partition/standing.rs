@@ -15,7 +15,7 @@ use crate::{
     endpoint::Allowed,
     health::{self, Effect, HealthSettled},
     held::{HeldSettled, PER_STEP, View, Work, surplus, work_for},
-    job::Job,
+    job::{Bound, Job},
     partition_io::Settled,
     registry::Target,
 };
@@ -30,17 +30,27 @@ pub(super) enum Gate {
     Send,
     Hold,
     Cancel,
+    /// Not to the endpoint that is known here: perhaps our view lags behind.
+    LookAgain,
 }
 
 /// Decides. A test goes out whatever deliveries have made of the webhook: a person wants to know.
+/// To an endpoint that has not shown yet whose it is goes nothing but the challenge, not even a test;
+/// and a challenge goes to no other endpoint than its own, whatever the status.
 pub(super) fn gate(
     status: (WebhookStatus, Option<StatusReason>),
     probe: bool,
     trigger: Trigger,
+    bound: Bound,
 ) -> Gate {
     match status {
-        (WebhookStatus::Active, _) => Gate::Send,
         (WebhookStatus::Disabled, _) => Gate::Cancel,
+        _ if bound == Bound::Elsewhere => Gate::LookAgain,
+        (WebhookStatus::Active, _) => Gate::Send,
+        (WebhookStatus::Paused, Some(StatusReason::Unverified)) => match bound {
+            Bound::Here => Gate::Send,
+            Bound::Free | Bound::Elsewhere => Gate::Hold,
+        },
         (WebhookStatus::Paused, Some(StatusReason::DeliveryFailures)) if probe => Gate::Send,
         (WebhookStatus::Paused | WebhookStatus::AutoDisabled, _) if trigger == Trigger::Test => {
             Gate::Send
@@ -53,7 +63,7 @@ impl Partition {
     /// Where a delivery goes, by the status in force.
     pub(super) fn gate(&self, job: &Job, target: &Target) -> Gate {
         let status = self.health.status(job.webhook, target);
-        gate(status, job.probe, job.trigger)
+        gate(status, job.probe, job.trigger, job.bound(target))
     }
 
     /// Whether deliveries of a webhook go out as they come.
@@ -312,10 +322,33 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                gate(status, probe, trigger),
+                gate(status, probe, trigger, Bound::Free),
                 expected,
                 "{status:?} {trigger:?}"
             );
         }
+    }
+
+    #[test]
+    fn nothing_but_its_challenge_goes_to_an_unverified_endpoint_and_that_nowhere_else() {
+        use StatusReason as R;
+        use WebhookStatus as S;
+        let unverified = (S::Paused, Some(R::Unverified));
+        for trigger in [Trigger::Event, Trigger::Replay, Trigger::Test] {
+            for probe in [false, true] {
+                let gate = |bound| gate(unverified, probe, trigger, bound);
+                assert_eq!(gate(Bound::Free), Gate::Hold, "{trigger:?} {probe}");
+                assert_eq!(gate(Bound::Here), Gate::Send, "{trigger:?} {probe}");
+                assert_eq!(gate(Bound::Elsewhere), Gate::LookAgain);
+            }
+        }
+        for status in S::ALL {
+            for reason in R::ALL.iter().copied().map(Some).chain([None]) {
+                let elsewhere = gate((*status, reason), false, Trigger::Test, Bound::Elsewhere);
+                assert_ne!(elsewhere, Gate::Send, "{status:?} {reason:?}");
+            }
+        }
+        let off = (S::Disabled, Some(R::User));
+        assert_eq!(gate(off, false, Trigger::Test, Bound::Here), Gate::Cancel);
     }
 }

@@ -9,19 +9,27 @@ use webhooks_domain::{endpoint::FailureClass, retry::Next};
 use webhooks_proto::{internal::v1::RecordedDelivery, v1};
 
 use super::{Settled, Settling, aside::cancel, consumers::stream_of, schedule::schedule};
-use crate::{held::reason, job::Job, shared::Shared};
+use crate::{
+    held::reason,
+    job::{Bound, Job},
+    shared::Shared,
+};
 
 /// How long the read model may take to show a webhook that fan-out has seen.
 const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks at the newest configuration for a delivery whose webhook is unknown or has changed.
+/// Looks at the newest configuration for a delivery whose webhook is unknown or has changed. A
+/// challenge to an endpoint that its webhook no longer points to ends.
 pub(crate) fn look_again(shared: Arc<Shared>, job: Job) -> Settling {
     async move {
         match tokio::time::timeout(LOOK_AGAIN_LIMIT, shared.mirror.catch_up()).await {
-            Ok(Ok(())) if shared.registry.get(job.webhook).is_none() => {
-                cancel(shared, job, reason::DELETED).await
-            }
-            Ok(Ok(())) => Settled::Admit(vec![job]),
+            Ok(Ok(())) => match shared.registry.get(job.webhook) {
+                None => cancel(shared, job, reason::DELETED).await,
+                Some(target) if job.bound(&target) == Bound::Elsewhere => {
+                    cancel(shared, job, reason::ENDPOINT_CHANGED).await
+                }
+                Some(_) => Settled::Admit(vec![job]),
+            },
             _ => Settled::Again {
                 job: Box::new(job),
                 delay: Duration::from_millis(500),

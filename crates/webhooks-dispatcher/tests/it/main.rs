@@ -2,6 +2,7 @@
 //! every report goes to the REPORTS stream, as it does in production while management is away.
 
 mod cancelled;
+mod challenges;
 mod delivery;
 mod edited;
 mod health;

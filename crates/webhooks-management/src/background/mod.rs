@@ -25,7 +25,7 @@ use webhooks_domain::clock::Clock;
 use webhooks_runtime::{Backoff, Context, Readiness, error_chain};
 use webhooks_store::Store;
 
-use crate::service::TailHub;
+use crate::service::{Challenges, TailHub};
 
 use crate::mail::Mailer;
 
@@ -36,6 +36,7 @@ pub(crate) use reports::{ReportBatcher, ReportError};
 pub(crate) struct Surroundings {
     pub(crate) store: Store,
     pub(crate) tail: TailHub,
+    pub(crate) challenges: Challenges,
     pub(crate) bus: Bus,
     pub(crate) writer: ConfigWriter,
     pub(crate) clock: Arc<dyn Clock>,

@@ -19,7 +19,10 @@ use super::{
     Surroundings,
     consume::{BATCH, Source, Taken},
 };
-use crate::{model::report_record, service::TailHub};
+use crate::{
+    model::report_record,
+    service::{Challenges, TailHub},
+};
 
 const SPOOL: Source = Source {
     stream: names::REPORTS,
@@ -48,10 +51,10 @@ pub(super) async fn drain_spool(around: Surroundings) -> anyhow::Result<()> {
                 Err(detail) => SPOOL.bury(&around, &message, "undecodable", &detail).await,
             }
         }
-        let (store, tail) = (&around.store, &around.tail);
+        let (store, tail, challenges) = (&around.store, &around.tail, &around.challenges);
         if !SPOOL
             .commit(&around, batch, |records| async move {
-                store.record_reports(&records).await?;
+                keep(store, challenges, &records).await?;
                 tail.told(&records);
                 Ok(())
             })
@@ -60,6 +63,17 @@ pub(super) async fn drain_spool(around: Surroundings) -> anyhow::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Stores reports, and what answers to challenges among them mean. Whoever brought them repeats them
+/// unless all of it is done, so that no answer is lost; done twice, it is done once.
+async fn keep(
+    store: &Store,
+    challenges: &Challenges,
+    records: &[ReportRecord],
+) -> Result<(), StoreError> {
+    store.record_reports(records).await?;
+    challenges.heard(records).await
 }
 
 /// Why reports were not stored.
@@ -89,13 +103,14 @@ impl ReportBatcher {
     pub(crate) fn new(
         store: Store,
         tail: TailHub,
+        challenges: Challenges,
         stop: CancellationToken,
     ) -> (
         Self,
         impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         let (calls, queue) = mpsc::channel(WAITING_CALLS);
-        (Self { calls }, work(store, tail, queue, stop))
+        (Self { calls }, work(store, tail, challenges, queue, stop))
     }
 
     /// Stores reports (at most [`MAX_REPORTS`]); answers after the commit.
@@ -113,6 +128,7 @@ impl ReportBatcher {
 async fn work(
     store: Store,
     tail: TailHub,
+    challenges: Challenges,
     mut queue: mpsc::Receiver<Call>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -136,18 +152,18 @@ async fn work(
             count += call.records.len();
             calls.push(call);
         }
-        commit(&store, &tail, calls).await;
+        commit(&store, &tail, &challenges, calls).await;
     }
 }
 
-async fn commit(store: &Store, tail: &TailHub, calls: Vec<Call>) {
+async fn commit(store: &Store, tail: &TailHub, challenges: &Challenges, calls: Vec<Call>) {
     let records: Vec<ReportRecord> = calls
         .iter()
         .flat_map(|call| call.records.iter().cloned())
         .collect();
     metrics::histogram!("webhooks_report_batch")
         .record(f64::from(u32::try_from(records.len()).unwrap_or(u32::MAX)));
-    let together = store.record_reports(&records).await;
+    let together = keep(store, challenges, &records).await;
     if together.is_ok() {
         tail.told(&records);
     }
@@ -156,7 +172,7 @@ async fn commit(store: &Store, tail: &TailHub, calls: Vec<Call>) {
     for call in calls {
         let result = if alone {
             // Somebody's record is refused; find out whose, and let the others through.
-            let stored = store.record_reports(&call.records).await;
+            let stored = keep(store, challenges, &call.records).await;
             if stored.is_ok() {
                 tail.told(&call.records);
             }

@@ -61,6 +61,7 @@ pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
             .asymmetric
             .as_ref()
             .map_or_else(String::new, |key| key.public_key.clone()),
+        verified: row.verified(),
     }
 }
 

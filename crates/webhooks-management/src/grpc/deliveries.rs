@@ -170,6 +170,27 @@ impl DeliveryService for Grpc {
         .await
     }
 
+    async fn challenge_webhook(
+        &self,
+        request: Request<v1::ChallengeWebhookRequest>,
+    ) -> Result<Response<v1::ChallengeWebhookResponse>, Status> {
+        self.call(
+            "ChallengeWebhook",
+            WRITE,
+            request,
+            |caller, request| async move {
+                let once = once_of("ChallengeWebhook", &request.idempotency_key, &request)?;
+                let id = webhook_id(&request.webhook_id)?;
+                let answer = self
+                    .management
+                    .challenge_webhook(caller, Some(id), once, FACE)
+                    .await?;
+                answered(&answer)
+            },
+        )
+        .await
+    }
+
     async fn preview_webhook(
         &self,
         request: Request<v1::PreviewWebhookRequest>,
@@ -323,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_answers_with_a_delivery_read_alike() {
+    fn all_answers_with_a_delivery_read_alike() {
         let delivery = Some(v1::Delivery {
             id: "x".to_owned(),
             ..v1::Delivery::default()
@@ -332,6 +353,8 @@ mod tests {
             delivery: delivery.clone(),
         };
         let read = v1::TestWebhookResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(read.delivery, delivery);
+        let read = v1::ChallengeWebhookResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
         assert_eq!(read.delivery, delivery);
     }
 

@@ -32,6 +32,8 @@ impl OperatorService for Grpc {
                 sandbox: Some(request.sandbox),
                 notification_emails: Some(request.notification_emails),
                 limits: request.limits.map(limits_draft),
+                endpoint_verification: Some(request.endpoint_verification),
+                exempt_hosts: Some(request.verification_exempt_hosts),
                 problems: Vec::new(),
             };
             let operator = self.management.operator(actor);
@@ -88,6 +90,8 @@ impl OperatorService for Grpc {
                 sandbox: request.sandbox,
                 notification_emails: request.notification_emails.map(|list| list.emails),
                 limits: request.limits.map(limits_draft),
+                endpoint_verification: request.endpoint_verification,
+                exempt_hosts: request.verification_exempt_hosts.map(|list| list.hosts),
                 ..WorkspaceDraft::default()
             };
             let operator = self.management.operator(actor);
@@ -197,5 +201,7 @@ fn workspace(row: &WorkspaceRow, webhook_count: i64) -> v1::Workspace {
         webhook_count,
         created_at: Some(timestamp(row.created_at)),
         updated_at: Some(timestamp(row.updated_at)),
+        endpoint_verification: settings.endpoint_verification,
+        verification_exempt_hosts: settings.verification_exempt_hosts.clone(),
     }
 }

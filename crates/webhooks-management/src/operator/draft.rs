@@ -3,7 +3,10 @@
 use std::ops::RangeInclusive;
 
 use uuid::Uuid;
-use webhooks_domain::webhook::{MAX_NAME_CHARS, Plan};
+use webhooks_domain::{
+    challenge::{MAX_EXEMPT_HOSTS, is_host_pattern},
+    webhook::{MAX_NAME_CHARS, Plan},
+};
 use webhooks_store::{WorkspaceLimits, WorkspacePatch, WorkspaceSettings};
 
 use crate::{
@@ -46,6 +49,10 @@ pub struct WorkspaceDraft {
     pub notification_emails: Option<Vec<String>>,
     /// All its limits, anew.
     pub limits: Option<LimitsDraft>,
+    /// Nothing is delivered to an endpoint that has not answered a challenge.
+    pub endpoint_verification: Option<bool>,
+    /// Hosts whose endpoints need not, anew.
+    pub exempt_hosts: Option<Vec<String>>,
     /// What the face itself found wrong (types, unknown members).
     pub problems: Vec<Violation>,
 }
@@ -79,6 +86,8 @@ impl WorkspaceDraft {
                 sandbox: self.sandbox.unwrap_or_default(),
                 notification_emails: judge.emails(self.notification_emails).unwrap_or_default(),
                 limits: judge.limits(self.limits).unwrap_or_default(),
+                endpoint_verification: self.endpoint_verification.unwrap_or_default(),
+                verification_exempt_hosts: judge.hosts(self.exempt_hosts).unwrap_or_default(),
             },
         };
         judge.verdict(wish)
@@ -101,6 +110,8 @@ impl WorkspaceDraft {
             sandbox: self.sandbox,
             notification_emails: judge.emails(self.notification_emails),
             limits: judge.limits(self.limits),
+            endpoint_verification: self.endpoint_verification,
+            verification_exempt_hosts: judge.hosts(self.exempt_hosts),
         };
         judge.verdict(patch)
     }
@@ -161,6 +172,28 @@ impl Judge {
         if once.len() > MAX_EMAILS {
             let message = format!("holds at most {MAX_EMAILS} addresses");
             self.broken("notificationEmails", "too_many", message);
+        }
+        Some(once)
+    }
+
+    /// Each host once, in lower case.
+    fn hosts(&mut self, hosts: Option<Vec<String>>) -> Option<Vec<String>> {
+        const FIELD: &str = "verificationExemptHosts";
+        let mut once: Vec<String> = Vec::new();
+        for host in hosts? {
+            let host = host.to_ascii_lowercase();
+            if !is_host_pattern(&host) {
+                let message = "holds host names, or *.name for all below one";
+                self.broken(FIELD, "not_a_host", message);
+                break;
+            }
+            if !once.contains(&host) {
+                once.push(host);
+            }
+        }
+        if once.len() > MAX_EXEMPT_HOSTS {
+            let message = format!("holds at most {MAX_EXEMPT_HOSTS} hosts");
+            self.broken(FIELD, "too_many", message);
         }
         Some(once)
     }
@@ -242,6 +275,28 @@ mod tests {
                 "limits.heldPerWebhook",
             ]
         );
+    }
+
+    #[test]
+    fn exempt_hosts_are_host_names_each_once() {
+        let with = |hosts: &[&str]| {
+            WorkspaceDraft {
+                exempt_hosts: Some(hosts.iter().map(|&host| host.to_owned()).collect()),
+                ..WorkspaceDraft::default()
+            }
+            .judge_changes()
+        };
+        let taken = with(&["Hooks.Zapier.com", "*.make.com", "hooks.zapier.com"]).unwrap();
+        assert_eq!(
+            taken.verification_exempt_hosts,
+            Some(vec!["hooks.zapier.com".to_owned(), "*.make.com".to_owned()])
+        );
+        let refused = with(&["https://hooks.zapier.com"]).unwrap_err();
+        assert_eq!(refused.violations()[0].reason, "not_a_host");
+        let many: Vec<String> = (0..=MAX_EXEMPT_HOSTS).map(|n| format!("a{n}.b")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(with(&many[1..]).is_ok());
+        assert_eq!(with(&many).unwrap_err().violations()[0].reason, "too_many");
     }
 
     #[test]

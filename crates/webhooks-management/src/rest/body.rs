@@ -20,7 +20,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_PROBLEMS: usize = 50;
 
 /// Members of the webhook object that callers can read and never write.
-const READ_ONLY: [&str; 13] = [
+const READ_ONLY: [&str; 14] = [
     "id",
     "workspaceId",
     "createdBy",
@@ -34,6 +34,7 @@ const READ_ONLY: [&str; 13] = [
     "statusLabel",
     "publicKey",
     "revision",
+    "verified",
 ];
 
 /// Which body it is.

@@ -56,11 +56,19 @@ impl Rest {
         let text = path_text(params);
         let id = text.as_deref().and_then(parse_id);
         match what {
-            History::RetryDelivery | History::TestWebhook | History::CreateJob => {
+            History::RetryDelivery
+            | History::TestWebhook
+            | History::ChallengeWebhook
+            | History::CreateJob => {
                 let (body, once) = read_optional(route, request).await?;
                 let answer = match what {
                     History::RetryDelivery => {
                         self.management.retry_delivery(caller, id, once, FACE).await
+                    }
+                    History::ChallengeWebhook => {
+                        self.management
+                            .challenge_webhook(caller, id, once, FACE)
+                            .await
                     }
                     History::TestWebhook => {
                         let event = read_event_id(&body)?;

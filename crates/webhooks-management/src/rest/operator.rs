@@ -147,6 +147,8 @@ fn read_workspace(body: &[u8]) -> Result<WorkspaceDraft, ManagementError> {
             events_per_second: limits.integer("eventsPerSecond"),
             held_per_webhook: limits.integer("heldPerWebhook"),
         }),
+        endpoint_verification: reader.boolean("endpointVerification"),
+        exempt_hosts: reader.texts("verificationExemptHosts"),
         problems: Vec::new(),
     };
     draft.problems = reader.finish(&READ_ONLY);

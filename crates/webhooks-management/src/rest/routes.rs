@@ -81,6 +81,8 @@ pub(crate) enum History {
     TailDeliveries,
     /// Send a test.
     TestWebhook,
+    /// Ask an endpoint whose it is.
+    ChallengeWebhook,
     /// What a test would send.
     PreviewWebhook,
     /// Sample payloads.
@@ -185,6 +187,7 @@ impl Route {
                 | Action::History(
                     History::RetryDelivery
                         | History::TestWebhook
+                        | History::ChallengeWebhook
                         | History::PreviewWebhook
                         | History::CreateJob
                 )
@@ -399,6 +402,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "/v1/webhooks/{id}/test",
         Some(WRITE),
         Action::History(History::TestWebhook),
+    ),
+    route(
+        POST,
+        "/v1/webhooks/{id}/challenge",
+        Some(WRITE),
+        Action::History(History::ChallengeWebhook),
     ),
     route(
         POST,

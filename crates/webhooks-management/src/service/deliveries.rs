@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 use webhooks_domain::{
+    challenge,
     delivery::DeliveryState,
     ids::{self, Trigger},
     webhook::WebhookStatus,
@@ -89,13 +90,14 @@ impl Management {
     /// The request of a delivery as it would be sent now: the frozen body, a fresh signature.
     ///
     /// # Errors
-    /// There is no such delivery, its webhook is gone, or its payload is.
+    /// There is no such delivery, it is a challenge, its webhook is gone, or its payload is.
     pub async fn delivery_request(
         &self,
         caller: &Caller,
         id: Uuid,
     ) -> Result<Prepared, ManagementError> {
         let (delivery, _) = self.get_delivery(caller, id).await?;
+        no_challenge(&delivery)?;
         let webhook = self.get_webhook(caller, delivery.webhook_id).await?;
         let body = self.inner.store.delivery_body(caller.workspace, id).await?;
         let body = body.ok_or(Refusal::PayloadExpired)?;
@@ -112,7 +114,8 @@ impl Management {
     /// Sends the bytes of a delivery again, as a new delivery with the same `webhook-id`.
     ///
     /// # Errors
-    /// There is no such delivery, its webhook is gone or disabled, or its payload is gone.
+    /// There is no such delivery, it is a challenge, its webhook is gone or disabled, or its payload is
+    /// gone.
     pub async fn retry_delivery(
         &self,
         caller: Caller,
@@ -185,6 +188,7 @@ impl Management {
     ) -> Result<Vec<u8>, ManagementError> {
         let id = id.ok_or(ManagementError::DeliveryNotFound)?;
         let (delivery, _) = self.get_delivery(caller, id).await?;
+        no_challenge(&delivery)?;
         let webhook = self.get_webhook(caller, delivery.webhook_id).await?;
         if webhook.status == WebhookStatus::Disabled {
             return Err(Refusal::WebhookDisabled.into());
@@ -222,6 +226,14 @@ impl Management {
     ) -> Result<Vec<u8>, ManagementError> {
         let (row, _) = self.get_delivery(caller, id).await?;
         (face.delivery)(&row)
+    }
+}
+
+/// A challenge's nonce is for its endpoint alone, and its answer counts once.
+fn no_challenge(delivery: &DeliveryRow) -> Result<(), ManagementError> {
+    match delivery.event_type == challenge::EVENT_TYPE {
+        true => Err(Refusal::Challenge.into()),
+        false => Ok(()),
     }
 }
 

@@ -17,7 +17,11 @@ use webhooks_runtime::error_chain;
 use webhooks_store::{Counts, Pulse, WebhookRow};
 
 use super::Management;
-use crate::{auth::Caller, error::ManagementError, model::webhook_config};
+use crate::{
+    auth::Caller,
+    error::ManagementError,
+    model::{told_status, webhook_config},
+};
 
 /// The figures are of deliveries made within this time, in microseconds.
 const LATELY: i64 = 24 * 3_600 * 1_000_000;
@@ -105,13 +109,13 @@ fn of(
     let kept = record.and_then(Option::as_ref);
     let (status, reason) = match record {
         Some(_) => effective_status(&webhook_config(row), kept),
-        None => (row.status, row.status_reason),
+        None => told_status(row),
     };
     // A record of before a person's last word on the status says nothing of now.
     let present = kept
         .filter(|record| i64::try_from(record.epoch).is_ok_and(|epoch| epoch == row.health_epoch))
         .and_then(|record| health_of(record).ok());
-    let probes = status == WebhookStatus::Paused && reason != Some(StatusReason::User);
+    let probes = status == WebhookStatus::Paused && reason == Some(StatusReason::DeliveryFailures);
     WebhookHealth {
         webhook: row.id,
         status,

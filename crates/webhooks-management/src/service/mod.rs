@@ -24,6 +24,7 @@
 mod allowances;
 mod audit;
 mod authorities;
+mod challenge;
 mod deliveries;
 mod events;
 mod health;
@@ -45,7 +46,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use webhooks_bus::{Bus, ConfigWriter};
-use webhooks_domain::{clock::Clock, endpoint::AddressPolicy, sealing::Keyring};
+use webhooks_domain::{
+    challenge::ChallengeKeys, clock::Clock, endpoint::AddressPolicy, sealing::Keyring,
+};
 use webhooks_store::{
     Actor, AttemptRow, DeliveryRow, Store, StoreError, WebhookCursor, WebhookRow,
 };
@@ -60,6 +63,7 @@ use crate::{
 
 pub use allowances::{Allowances, PlanLimits, plans};
 pub use authorities::{MAX_AUTHORITIES, MAX_AUTHORITIES_BYTES, OwnAuthorities};
+pub(crate) use challenge::Challenges;
 pub use deliveries::{Found, HistoryFace};
 pub use events::{EventVerdict, JudgedBy, JudgedEvent};
 pub(crate) use events::{Judged, verdict_on};
@@ -103,6 +107,7 @@ struct Inner {
     calls: TaskTracker,
     owed: Owed,
     tail: TailHub,
+    challenges: Challenges,
 }
 
 /// What the service is made of.
@@ -115,6 +120,8 @@ pub struct Parts {
     pub keyring: Keyring,
     /// Page tokens.
     pub pages: PageTokens,
+    /// Challenges to endpoints.
+    pub challenges: ChallengeKeys,
     /// Which endpoints may be named.
     pub addresses: AddressPolicy,
     /// The time.
@@ -144,9 +151,16 @@ impl Management {
             parts.bus.clone(),
             Arc::clone(&parts.clock),
         );
+        let challenges = Challenges::new(
+            parts.store.clone(),
+            parts.keyring.clone(),
+            parts.challenges,
+            Arc::clone(&parts.clock),
+        );
         Self {
             inner: Arc::new(Inner {
                 owed,
+                challenges,
                 tail: TailHub::new(parts.bus.clone()),
                 outbox,
                 store: parts.store,
@@ -177,6 +191,11 @@ impl Management {
     #[must_use]
     pub fn tail_hub(&self) -> &TailHub {
         &self.inner.tail
+    }
+
+    /// Hears the answers to challenges.
+    pub(crate) fn challenges(&self) -> &Challenges {
+        &self.inner.challenges
     }
 
     /// Waits until every mutation that has begun is over.

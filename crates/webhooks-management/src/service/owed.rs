@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_bus::{Bus, Outgoing, subjects};
 use webhooks_domain::{
+    challenge,
     clock::Clock,
     delivery::DeliveryState,
     ids::{self, Trigger},
@@ -124,7 +125,13 @@ impl Owed {
             return Ok(());
         }
         let now = self.clock.now_micros();
-        let Some(body) = row.body else {
+        // What goes to one endpoint alone never goes without saying which.
+        let is_challenge = row.delivery.event_type == challenge::EVENT_TYPE;
+        let bound = row.body.map(|body| match is_challenge {
+            true => challenge::bound_to(&body).map(|endpoint| (body, endpoint.to_vec())),
+            false => Some((body, Vec::new())),
+        });
+        let Some((body, endpoint)) = bound.flatten() else {
             // Retention was faster. It is over, and history says so.
             let lost = ReportRecord {
                 delivery: facts(&row.delivery),
@@ -151,6 +158,7 @@ impl Owed {
                 trigger: delivery.trigger,
             }),
             body,
+            endpoint: endpoint.into(),
             recheck: now.saturating_sub(row.since) > RECHECK_AFTER,
             ..DeliveryJob::default()
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_domain::{
+    challenge,
     event::{
         EventLimits, Profile, RENDERER_VERSION, WebhookSnapshot, parse_event, render,
         render_snapshot,
@@ -16,7 +17,8 @@ use webhooks_domain::{
     webhook::WebhookStatus,
 };
 use webhooks_store::{
-    Day, DeliveryFacts, NewTest, RenditionRecord, TestSend, VerdictRecord, WebhookRow, Wish,
+    Day, DeliveryFacts, DeliveryRow, NewTest, RenditionRecord, TestSend, VerdictRecord, WebhookRow,
+    Wish,
 };
 
 use super::{
@@ -38,13 +40,13 @@ pub const TESTS_PER_WINDOW: u32 = 10;
 pub const TEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// What a test delivery is made of.
-struct Trial {
-    facts: DeliveryFacts,
+pub(super) struct Trial {
+    pub(super) facts: DeliveryFacts,
     /// The event, when it was made for this.
-    event: Option<VerdictRecord>,
-    event_day: Day,
-    rendition: RenditionRecord,
-    snapshot: Vec<u8>,
+    pub(super) event: Option<VerdictRecord>,
+    pub(super) event_day: Day,
+    pub(super) rendition: RenditionRecord,
+    pub(super) snapshot: Vec<u8>,
 }
 
 impl Management {
@@ -176,6 +178,20 @@ impl Management {
             return Err(Refusal::WebhookDisabled.into());
         }
         let trial = self.trial(&webhook, event_id).await?;
+        let row = self.send_trial(caller, trial, "webhook.test", once).await?;
+        tracing::info!(delivery.id = %row.id, webhook.id = %id, workspace.id = %caller.workspace, "webhook.tested");
+        (face.delivery)(&row)
+    }
+
+    /// Makes the delivery, if the workspace may send another test; `action` is its name in the audit
+    /// log.
+    pub(super) async fn send_trial(
+        &self,
+        caller: &Caller,
+        trial: Trial,
+        action: &'static str,
+        once: Option<&Once>,
+    ) -> Result<Box<DeliveryRow>, ManagementError> {
         let window = i64::try_from(TEST_WINDOW.as_micros()).unwrap_or(i64::MAX);
         let now = trial.facts.created_at;
         let test = NewTest {
@@ -184,6 +200,7 @@ impl Management {
             event_day: trial.event_day,
             rendition: trial.rendition,
             snapshot: trial.snapshot,
+            action,
             limit: TESTS_PER_WINDOW,
             window,
         };
@@ -196,9 +213,8 @@ impl Management {
         let sent = self.inner.store.send_test(&test, wish).await;
         match sent.map_err(claim_lost)? {
             TestSend::Made(row) => {
-                tracing::info!(delivery.id = %row.id, webhook.id = %id, workspace.id = %caller.workspace, "webhook.tested");
                 self.inner.owed.hurry();
-                (face.delivery)(&row)
+                Ok(row)
             }
             TestSend::TooMany(until) => {
                 let wait = u64::try_from(until.saturating_sub(now)).unwrap_or(0);
@@ -231,6 +247,10 @@ impl Management {
         let rendition =
             rendition_in(profile, &content.renditions)?.ok_or(Refusal::PayloadExpired)?;
         let event = content.event;
+        if event.event_type == challenge::EVENT_TYPE {
+            // It was made for one challenge, and is no event that anybody could get.
+            return Err(Refusal::EventNotFound.into());
+        }
         Ok(Trial {
             snapshot: snapshot(webhook, event.link_id, profile),
             facts: DeliveryFacts {
@@ -312,7 +332,7 @@ fn fresh(workspace: Uuid, link: Uuid, at_micros: i64) -> Fresh {
     }
 }
 
-fn test_id(webhook: &WebhookRow, event_id: &str, now: i64) -> Uuid {
+pub(super) fn test_id(webhook: &WebhookRow, event_id: &str, now: i64) -> Uuid {
     let key = Uuid::from_bytes(rand::random());
     ids::replay_delivery_id(webhook.workspace_id, event_id, webhook.id, key, now)
 }

@@ -8,6 +8,8 @@ mod audit;
 #[cfg(test)]
 mod background;
 #[cfg(test)]
+mod challenges;
+#[cfg(test)]
 mod document;
 #[cfg(test)]
 mod grpc;

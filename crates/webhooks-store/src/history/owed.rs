@@ -64,6 +64,8 @@ pub struct NewTest {
     pub rendition: RenditionRecord,
     /// The rendered `webhook` object.
     pub snapshot: Vec<u8>,
+    /// What the audit log calls it.
+    pub action: &'static str,
     /// Tests of the workspace within `window`, at most.
     pub limit: u32,
     /// Microseconds.
@@ -268,7 +270,7 @@ impl Store {
         log(
             &mut tx,
             facts.workspace_id,
-            "webhook.test",
+            test.action,
             facts.webhook_id,
             id,
             wish,

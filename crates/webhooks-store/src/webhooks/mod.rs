@@ -4,6 +4,7 @@ mod options;
 mod read;
 mod secrets;
 mod statements;
+mod verify;
 pub(crate) mod write;
 
 use std::collections::BTreeMap;
@@ -11,14 +12,16 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
-use webhooks_domain::webhook::{
-    DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus,
+use webhooks_domain::{
+    challenge,
+    webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus},
 };
 
 use crate::{error::StoreError, pg};
 
 pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
 pub use secrets::{MAX_OLD_SECRETS, Rotation};
+pub use verify::Verified;
 
 /// Something secret of a webhook, encrypted by the caller: a signing key, or what its requests
 /// carry.
@@ -194,6 +197,10 @@ pub struct WebhookRow {
     pub held_choice_at: Option<i64>,
     /// Most deliveries held for it, as its workspace's limits say; `None` = the installation's.
     pub held_max: Option<u32>,
+    /// SHA-256 of the URL that was shown to belong to its owner, if one was.
+    pub verified_endpoint: Option<Vec<u8>>,
+    /// Its workspace requires that, and its endpoint's host is not exempt.
+    pub must_verify: bool,
     /// Deliveries that succeeded.
     pub success_count: i64,
     /// Deliveries that finally failed.
@@ -260,12 +267,29 @@ impl WebhookRow {
         }
     }
 
+    /// Whether its endpoint, as it is now, was shown to belong to its owner; `None` = nobody asks.
+    #[must_use]
+    pub fn verified(&self) -> Option<bool> {
+        self.must_verify.then(|| self.has_verified_endpoint())
+    }
+
+    /// Whether its endpoint, as it is now, was shown to belong to its owner, asked for or not.
+    pub(crate) fn has_verified_endpoint(&self) -> bool {
+        let hash = challenge::endpoint_hash(&self.endpoint_url);
+        self.verified_endpoint.as_deref() == Some(hash.as_slice())
+    }
+
     fn of(row: &PgRow) -> Result<Self, StoreError> {
+        let endpoint_url: String = row.try_get("endpoint_url")?;
+        // Null: the workspace requires nothing.
+        let exempt: Option<Vec<String>> = row.try_get("exempt_hosts")?;
         Ok(Self {
             id: row.try_get("id")?,
             workspace_id: row.try_get("workspace_id")?,
             name: row.try_get("name")?,
-            endpoint_url: row.try_get("endpoint_url")?,
+            verified_endpoint: row.try_get("verified_endpoint")?,
+            must_verify: exempt.is_some_and(|hosts| !challenge::is_exempt(&endpoint_url, &hosts)),
+            endpoint_url,
             status: pg::word(row, "status")?,
             status_reason: pg::optional_word(row, "status_reason")?,
             link_ids: row.try_get("link_ids")?,
@@ -302,6 +326,7 @@ impl WebhookRow {
         json!({
             "name": self.name,
             "endpointUrl": self.endpoint_url,
+            "endpointVerified": self.has_verified_endpoint(),
             "status": self.status.as_str(),
             "statusReason": self.status_reason.map(StatusReason::as_str),
             "linkIds": self.link_ids,

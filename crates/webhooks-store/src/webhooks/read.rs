@@ -28,7 +28,9 @@ SELECT w.*,
   x.ciphertext AS extras_ciphertext, x.created_at AS extras_created_at,
   a.version AS ed25519_version, a.key_id AS ed25519_key_id, a.nonce AS ed25519_nonce,
   a.ciphertext AS ed25519_ciphertext, a.created_at AS ed25519_created_at,
-  (SELECT o.held_per_webhook FROM workspaces o WHERE o.id = w.workspace_id) AS held_max
+  (SELECT o.held_per_webhook FROM workspaces o WHERE o.id = w.workspace_id) AS held_max,
+  (SELECT o.verification_exempt_hosts FROM workspaces o
+    WHERE o.id = w.workspace_id AND o.endpoint_verification) AS exempt_hosts
 FROM webhooks w
 LEFT JOIN webhook_stats s ON s.webhook_id = w.id
 LEFT JOIN LATERAL (

@@ -15,13 +15,14 @@ use crate::{
 const INSERT: &str = "
 INSERT INTO workspaces (id, name, plan, owner_member, created_at, updated_at, sandbox,
   notification_emails, max_webhooks, retry_max_attempts, retry_max_age_seconds, events_per_second,
-  held_per_webhook)
-VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
+  held_per_webhook, endpoint_verification, verification_exempt_hosts)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO NOTHING";
 
 const UPDATE: &str = "
 UPDATE workspaces SET name = $2, plan = $3, sandbox = $4, notification_emails = $5,
   max_webhooks = $6, retry_max_attempts = $7, retry_max_age_seconds = $8, events_per_second = $9,
-  held_per_webhook = $10, updated_at = $11
+  held_per_webhook = $10, updated_at = $11, endpoint_verification = $12,
+  verification_exempt_hosts = $13
 WHERE id = $1";
 
 /// Every token in force carries the workspace's rate in the read model.
@@ -30,7 +31,8 @@ INSERT INTO outbox (kind, workspace_id, key, revision)
 SELECT 'token', workspace_id, id, revision FROM tokens
 WHERE workspace_id = $1 AND revoked_at IS NULL";
 
-/// Every webhook carries how many deliveries may be held for it. The read model takes nothing but
+/// Every webhook carries how many deliveries may be held for it, and whether it waits for its
+/// endpoint's answer to a challenge. The read model takes nothing but
 /// newer revisions.
 const TELL_WEBHOOKS: &str = "
 WITH told AS (
@@ -78,6 +80,8 @@ impl Store {
             .bind(limits.retry_max_age_seconds.map(bigint))
             .bind(limits.events_per_second.map(int))
             .bind(limits.held_per_webhook.map(int))
+            .bind(settings.endpoint_verification)
+            .bind(exempt(settings))
             .execute(&mut *tx)
             .await?;
         let row = one(&mut tx, new.id)
@@ -155,12 +159,14 @@ impl Store {
             .bind(limits.events_per_second.map(int))
             .bind(limits.held_per_webhook.map(int))
             .bind(Micros(now.max(before.updated_at)))
+            .bind(wanted.settings.endpoint_verification)
+            .bind(exempt(&wanted.settings))
             .execute(&mut *tx)
             .await?;
         if limits.events_per_second != before.settings.limits.events_per_second {
             sqlx::query(TELL_TOKENS).bind(id).execute(&mut *tx).await?;
         }
-        if limits.held_per_webhook != before.settings.limits.held_per_webhook {
+        if told_of_webhooks(&wanted.settings) != told_of_webhooks(&before.settings) {
             sqlx::query(TELL_WEBHOOKS)
                 .bind(id)
                 .execute(&mut *tx)
@@ -195,7 +201,30 @@ fn apply(before: &WorkspaceRow, patch: &WorkspacePatch) -> WorkspaceRow {
     if let Some(limits) = patch.limits {
         after.settings.limits = limits;
     }
+    if let Some(required) = patch.endpoint_verification {
+        after.settings.endpoint_verification = required;
+    }
+    if let Some(hosts) = &patch.verification_exempt_hosts {
+        after.settings.verification_exempt_hosts = hosts
+            .iter()
+            .map(|host| storable(host).into_owned())
+            .collect();
+    }
     after
+}
+
+/// What each webhook carries of its workspace in the read model.
+fn told_of_webhooks(settings: &WorkspaceSettings) -> (Option<u32>, bool, &[String]) {
+    (
+        settings.limits.held_per_webhook,
+        settings.endpoint_verification,
+        &settings.verification_exempt_hosts,
+    )
+}
+
+fn exempt(settings: &WorkspaceSettings) -> Vec<std::borrow::Cow<'_, str>> {
+    let hosts = settings.verification_exempt_hosts.iter();
+    hosts.map(|host| storable(host)).collect()
 }
 
 fn emails(settings: &WorkspaceSettings) -> Vec<std::borrow::Cow<'_, str>> {

@@ -385,6 +385,7 @@ fn test_of(workspace: Uuid, n: i64) -> NewTest {
         event: Some(event),
         rendition: rendition("strict"),
         snapshot: b"{}".to_vec(),
+        action: "webhook.test",
         limit: 2,
         window: 60 * SECOND,
         delivery,

@@ -2,7 +2,7 @@ use futures::future::join_all;
 use uuid::Uuid;
 use webhooks_domain::webhook::{StatusReason, WebhookStatus};
 use webhooks_store::{
-    StatusFilter, StoreError, WebhookPatch, WebhookRow, WorkspaceLimits, WorkspacePatch,
+    StatusFilter, StoreError, Verified, WebhookPatch, WebhookRow, WorkspaceLimits, WorkspacePatch,
 };
 
 use crate::support::{Database, NOON, actor, new_webhook};
@@ -87,6 +87,73 @@ async fn a_workspaces_limit_of_held_deliveries_reaches_each_of_its_webhooks_as_a
     let expected = [(workspace, 1), (other, 1), (workspace, 2), (workspace, 3)]
         .map(|(workspace, revision)| format!("webhook {workspace} {revision}"));
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_verified_for_the_url_it_has_and_no_other() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (workspace, other) = (database.workspace().await, database.workspace().await);
+    let made = make(&database, workspace).await;
+    assert_eq!(made.verified(), None, "nobody asks");
+    let require = async |workspace, required, hosts: &[&str]| {
+        let patch = WorkspacePatch {
+            endpoint_verification: Some(required),
+            verification_exempt_hosts: Some(hosts.iter().map(|&host| host.into()).collect()),
+            ..WorkspacePatch::default()
+        };
+        let changed = store
+            .update_workspace(workspace, &patch, &actor(), NOON)
+            .await;
+        assert!(changed.unwrap().is_some());
+    };
+    let shown = async || {
+        let row = store
+            .get_webhook(workspace, made.id)
+            .await
+            .unwrap()
+            .unwrap();
+        (row.verified(), row.revision)
+    };
+    require(workspace, true, &[]).await;
+    assert_eq!(shown().await, (Some(false), 2));
+    require(workspace, true, &["example.com"]).await;
+    assert_eq!(shown().await, (None, 3), "its host is exempt");
+    require(workspace, true, &["*.example.com"]).await;
+    assert_eq!(shown().await, (Some(false), 4));
+
+    let verify = async |workspace, url: &str| {
+        store
+            .verify_endpoint(workspace, made.id, url, &actor(), NOON)
+            .await
+            .unwrap()
+    };
+    let elsewhere = "https://example.com/other";
+    assert_eq!(verify(other, &made.endpoint_url).await, Verified::Stale);
+    assert_eq!(verify(workspace, elsewhere).await, Verified::Stale);
+    assert_eq!(shown().await, (Some(false), 4));
+    assert_eq!(verify(workspace, &made.endpoint_url).await, Verified::Now);
+    assert_eq!(shown().await, (Some(true), 5));
+    assert_eq!(
+        verify(workspace, &made.endpoint_url).await,
+        Verified::Before
+    );
+    assert_eq!(shown().await, (Some(true), 5));
+    let told = database
+        .texts("SELECT revision::text FROM outbox WHERE kind = 'webhook' ORDER BY id")
+        .await;
+    assert_eq!(told, ["1", "2", "3", "4", "5"]);
+
+    let patch = WebhookPatch {
+        endpoint_url: Some(elsewhere.into()),
+        ..WebhookPatch::default()
+    };
+    let moved = store
+        .update_webhook(workspace, made.id, &patch, &actor(), NOON)
+        .await;
+    assert_eq!(moved.unwrap().unwrap().verified(), Some(false));
+    require(workspace, false, &[]).await;
+    assert_eq!(shown().await, (None, 7));
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub(crate) async fn create_workspace(options: &WorkspaceCreateOptions) -> anyhow
         sandbox: Some(options.sandbox),
         notification_emails: Some(options.notify.clone()),
         limits: Some(limits(LimitsDraft::default(), &options.limits)),
-        problems: Vec::new(),
+        ..WorkspaceDraft::default()
     };
     let made = from_environment()
         .await?

@@ -61,6 +61,14 @@ pub(crate) async fn show(options: &WorkspaceIdOptions) -> anyhow::Result<()> {
         "held per webhook      {}",
         short(limits.held_per_webhook)
     ));
+    say(format_args!(
+        "endpoint verification {}",
+        row.settings.endpoint_verification
+    ));
+    say(format_args!(
+        "exempt hosts          {}",
+        row.settings.verification_exempt_hosts.join(", ")
+    ));
     Ok(())
 }
 
@@ -101,6 +109,12 @@ pub(crate) async fn update(options: &WorkspaceUpdateOptions) -> anyhow::Result<(
         sandbox: options.sandbox,
         notification_emails: emails,
         limits: Some(limits(as_draft(before.settings.limits), &options.limits)),
+        endpoint_verification: options.endpoint_verification,
+        exempt_hosts: match (options.exempt_no_host, options.exempt_hosts.as_slice()) {
+            (true, _) => Some(Vec::new()),
+            (false, []) => None,
+            (false, hosts) => Some(hosts.to_vec()),
+        },
         ..WorkspaceDraft::default()
     };
     let row = operator
