@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_domain::{
     endpoint::FailureClass,
-    retry::{Next, parse_retry_after},
+    retry::{Next, own_fault_delay, parse_retry_after},
     signing,
 };
 use webhooks_egress::{AttemptResult, Credentials, Failure, OutboundRequest};
@@ -16,7 +16,7 @@ use webhooks_runtime::telemetry::{
     TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
 };
 
-use crate::{job::Job, registry::Target, shared::Shared};
+use crate::{job::Job, panics::TRIES, registry::Target, shared::Shared};
 
 /// An attempt that has ended.
 #[derive(Debug)]
@@ -26,12 +26,14 @@ pub(crate) struct Attempted {
     pub(crate) started_micros: i64,
     pub(crate) result: AttemptResult,
     pub(crate) next: Option<Next>,
+    /// It panicked: the failure is ours, and this delivery's alone.
+    pub(crate) panicked: bool,
 }
 
-/// Makes one attempt; a panic in it is a failure of ours.
+/// Makes one attempt; a panic in it is a failure of ours. A delivery that panics each time ends.
 pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
     let (copy, started_micros) = (job.clone(), shared.clock.now_micros());
-    let retry = target.retry;
+    let panics = shared.clone();
     match AssertUnwindSafe(attempt(shared, job, target))
         .catch_unwind()
         .await
@@ -40,13 +42,11 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
         Err(_) => {
             tracing::error!(delivery.id = %copy.delivery, attempt.number = copy.attempt, "attempt.panicked");
             metrics::counter!("webhooks_attempt_panics_total").increment(1);
-            let next = retry.next(
-                copy.attempt,
-                FailureClass::Ours,
-                None,
-                Duration::ZERO,
-                rand::random(),
-            );
+            let next = if panics.panics.count(copy.delivery) < TRIES {
+                again_after(&copy)
+            } else {
+                Next::GiveUp
+            };
             let result = AttemptResult::failed(Failure::Internal);
             Attempted {
                 job: copy,
@@ -54,6 +54,7 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
                 started_micros,
                 result,
                 next: Some(next),
+                panicked: true,
             }
         }
     }
@@ -89,9 +90,13 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         retry_after.and_then(|value| parse_retry_after(value, shared.clock.now_micros()));
     let age = job.age(shared.clock.now_micros());
     let next = result.class.map(|class| {
-        target
+        let next = target
             .retry
-            .next(job.attempt, class, retry_after, age, rand::random())
+            .next(job.attempt, class, retry_after, age, rand::random());
+        match next {
+            Next::Again { .. } => again_after(&job),
+            next => next,
+        }
     });
     let next = at_once(result.failure, next, target.retry.immediate);
     tell(&job, execution, &result, next);
@@ -101,6 +106,14 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         started_micros,
         result,
         next,
+        panicked: false,
+    }
+}
+
+/// The same attempt once more, the later the more often it failed through a fault of ours.
+fn again_after(job: &Job) -> Next {
+    Next::Again {
+        delay: own_fault_delay(job.own_faults, rand::random()),
     }
 }
 

@@ -18,8 +18,10 @@
 
 mod attempt;
 mod blocked;
+mod budget;
 mod endpoint;
 mod fair;
+mod finished;
 mod floor;
 mod health;
 mod held;
@@ -27,6 +29,7 @@ mod job;
 mod kin;
 mod line;
 mod owner;
+mod panics;
 mod parked;
 mod partition;
 mod partition_io;

@@ -4,10 +4,12 @@
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::oneshot;
 use uuid::Uuid;
+use webhooks_bus::FIRE_MARGIN;
 use webhooks_domain::{
     ids::Trigger,
     webhook::{StatusReason, WebhookStatus},
 };
+use webhooks_proto::internal::v1::HeldChoice;
 
 use super::{Mode, Partition};
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     endpoint::Allowed,
     health::{self, Effect, HealthSettled},
     held::{HeldSettled, PER_STEP, View, Work, surplus, work_for},
-    job::Job,
+    job::{Job, Lane},
     partition_io::Settled,
     registry::Target,
 };
@@ -49,11 +51,29 @@ pub(super) fn gate(
     }
 }
 
+/// Whether a delivery waited on RETRIES at this time, so close to its own that it was left to come by
+/// itself.
+fn was_waiting(job: &Job, at_micros: i64) -> bool {
+    let margin = i64::try_from(FIRE_MARGIN.as_micros()).unwrap_or(i64::MAX);
+    job.key.0 == Lane::Due
+        && job.trigger != Trigger::Test
+        && job.reference.created_at < at_micros
+        && job.due_micros <= at_micros.saturating_add(margin)
+}
+
 impl Partition {
     /// Where a delivery goes, by the status in force.
     pub(super) fn gate(&self, job: &Job, target: &Target) -> Gate {
         let status = self.health.status(job.webhook, target);
         gate(status, job.probe, job.trigger)
+    }
+
+    /// Whether a person has discarded a delivery, with all that its webhook was owed: it was marked
+    /// when its schedule was let go, or that had fired just then.
+    pub(super) fn is_discarded(&self, job: &Job, target: &Target) -> bool {
+        let status = self.health.status(job.webhook, target).0;
+        let chosen = target.held_choice == HeldChoice::Discard && status == WebhookStatus::Active;
+        job.discarded || (chosen && was_waiting(job, target.held_choice_at))
     }
 
     /// Whether deliveries of a webhook go out as they come.
@@ -104,18 +124,17 @@ impl Partition {
             let effect = self.health.ended(job.webhook, job.workspace, ended);
             durable = self.after(job.webhook, effect);
         }
-        self.settling.push(
-            async move {
-                if let Some(durable) = durable {
-                    waiting_for(durable).await;
-                }
-                Settled::Done {
-                    key: job.key,
-                    finished: None,
-                }
+        let (owed, key) = (job.owed_by(), job.key);
+        let counted = async move {
+            if let Some(durable) = durable {
+                waiting_for(durable).await;
             }
-            .boxed(),
-        );
+            Settled::Done {
+                key,
+                finished: None,
+            }
+        };
+        self.settle(owed, counted.boxed());
     }
 
     /// Does what follows from an input; returns what it is to be waited for.
@@ -139,6 +158,7 @@ impl Partition {
                 self.endpoint(webhook, &target);
             }
             self.stalled.insert(webhook);
+            self.webhook_changed(Some(webhook));
             return;
         }
         let waiting = match self.endpoints.get_mut(&webhook) {
@@ -148,6 +168,8 @@ impl Partition {
         for (job, _) in waiting {
             self.admit(job);
         }
+        // And what is scheduled, unless it is well again soon.
+        self.webhook_changed(Some(webhook));
     }
 
     /// A webhook's configuration has changed (`None` = some were missed).
