@@ -197,3 +197,70 @@ impl Job {
         .into()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A delivery as it is read from a lane.
+    pub(crate) fn job(lane: Lane, job: DeliveryJob) -> Job {
+        let id = |n: u128| Bytes::copy_from_slice(Uuid::from_u128(n).as_bytes());
+        let reference = DeliveryRef {
+            delivery_id: id(1),
+            webhook_id: id(2),
+            workspace_id: id(3),
+            ..job.delivery.clone().unwrap_or_default()
+        };
+        let job = DeliveryJob {
+            delivery: Some(reference),
+            ..job
+        };
+        Job::read((lane, 7), &job.encode_to_vec().into(), false).unwrap()
+    }
+
+    fn again(job: &Job, attempt: u32) -> Job {
+        Job::read(job.key, &job.encode(attempt, job.park + 1, 9), false).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_aside_comes_back_as_it_was_and_a_further_attempt_begins_anew() {
+        let probe = job(
+            Lane::Fresh,
+            DeliveryJob {
+                attempt: 2,
+                probe: true,
+                own_faults: 3,
+                held_at: 5,
+                ..DeliveryJob::default()
+            },
+        );
+        let aside = again(&probe, 2);
+        assert_eq!(
+            (aside.probe, aside.own_faults, aside.held_at, aside.park),
+            (true, 3, 5, 1)
+        );
+        let next = again(&probe, 3);
+        assert_eq!((next.probe, next.own_faults, next.held_at), (false, 0, 5));
+    }
+
+    #[test]
+    fn a_delivery_keeps_its_own_bytes_and_not_the_buffer_that_they_came_in() {
+        let message = DeliveryJob {
+            body: Bytes::from_static(b"{}"),
+            ..DeliveryJob::default()
+        };
+        let reference = job(Lane::Fresh, message.clone()).reference;
+        let message = DeliveryJob {
+            delivery: Some(reference),
+            ..message
+        };
+        let mut buffer = message.encode_to_vec();
+        let length = buffer.len();
+        buffer.resize(64 * 1024, 0);
+        let buffer = Bytes::from(buffer);
+        let read = Job::read((Lane::Fresh, 1), &buffer.slice(..length), false).unwrap();
+        let (first, last) = (buffer.as_ptr(), buffer.as_ptr().wrapping_add(buffer.len()));
+        let inside = |bytes: &Bytes| (first..last).contains(&bytes.as_ptr());
+        assert!(!inside(&read.body) && !inside(&read.reference.delivery_id));
+    }
+}

@@ -68,12 +68,14 @@ pub(crate) enum Settled {
     Health(HealthSettled),
     /// Something was done with what is held.
     Held(HeldSettled),
-    /// Its attempt is made again, as message `schedule` of RETRIES: it failed through a fault of ours.
+    /// Its attempt is made again, as message `schedule` of RETRIES that is due at `due` (microseconds): it
+    /// failed through a fault of ours.
     Repeats {
         key: MessageKey,
         webhook: Uuid,
         rank: Rank,
         schedule: u64,
+        due: i64,
     },
     /// These may go on.
     Admit(Vec<Job>),

@@ -142,8 +142,11 @@ impl Partition {
                 webhook,
                 rank,
                 schedule,
+                due,
             } => {
                 if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                    // In its place in the order, if there is one.
+                    endpoint.line().park(rank, due);
                     endpoint.parked_as(rank, schedule);
                 }
                 self.acknowledge(key).await;

@@ -311,6 +311,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_about_to_come_by_itself_when_a_person_discarded_it_is_discarded_too() {
+        use webhooks_proto::internal::v1::{DeliveryJob, DeliveryRef};
+        const SECOND: i64 = 1_000_000;
+        let chosen = 100 * SECOND;
+        for (lane, created, due, expected) in [
+            (Lane::Due, 90, 95, true),
+            (Lane::Due, 90, 102, true),
+            // It was let go before its time, or was scheduled after the choice.
+            (Lane::Due, 90, 103, false),
+            // Of an event after the choice.
+            (Lane::Due, 101, 102, false),
+            // Owed since fan-out: it had not waited.
+            (Lane::Fresh, 90, 0, false),
+        ] {
+            let job = crate::job::tests::job(
+                lane,
+                DeliveryJob {
+                    delivery: Some(DeliveryRef {
+                        created_at: created * SECOND,
+                        ..DeliveryRef::default()
+                    }),
+                    due_at: due * SECOND,
+                    ..DeliveryJob::default()
+                },
+            );
+            assert_eq!(
+                was_waiting(&job, chosen),
+                expected,
+                "{lane:?} {created} {due}"
+            );
+        }
+    }
+
+    #[test]
     fn only_a_probe_and_a_test_go_to_a_paused_endpoint() {
         use StatusReason as R;
         use WebhookStatus as S;

@@ -127,13 +127,15 @@ pub(crate) fn record(
                     ..job
                 };
                 // As one that is parked: when our fault is over, it need not wait for its time.
-                let scheduled = park_until(&shared, partition, &again, due(delay));
+                let due = due(delay);
+                let scheduled = park_until(&shared, partition, &again, due);
                 let ((), stored) = tokio::join!(recorded, scheduled);
                 Settled::Repeats {
                     key: again.key,
                     webhook: again.webhook,
                     rank: again.rank(),
                     schedule: stored.seq,
+                    due,
                 }
             }
         }
