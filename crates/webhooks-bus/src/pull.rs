@@ -20,6 +20,9 @@ use crate::{
 pub struct PullSettings {
     /// Most messages that a request asks for.
     pub batch: usize,
+    /// Most bytes that a request asks for, more than the largest message; 0 = no limit. The client
+    /// keeps up to one and a half times as much that nobody has taken yet.
+    pub max_bytes: usize,
     /// Short, or a lost leader stalls the consumer for 30 s.
     pub heartbeat: Duration,
     /// How long a request stands.
@@ -30,6 +33,7 @@ impl Default for PullSettings {
     fn default() -> Self {
         Self {
             batch: 256,
+            max_bytes: 0,
             heartbeat: Duration::from_secs(1),
             expires: Duration::from_secs(5),
         }
@@ -313,6 +317,7 @@ async fn open(
     consumer
         .stream()
         .max_messages_per_batch(settings.batch)
+        .max_bytes_per_batch(settings.max_bytes)
         .heartbeat(settings.heartbeat)
         .expires(settings.expires)
         .messages()

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_domain::{
     endpoint::FailureClass,
-    retry::{Next, parse_retry_after},
+    retry::{Next, own_fault_delay, parse_retry_after},
     signing,
 };
 use webhooks_egress::{AttemptResult, Credentials, Failure, OutboundRequest};
@@ -18,6 +18,7 @@ use webhooks_runtime::telemetry::{
 
 use crate::{
     job::{Bound, Job},
+    panics::TRIES,
     registry::Target,
     shared::Shared,
 };
@@ -30,12 +31,14 @@ pub(crate) struct Attempted {
     pub(crate) started_micros: i64,
     pub(crate) result: AttemptResult,
     pub(crate) next: Option<Next>,
+    /// It panicked: the failure is ours, and this delivery's alone.
+    pub(crate) panicked: bool,
 }
 
-/// Makes one attempt; a panic in it is a failure of ours.
+/// Makes one attempt; a panic in it is a failure of ours. A delivery that panics each time ends.
 pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempted {
     let (copy, started_micros) = (job.clone(), shared.clock.now_micros());
-    let retry = target.retry;
+    let panics = shared.clone();
     match AssertUnwindSafe(attempt(shared, job, target))
         .catch_unwind()
         .await
@@ -44,14 +47,11 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
         Err(_) => {
             tracing::error!(delivery.id = %copy.delivery, attempt.number = copy.attempt, "attempt.panicked");
             metrics::counter!("webhooks_attempt_panics_total").increment(1);
-            let next = retry.next(
-                copy.attempt,
-                FailureClass::Ours,
-                None,
-                Duration::ZERO,
-                rand::random(),
-            );
-            let next = only_once(&copy, next);
+            let next = if panics.panics.count(copy.delivery) < TRIES {
+                only_once(&copy, again_after(&copy))
+            } else {
+                Next::GiveUp
+            };
             let result = AttemptResult::failed(Failure::Internal);
             Attempted {
                 job: copy,
@@ -59,6 +59,7 @@ pub(crate) async fn guarded(shared: Arc<Shared>, job: Job, target: Arc<Target>) 
                 started_micros,
                 result,
                 next: Some(next),
+                panicked: true,
             }
         }
     }
@@ -94,9 +95,13 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         retry_after.and_then(|value| parse_retry_after(value, shared.clock.now_micros()));
     let age = job.age(shared.clock.now_micros());
     let next = result.class.map(|class| {
-        target
+        let next = target
             .retry
-            .next(job.attempt, class, retry_after, age, rand::random())
+            .next(job.attempt, class, retry_after, age, rand::random());
+        match next {
+            Next::Again { .. } => again_after(&job),
+            next => next,
+        }
     });
     let next = at_once(result.failure, next, target.retry.immediate);
     let next = next.map(|next| only_once(&job, next));
@@ -107,6 +112,14 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         started_micros,
         result,
         next,
+        panicked: false,
+    }
+}
+
+/// The same attempt once more, the later the more often it failed through a fault of ours.
+fn again_after(job: &Job) -> Next {
+    Next::Again {
+        delay: own_fault_delay(job.own_faults, rand::random()),
     }
 }
 

@@ -16,7 +16,15 @@
 //! **Rate.** The bucket of a new owner is as empty as if it had been emptied when the partition
 //! came: what the owner before has let through needs no record, and no window ever has more than
 //! the limit allows (see [`webhooks_domain::rate`]). What the rate holds back waits here or is
-//! parked; no attempt is consumed. Requests of an owner that left and are still on the wire count
+//! parked; no attempt is consumed.
+//!
+//! **Our own faults.** When an attempt fails through a fault of ours (no resolver, a secret that does not
+//! open), nothing is learnt about the endpoint, and the next ones would fail as well: so the endpoint
+//! rests, from [`GATE_MICROS`] doubling to [`MAX_GATE_MICROS`], then a single attempt tries. Ten
+//! thousand deliveries of a webhook that we cannot serve cost one attempt for each rest, and go at
+//! once when it is over: what such an attempt leaves behind lies with the parked ones.
+//!
+//! Requests of an owner that left and are still on the wire count
 //! against the cap (`foreign`).
 
 use std::time::Duration;
@@ -66,6 +74,15 @@ const FLUSH_AT_ONCE: usize = 20;
 /// Shortest time between two such steps: a little less than a tick.
 const FLUSH_EVERY_MICROS: i64 = 90_000;
 
+/// Pause before parked deliveries are let go again when the bus did not answer.
+const WAKE_PAUSE_MICROS: i64 = 500_000;
+
+/// First rest after a fault of ours; each is at least half as long.
+const GATE_MICROS: i64 = 1_000_000;
+
+/// Longest rest. Not longer: our fault may be over, and nobody knows before one tries.
+const MAX_GATE_MICROS: i64 = 30_000_000;
+
 /// What a webhook may do at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowed {
@@ -75,6 +92,24 @@ pub(crate) struct Allowed {
     pub(crate) rate: Option<RateLimit>,
     /// What goes one after another.
     pub(crate) ordering: Ordering,
+}
+
+impl Allowed {
+    /// Of a webhook that is not known any more: it starts nothing.
+    pub(crate) const NOTHING_KNOWN: Self = Self {
+        cap: 1,
+        rate: None,
+        ordering: Ordering::None,
+    };
+}
+
+/// Which of an endpoint's schedules, parked or retries, go now whatever their time and its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// All: its webhook is not to be called, so they are held or end.
+    All,
+    /// Those written before this time (microseconds): a person discarded them.
+    Before(i64),
 }
 
 /// What a delivery asks of its endpoint.
@@ -115,6 +150,12 @@ pub(crate) enum Wake {
     Oldest { from: u64, count: usize },
     /// Those with these sequences.
     These(Vec<u64>),
+    /// So many of all that is scheduled, parked or not, from this sequence on.
+    Scheduled {
+        from: u64,
+        count: usize,
+        flush: Flush,
+    },
 }
 
 /// How that went.
@@ -124,6 +165,10 @@ pub(crate) enum Woken {
     More(u64),
     /// There are no more of them.
     All,
+    /// There may be more to flush, from this sequence on.
+    FlushMore(u64),
+    /// There is no more to flush.
+    Flushed(Flush),
     /// The bus did not answer: try again.
     Failed,
 }
@@ -149,10 +194,21 @@ pub(crate) struct Endpoint<T> {
     cursor: u64,
     /// Some are being let go.
     waking: bool,
-    /// All of them are to go, whatever the room: its webhook is not active any more.
-    flushing: bool,
+    /// These are to go, whatever the room.
+    flushing: Option<Flush>,
+    /// Those below this sequence have gone.
+    flush_cursor: u64,
     /// When the next of those go.
     flush_at: i64,
+    /// There may be new ones since the last step began.
+    flush_again: bool,
+    /// What was scheduled before this time is discarded already (microseconds).
+    discarded_to: i64,
+    /// No parked ones are let go before this time.
+    wake_at: i64,
+    /// How often in a row it had to rest through a fault of ours, and until when it does.
+    rests: u32,
+    rest_until: i64,
     /// A timer for the rate is set.
     timer: bool,
 }
@@ -175,8 +231,14 @@ impl<T> Endpoint<T> {
             maybe_parked: false,
             cursor: 0,
             waking: false,
-            flushing: false,
+            flushing: None,
+            flush_cursor: 0,
             flush_at: 0,
+            flush_again: false,
+            discarded_to: 0,
+            wake_at: 0,
+            rests: 0,
+            rest_until: 0,
             timer: false,
         }
     }
@@ -190,6 +252,9 @@ impl<T> Endpoint<T> {
             self.bucket = allowed
                 .rate
                 .map(|limit| RateState::empty_at(limit, now_micros));
+            // It was set for the old rate, and may ring much too late; should it ring as well, that
+            // is one look too many.
+            self.timer = false;
         }
         if allowed.ordering != self.allowed.ordering {
             self.line.reorder(allowed.ordering);
@@ -207,7 +272,10 @@ impl<T> Endpoint<T> {
             0
         };
         let cap = i64::try_from(self.allowed.cap).unwrap_or(1).max(1);
-        let answers = self.latency_micros.max(silent) / cap;
+        let answers = match self.rests {
+            0 => self.latency_micros.max(silent) / cap,
+            rests => rest_after(rests),
+        };
         let rate = self.allowed.rate.map_or(0, RateLimit::interval_micros);
         answers.max(rate)
     }
@@ -294,6 +362,14 @@ impl<T> Endpoint<T> {
         if self.in_flight + self.foreign >= self.allowed.cap || !self.line.has_ready(now_micros) {
             return Startable::No;
         }
+        if self.rests > 0 && self.in_flight > 0 {
+            // One tries; the others see what becomes of it.
+            return Startable::No;
+        }
+        if self.rests_at(now_micros) {
+            let rest = self.rest_until.saturating_sub(now_micros);
+            return Startable::After(Duration::from_micros(u64::try_from(rest).unwrap_or(0)));
+        }
         let wait = match (self.allowed.rate, &self.bucket) {
             (Some(limit), Some(bucket)) => bucket.wait(limit, now_micros),
             _ => Duration::ZERO,
@@ -326,9 +402,28 @@ impl<T> Endpoint<T> {
     /// A request has ended after `latency`: its place is free.
     pub(crate) fn ended(&mut self, latency: Duration, now_micros: i64) {
         self.not_started();
+        (self.rests, self.rest_until) = (0, 0);
         self.progress_micros = now_micros;
         let seen = i64::try_from(latency.as_micros()).unwrap_or(i64::MAX / 16);
         self.latency_micros += (seen - self.latency_micros) / 8;
+    }
+
+    /// A request was not made, or not for good, through a fault of ours. `draw` is a random number in
+    /// `0.0..1.0`.
+    pub(crate) fn own_fault(&mut self, now_micros: i64, draw: f64) {
+        self.not_started();
+        if self.rests_at(now_micros) {
+            // It began before the rest did.
+            return;
+        }
+        self.rests = self.rests.saturating_add(1);
+        let longest = Duration::from_micros(u64::try_from(rest_after(self.rests)).unwrap_or(0));
+        let rest = longest.mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0);
+        self.rest_until = until(now_micros, rest);
+    }
+
+    fn rests_at(&self, now_micros: i64) -> bool {
+        self.rests > 0 && now_micros < self.rest_until
     }
 
     /// What was to start has not: its place is free, and nothing was learnt of the endpoint.
@@ -354,20 +449,27 @@ impl<T> Endpoint<T> {
     /// The parked deliveries that may go now, if it is time to let some go. Nothing more until
     /// [`Endpoint::woken`].
     pub(crate) fn wake(&mut self, share: usize, now_micros: i64) -> Option<Wake> {
-        if self.flushing {
-            if self.waking || now_micros < self.flush_at {
+        if self.waking || now_micros < self.wake_at {
+            return None;
+        }
+        if let Some(flush) = self.flushing {
+            if now_micros < self.flush_at {
                 return None;
             }
-            self.waking = true;
+            (self.waking, self.flush_again) = (true, false);
             self.flush_at = now_micros.saturating_add(FLUSH_EVERY_MICROS);
-            return Some(Wake::Oldest {
-                from: self.cursor,
+            return Some(Wake::Scheduled {
+                from: self.flush_cursor,
                 count: FLUSH_AT_ONCE,
+                flush,
             });
+        }
+        if self.rests_at(now_micros) || self.rests > 0 && self.in_flight > 0 {
+            return None;
         }
         let room = self.room(share, now_micros).min(WAKE_AT_ONCE);
         let waiting = self.line.waiting();
-        if self.waking || waiting > room / 2 {
+        if waiting > room / 2 {
             return None;
         }
         let count = room - waiting;
@@ -385,15 +487,27 @@ impl<T> Endpoint<T> {
     }
 
     /// Those that [`Endpoint::wake`] named have gone, as far as they could.
-    pub(crate) fn woken(&mut self, woken: Woken) {
+    pub(crate) fn woken(&mut self, woken: Woken, now_micros: i64) {
         self.waking = false;
         match woken {
             Woken::More(next) => self.cursor = self.cursor.max(next),
-            Woken::All => {
-                self.maybe_parked = false;
-                self.flushing = false;
+            Woken::All => self.maybe_parked = false,
+            Woken::FlushMore(next) if !self.flush_again => {
+                self.flush_cursor = self.flush_cursor.max(next);
             }
-            Woken::Failed => self.line.want_again(),
+            Woken::Flushed(flush) if self.flushing == Some(flush) && !self.flush_again => {
+                self.flushing = None;
+                match flush {
+                    Flush::All => self.maybe_parked = false,
+                    Flush::Before(at) => self.discarded_to = self.discarded_to.max(at),
+                }
+            }
+            // What is to be flushed has changed meanwhile: from the beginning.
+            Woken::FlushMore(_) | Woken::Flushed(_) => self.flush_cursor = 0,
+            Woken::Failed => {
+                self.wake_at = now_micros.saturating_add(WAKE_PAUSE_MICROS);
+                self.line.want_again();
+            }
         }
     }
 
@@ -403,18 +517,24 @@ impl<T> Endpoint<T> {
         self.cursor = 0;
     }
 
-    /// Its webhook is (not) active: when it no longer is, what is parked goes now, to be held or
-    /// cancelled.
-    pub(crate) fn flush(&mut self, active: bool) {
-        if !active {
+    /// What of its schedules is to go now: see [`Flush`]; `None` = they go when they may.
+    pub(crate) fn flush(&mut self, flush: Option<Flush>) {
+        let flush = flush.filter(|flush| match flush {
+            Flush::All => true,
+            Flush::Before(at) => *at > self.discarded_to,
+        });
+        if flush == Some(Flush::All) {
             self.look_for_parked();
         }
-        self.flushing = !active;
+        if self.flushing != flush {
+            (self.flushing, self.flush_cursor) = (flush, 0);
+        }
+        self.flush_again = true;
     }
 
-    /// Whether parked deliveries may go although the webhook is not active. They go by the clock.
+    /// Whether schedules may go although the webhook is not active. They go by the clock.
     pub(crate) fn is_flushing(&self) -> bool {
-        self.flushing
+        self.flushing.is_some()
     }
 
     /// Whether it has parked deliveries, or an order to look after.
@@ -459,6 +579,8 @@ impl<T> Endpoint<T> {
             && self.foreign == 0
             && self.line.is_empty()
             && (self.line.is_ordered() || !self.maybe_parked)
+            && self.flushing.is_none()
+            && !self.rests_at(now_micros)
             && !self.waking
             && !self.timer
     }
@@ -467,6 +589,13 @@ impl<T> Endpoint<T> {
     pub(crate) fn drain(&mut self) -> Vec<T> {
         self.line.drain()
     }
+}
+
+/// The longest that the `rests`th rest in a row may take.
+fn rest_after(rests: u32) -> i64 {
+    // More doublings than this are beyond the cap.
+    let doubled = GATE_MICROS << rests.saturating_sub(1).min(16);
+    doubled.min(MAX_GATE_MICROS)
 }
 
 fn until(now_micros: i64, wait: Duration) -> i64 {

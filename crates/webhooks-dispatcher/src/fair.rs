@@ -9,7 +9,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use uuid::Uuid;
@@ -29,7 +32,7 @@ pub(crate) fn may_take(held: usize, in_use: usize, limit: usize) -> bool {
 /// The places of a dispatcher.
 #[derive(Debug)]
 pub(crate) struct Places {
-    limit: usize,
+    limit: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -49,16 +52,22 @@ pub(crate) struct Place {
 impl Places {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             taken: Mutex::default(),
         })
+    }
+
+    /// There are so many from now on. What is on the wire beyond that ends first. Returns how many
+    /// there were.
+    pub(crate) fn limit_to(&self, limit: usize) -> usize {
+        self.limit.swap(limit, Ordering::Relaxed)
     }
 
     /// A place for a request of `workspace`, if it may have one now.
     pub(crate) fn take(self: &Arc<Self>, workspace: Uuid) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let held = taken.by_workspace.get(&workspace).copied().unwrap_or(0);
-        if !may_take(held, taken.in_all, self.limit) {
+        if !may_take(held, taken.in_all, self.limit.load(Ordering::Relaxed)) {
             return None;
         }
         taken.in_all += 1;
@@ -113,6 +122,17 @@ mod tests {
         assert_eq!(places.in_use(), others.len());
         drop(others);
         assert!(places.taken.lock().unwrap().by_workspace.is_empty());
+    }
+
+    #[test]
+    fn fewer_places_hold_for_whoever_comes_next() {
+        let places = Places::new(100);
+        let held: Vec<_> = std::iter::from_fn(|| places.take(Uuid::nil())).collect();
+        assert_eq!(places.limit_to(10), 100);
+        assert!(held.len() > 10 && places.take(Uuid::from_u128(1)).is_none());
+        drop(held);
+        let few = std::iter::from_fn(|| places.take(Uuid::nil()));
+        assert_eq!(few.take(20).collect::<Vec<_>>().len(), 8);
     }
 
     #[test]

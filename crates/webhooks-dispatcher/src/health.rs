@@ -167,7 +167,9 @@ impl HealthBook {
 
     /// An attempt has ended.
     pub(crate) fn ended(&mut self, webhook: Uuid, workspace: Uuid, ended: Ended) -> Effect {
+        // One that met a fault of ours comes again, as a probe.
         if ended.probe
+            && ended.verdict != Verdict::Ours
             && let Some(tracked) = self.tracked.get_mut(&webhook)
         {
             tracked.probe_until = None;

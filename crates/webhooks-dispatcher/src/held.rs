@@ -24,7 +24,7 @@ mod taken_back;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use uuid::Uuid;
 use webhooks_bus::ReadFrom;
@@ -34,7 +34,11 @@ use webhooks_domain::{
 };
 use webhooks_proto::internal::v1::HeldChoice;
 
-use crate::{partition_io::Settled, shared::Shared};
+use crate::{
+    panics::surviving,
+    partition_io::{Settled, Settling},
+    shared::Shared,
+};
 use step::{count, expire, step};
 use taken_back::TakenBack;
 
@@ -71,6 +75,10 @@ pub(crate) mod reason {
     pub(crate) const ENDPOINT_CHANGED: &str = "endpoint_changed";
     /// A person discarded what was held.
     pub(crate) const DISCARDED: &str = "held_discarded";
+    /// Its retry policy was changed while it was being retried, and leaves it no attempt.
+    pub(crate) const NO_ATTEMPT_LEFT: &str = "no_attempt_left";
+    /// Its handling failed in ways that nobody foresaw; it is kept as a dead letter.
+    pub(crate) const DEAD_LETTER: &str = "dead_letter";
     /// It was held for too long.
     pub(crate) const EXPIRED: &str = "hold_expired";
     /// Its webhook held as many as it may.
@@ -228,7 +236,7 @@ impl HeldBook {
     }
 
     /// Counts and expires, when it is time.
-    pub(crate) fn tick(&mut self, settling: &mut FuturesUnordered<BoxFuture<'static, Settled>>) {
+    pub(crate) fn tick(&mut self, settling: &mut FuturesUnordered<Settling>) {
         let now = Instant::now();
         if !self.looking && now >= self.look_at {
             self.looking = true;
@@ -285,17 +293,20 @@ impl HeldBook {
     }
 
     /// Does a step of `work` with at most `most` deliveries.
-    pub(crate) fn step(
-        &mut self,
-        webhook: Uuid,
-        work: Work,
-        most: usize,
-    ) -> Option<BoxFuture<'static, Settled>> {
+    pub(crate) fn step(&mut self, webhook: Uuid, work: Work, most: usize) -> Option<Settling> {
         let queue = self.queues.get_mut(&webhook)?;
         queue.working = true;
         self.working += 1;
         let (shared, partition) = (self.shared.clone(), self.partition);
-        Some(
+        let stepped = move |gone, done| {
+            Settled::Held(HeldSettled::Stepped {
+                webhook,
+                work,
+                gone,
+                done,
+            })
+        };
+        Some(surviving(
             async move {
                 let (gone, done) = match step(&shared, partition, webhook, work, most).await {
                     Ok((gone, done)) => (Some(gone), done),
@@ -304,15 +315,10 @@ impl HeldBook {
                         (None, true)
                     }
                 };
-                Settled::Held(HeldSettled::Stepped {
-                    webhook,
-                    work,
-                    gone,
-                    done,
-                })
-            }
-            .boxed(),
-        )
+                stepped(gone, done)
+            },
+            move || stepped(None, true),
+        ))
     }
 
     /// Takes note of what was done.

@@ -35,6 +35,20 @@ pub(crate) enum Bound {
     Elsewhere,
 }
 
+/// A message, and the delivery that it owes.
+pub(crate) type Owed = (MessageKey, Uuid);
+
+/// Why a message needs nothing but its acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The delivery has ended, which is recorded.
+    Ended,
+    /// Its attempt is recorded, and the next one comes as another message at this time (microseconds).
+    ComesAgain(i64),
+    /// This process has finished the attempt: what follows from it has been done.
+    Known,
+}
+
 /// A decoded delivery, with the message it is owed by.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
@@ -54,10 +68,14 @@ pub(crate) struct Job {
     pub(crate) body: Bytes,
     pub(crate) traceparent: String,
     pub(crate) recheck: bool,
-    /// Its outcome is recorded already: only its message is left to acknowledge.
-    pub(crate) over: bool,
-    /// It is over, and its next attempt comes as another message at this time (microseconds).
-    pub(crate) comes_again: Option<i64>,
+    /// Only its message is left to acknowledge.
+    pub(crate) over: Option<Over>,
+    /// How often in a row this attempt failed through a fault of our own.
+    pub(crate) own_faults: u32,
+    /// It waited when a person discarded what its webhook was owed.
+    pub(crate) discarded: bool,
+    /// When it was first held (microseconds); 0 = it never was.
+    pub(crate) held_at: i64,
     /// It left HELD to find out whether its endpoint is well again.
     pub(crate) probe: bool,
     /// The failing delivery of its key that it was told to wait for.
@@ -79,7 +97,7 @@ impl Job {
     pub(crate) fn decode(lane: Lane, pulled: &Pulled) -> Result<Self, String> {
         Self::read(
             (lane, pulled.stream_seq),
-            pulled.payload.clone(),
+            &pulled.payload,
             pulled.delivered > 1,
         )
     }
@@ -89,10 +107,13 @@ impl Job {
     /// # Errors
     /// Says what is wrong with a poison message.
     pub(crate) fn decode_stored(lane: Lane, stored: &StoredMessage) -> Result<Self, String> {
-        Self::read((lane, stored.seq), stored.payload.clone(), false)
+        Self::read((lane, stored.seq), &stored.payload, false)
     }
 
-    fn read(key: MessageKey, payload: Bytes, redelivered: bool) -> Result<Self, String> {
+    fn read(key: MessageKey, payload: &Bytes, redelivered: bool) -> Result<Self, String> {
+        // Its own bytes: what came lies in a read buffer of the client's, which may be many times as
+        // large and would be kept for as long as the delivery is.
+        let payload = Bytes::copy_from_slice(payload);
         let job = DeliveryJob::decode(payload).map_err(|error| error.to_string())?;
         let reference = job.delivery.ok_or("no delivery in it")?;
         let id = |what: &str, bytes: &Bytes| {
@@ -116,8 +137,10 @@ impl Job {
             body: job.body,
             traceparent: job.traceparent,
             recheck: job.recheck || redelivered,
-            over: false,
-            comes_again: None,
+            over: None,
+            own_faults: job.own_faults,
+            discarded: job.discarded,
+            held_at: job.held_at,
             probe: job.probe,
             // What is no id was told by nobody.
             waits_for: Uuid::from_slice(&job.waits_for).ok(),
@@ -126,6 +149,11 @@ impl Job {
             endpoint: job.endpoint,
             reference,
         })
+    }
+
+    /// What it is, without its bytes.
+    pub(crate) fn owed_by(&self) -> Owed {
+        (self.key, self.delivery)
     }
 
     /// Where it stands among its endpoint's deliveries, should they have an order.
@@ -167,6 +195,7 @@ impl Job {
 
     /// The message that owes attempt `attempt` of this delivery at `due_at` (microseconds).
     pub(crate) fn encode(&self, attempt: u32, park: u32, due_at: i64) -> Bytes {
+        let same = attempt == self.attempt;
         DeliveryJob {
             delivery: Some(self.reference.clone()),
             attempt,
@@ -177,14 +206,85 @@ impl Job {
             due_at,
             waits_for: self
                 .waits_for
-                .filter(|_| attempt == self.attempt)
+                .filter(|_| same)
                 .map(|head| Bytes::copy_from_slice(head.as_bytes()))
                 .unwrap_or_default(),
             snapshot: self.snapshot,
             endpoint: self.endpoint.clone(),
+            own_faults: if same { self.own_faults } else { 0 },
+            // A probe that is put aside is still one when it comes back.
+            probe: same && self.probe,
+            held_at: self.held_at,
             ..DeliveryJob::default()
         }
         .encode_to_vec()
         .into()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A delivery as it is read from a lane.
+    pub(crate) fn job(lane: Lane, job: DeliveryJob) -> Job {
+        let id = |n: u128| Bytes::copy_from_slice(Uuid::from_u128(n).as_bytes());
+        let reference = DeliveryRef {
+            delivery_id: id(1),
+            webhook_id: id(2),
+            workspace_id: id(3),
+            ..job.delivery.clone().unwrap_or_default()
+        };
+        let job = DeliveryJob {
+            delivery: Some(reference),
+            ..job
+        };
+        Job::read((lane, 7), &job.encode_to_vec().into(), false).unwrap()
+    }
+
+    fn again(job: &Job, attempt: u32) -> Job {
+        Job::read(job.key, &job.encode(attempt, job.park + 1, 9), false).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_aside_comes_back_as_it_was_and_a_further_attempt_begins_anew() {
+        let probe = job(
+            Lane::Fresh,
+            DeliveryJob {
+                attempt: 2,
+                probe: true,
+                own_faults: 3,
+                held_at: 5,
+                ..DeliveryJob::default()
+            },
+        );
+        let aside = again(&probe, 2);
+        assert_eq!(
+            (aside.probe, aside.own_faults, aside.held_at, aside.park),
+            (true, 3, 5, 1)
+        );
+        let next = again(&probe, 3);
+        assert_eq!((next.probe, next.own_faults, next.held_at), (false, 0, 5));
+    }
+
+    #[test]
+    fn a_delivery_keeps_its_own_bytes_and_not_the_buffer_that_they_came_in() {
+        let message = DeliveryJob {
+            body: Bytes::from_static(b"{}"),
+            ..DeliveryJob::default()
+        };
+        let reference = job(Lane::Fresh, message.clone()).reference;
+        let message = DeliveryJob {
+            delivery: Some(reference),
+            ..message
+        };
+        let mut buffer = message.encode_to_vec();
+        let length = buffer.len();
+        buffer.resize(64 * 1024, 0);
+        let buffer = Bytes::from(buffer);
+        let read = Job::read((Lane::Fresh, 1), &buffer.slice(..length), false).unwrap();
+        let (first, last) = (buffer.as_ptr(), buffer.as_ptr().wrapping_add(buffer.len()));
+        let inside = |bytes: &Bytes| (first..last).contains(&bytes.as_ptr());
+        assert!(!inside(&read.body) && !inside(&read.reference.delivery_id));
     }
 }

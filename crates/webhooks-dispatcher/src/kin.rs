@@ -9,9 +9,10 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::job::MessageKey;
 
@@ -29,10 +30,14 @@ pub(crate) enum Fate {
 /// By message: whether it is done.
 type Hand = Arc<Mutex<HashMap<MessageKey, bool>>>;
 
+/// When a task last went round its loop.
+type Turned = Arc<Mutex<Instant>>;
+
 /// What a task tells those that come after it.
 #[derive(Debug)]
 pub(crate) struct Ending {
     hand: Hand,
+    turned: Turned,
     stage: watch::Sender<bool>,
 }
 
@@ -40,6 +45,7 @@ pub(crate) struct Ending {
 #[derive(Debug, Clone)]
 pub(crate) struct Elder {
     hand: Hand,
+    turned: Turned,
     stage: watch::Receiver<bool>,
 }
 
@@ -47,12 +53,24 @@ impl Ending {
     /// For a task that begins.
     pub(crate) fn new() -> (Self, Elder) {
         let hand = Hand::default();
+        let turned = Arc::new(Mutex::new(Instant::now()));
         let (stage, seen) = watch::channel(false);
         let elder = Elder {
             hand: hand.clone(),
+            turned: turned.clone(),
             stage: seen,
         };
-        (Self { hand, stage }, elder)
+        let ending = Self {
+            hand,
+            turned,
+            stage,
+        };
+        (ending, elder)
+    }
+
+    /// Its task is at work.
+    pub(crate) fn turned(&self) {
+        *lock(&self.turned) = Instant::now();
     }
 
     /// The partition is no longer ours; these messages are still in hand.
@@ -61,7 +79,7 @@ impl Ending {
         self.stage.send_replace(true);
     }
 
-    /// Done with one of them.
+    /// Done with one of them: what came of it is durable.
     pub(crate) fn done(&self, key: MessageKey) {
         if let Some(done) = lock(&self.hand).get_mut(&key) {
             *done = true;
@@ -93,6 +111,11 @@ impl Elder {
         self.stage.has_changed().is_err()
     }
 
+    /// Whether nothing was heard of its task for so long: it has ended, or stands still.
+    pub(crate) fn is_silent(&self, patience: Duration) -> bool {
+        lock(&self.turned).elapsed() >= patience
+    }
+
     /// What it does with a message.
     pub(crate) fn fate(&self, key: MessageKey) -> Fate {
         match lock(&self.hand).get(&key) {
@@ -110,14 +133,29 @@ impl Elder {
     }
 }
 
-fn lock(hand: &Hand) -> MutexGuard<'_, HashMap<MessageKey, bool>> {
-    hand.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{Ending, Fate};
     use crate::job::Lane;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_elder_is_silent_only_when_its_task_no_longer_turns() {
+        let patience = Duration::from_secs(60);
+        let (ending, elder) = Ending::new();
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(30)).await;
+            assert!(!elder.is_silent(patience), "it is slow, but at work");
+            ending.turned();
+        }
+        tokio::time::advance(patience).await;
+        assert!(elder.is_silent(patience));
+    }
 
     #[tokio::test]
     async fn an_elder_tells_of_what_it_has_and_has_done_until_it_ends() {

@@ -18,8 +18,10 @@
 
 mod attempt;
 mod blocked;
+mod budget;
 mod endpoint;
 mod fair;
+mod finished;
 mod floor;
 mod health;
 mod held;
@@ -27,6 +29,7 @@ mod job;
 mod kin;
 mod line;
 mod owner;
+mod panics;
 mod parked;
 mod partition;
 mod partition_io;
@@ -141,6 +144,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let shared = Arc::new(shared.with_cancelled(cancelled));
+    fit_places(&shared);
     ctx.readiness.fail("partitions", "joining");
     watch_clock(&ctx, &shared);
     watch_readiness(&ctx, &shared);
@@ -179,6 +183,20 @@ fn watch_clock(ctx: &Context, shared: &Arc<Shared>) {
     });
 }
 
+/// As many requests at a time as the descriptors of this process allow, and no more than it is told.
+fn fit_places(shared: &Shared) {
+    let told = shared.settings.limits.in_flight;
+    let places = told.min(shared.egress.most_connections());
+    let before = shared.places.limit_to(places);
+    if places < before {
+        tracing::warn!(
+            places,
+            told,
+            "few file descriptors: fewer requests at a time than WEBHOOKS_DISPATCHER_IN_FLIGHT says"
+        );
+    }
+}
+
 /// Keeps `/readyz` true while the dispatcher runs.
 fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
     let (readiness, shared, shutdown) =
@@ -210,6 +228,7 @@ fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
                 readiness.set("partitions", partitions);
                 metrics::gauge!("webhooks_partitions_ownerless")
                     .set(f64::from(u32::try_from(ownerless).unwrap_or(u32::MAX)));
+                fit_places(&shared);
                 let owned = shared.leases.owned();
                 metrics::gauge!("webhooks_partitions_owned")
                     .set(f64::from(u32::try_from(owned).unwrap_or(u32::MAX)));

@@ -32,12 +32,14 @@ use webhooks_bus::{Acker, Handover, Pull, Pulled};
 
 use crate::{
     attempt::Attempted,
+    budget::Part,
     endpoint::{Endpoint, Parking},
     health::HealthBook,
     held::HeldBook,
-    job::{Job, Lane, MessageKey},
+    job::{Job, Lane, MessageKey, Owed},
     kin::{Elder, Ending},
-    partition_io::{self as io, Settled},
+    panics::surviving,
+    partition_io::{self as io, Settled, Settling},
     shared::Shared,
 };
 use handover::{Leaver, leaver_of};
@@ -49,8 +51,8 @@ const BATCH: usize = 256;
 /// How often what could not start is looked at again.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Deliveries remembered after their acknowledgement, which a crash of the server may forget.
-const REMEMBERED: usize = 4_096;
+/// Webhooks at a tick whose schedules are looked through because nobody wants them to go out.
+const FLUSHED_PER_TICK: usize = 8;
 
 /// What the owner of the partitions tells one of them.
 #[derive(Debug)]
@@ -71,6 +73,8 @@ enum Mode {
 struct Outstanding {
     acker: Acker,
     touched: Instant,
+    /// Its bytes; `None` = they are not in memory.
+    part: Option<Part>,
 }
 
 /// One partition.
@@ -86,7 +90,7 @@ pub(crate) struct Partition {
     endpoints: HashMap<Uuid, Endpoint<Job>>,
     outstanding: HashMap<MessageKey, Outstanding>,
     attempts: JoinSet<(Attempted, OnTheWire)>,
-    settling: FuturesUnordered<futures::future::BoxFuture<'static, Settled>>,
+    settling: FuturesUnordered<Settling>,
     /// What is to be parked when there is room to write it, and how many are being parked.
     to_park: VecDeque<(Job, Parking)>,
     parking: usize,
@@ -95,8 +99,11 @@ pub(crate) struct Partition {
     timers: DelayQueue<Uuid>,
     /// When the partition came (microseconds).
     owned_since: i64,
-    /// Finished deliveries with the attempt that finished, newest last.
-    finished: VecDeque<(Uuid, u32)>,
+    /// Messages that are finished and to be removed from their streams, while the partition ends.
+    to_remove: Vec<MessageKey>,
+    removing: bool,
+    /// Webhooks whose schedules are still to be looked through since the partition came.
+    to_flush: VecDeque<Uuid>,
     /// Messages up to these sequences may have been sent by an owner that died.
     recheck_to: HashMap<Lane, u64>,
     /// Endpoints that have work but could not start it.
@@ -139,7 +146,9 @@ impl Partition {
             waiting: DelayQueue::new(),
             timers: DelayQueue::new(),
             owned_since: i64::MAX,
-            finished: VecDeque::new(),
+            to_remove: Vec::new(),
+            removing: false,
+            to_flush: VecDeque::new(),
             recheck_to: HashMap::new(),
             stalled: HashSet::new(),
             ask_fan_out: false,
@@ -165,7 +174,7 @@ impl Partition {
                 // Dropped, so that nothing more is sent here.
                 (fresh, due) = (None, None);
             }
-            let room = self.outstanding.len() < self.shared.settings.limits.partition_window;
+            let room = self.has_room();
             tokio::select! {
                 biased;
                 Some(order) = self.orders.recv() => self.obey(order).await,
@@ -177,7 +186,9 @@ impl Partition {
                 Some(expired) = self.waiting.next(), if !self.waiting.is_empty() => {
                     let job = expired.into_inner();
                     if job.recheck {
-                        self.settling.push(io::still_owed(self.shared.clone(), self.partition, job));
+                        let (owed, shared) = (job.owed_by(), self.shared.clone());
+                        let looked = io::still_owed(shared, self.partition, job);
+                        self.settle(owed, looked);
                     } else {
                         self.admit(job);
                     }
@@ -226,6 +237,7 @@ impl Partition {
         self.owned_since = self.shared.clock.now_micros();
         self.health.take_over(self.shared.health.all());
         self.settling.extend(self.health.left_to_tell());
+        self.to_flush = self.unwanted();
         self.recheck_to = HashMap::from([
             (Lane::Fresh, opened.recheck_fresh),
             (Lane::Due, opened.recheck_due),
@@ -237,18 +249,18 @@ impl Partition {
         let mut rechecks = Vec::new();
         for pulled in batch {
             let key = (lane, pulled.stream_seq);
-            let acker = pulled.acker();
-            let known = self.outstanding.insert(
-                key,
-                Outstanding {
-                    acker,
-                    touched: Instant::now(),
-                },
-            );
-            if known.is_some() {
+            let (acker, touched) = (pulled.acker(), Instant::now());
+            if let Some(outstanding) = self.outstanding.get_mut(&key) {
                 // Handed over again while we still have it; only its acknowledgement changes.
+                (outstanding.acker, outstanding.touched) = (acker, touched);
                 continue;
             }
+            let outstanding = Outstanding {
+                acker,
+                touched,
+                part: Some(self.shared.budget.take(pulled.payload.len())),
+            };
+            self.outstanding.insert(key, outstanding);
             match Job::decode(lane, &pulled) {
                 Err(reason) => self.settling.push(io::bury(
                     self.shared.clone(),
@@ -260,7 +272,7 @@ impl Partition {
                 Ok(job) if self.defer(key, &job) => {}
                 Ok(job) if self.defer_to_elder(key, &job).await => {}
                 Ok(job) if job.ended.is_some() => self.admit(job),
-                Ok(job) if self.finished.contains(&(job.delivery, job.attempt)) => {
+                Ok(job) if self.shared.finished.contains(job.delivery, job.attempt) => {
                     self.acknowledge(key).await
                 }
                 Ok(job)
@@ -271,10 +283,35 @@ impl Partition {
                 Ok(job) => self.admit(job),
             }
         }
-        if !rechecks.is_empty() {
-            self.settling
-                .push(io::recheck(self.shared.clone(), self.partition, rechecks));
+        self.recheck(rechecks);
+    }
+
+    /// Asks what is known of deliveries before they go on.
+    fn recheck(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
         }
+        let owed: Vec<Owed> = jobs.iter().map(Job::owed_by).collect();
+        let asked = io::recheck(self.shared.clone(), self.partition, jobs);
+        self.settling.push(surviving(asked, || Settled::Panicked {
+            owed,
+            parking: false,
+        }));
+    }
+
+    /// Does something with a delivery in hand; should that panic, the delivery is taken up again.
+    fn settle(&mut self, owed: Owed, work: Settling) {
+        self.settling
+            .push(surviving(work, move || Settled::Panicked {
+                owed: vec![owed],
+                parking: false,
+            }));
+    }
+
+    /// Whether more may be pulled.
+    fn has_room(&self) -> bool {
+        self.outstanding.len() < self.shared.settings.limits.partition_window
+            && self.shared.budget.has_room()
     }
 }
 
@@ -304,7 +341,7 @@ async fn next_batch(pull: &mut Option<Pull>) -> Vec<Pulled> {
     }
 }
 
-/// Frees a delivery's mark, also when its attempt panics.
+/// Frees a delivery's mark, also when its attempt panics or never begins.
 struct OnTheWire {
     shared: Arc<Shared>,
     delivery: Uuid,

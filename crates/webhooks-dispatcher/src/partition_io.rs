@@ -16,11 +16,11 @@ use crate::{
     endpoint::Woken,
     health::HealthSettled,
     held::HeldSettled,
-    job::{Job, MessageKey},
+    job::{Job, MessageKey, Owed},
     line::{Found, Rank, Release},
 };
-pub(crate) use again::{look_again, recheck, still_owed};
-pub(crate) use aside::{bury, cancel, hold};
+pub(crate) use again::{look_again, recheck, still_owed, take_up};
+pub(crate) use aside::{bury, cancel, give_up, hold};
 pub(crate) use attempted::record;
 pub(crate) use consumers::{Opened, look_for, open, remove, stream_of};
 pub(crate) use schedule::{block, park, publish_for_ever};
@@ -68,10 +68,28 @@ pub(crate) enum Settled {
     Health(HealthSettled),
     /// Something was done with what is held.
     Held(HeldSettled),
+    /// Its attempt is made again, as message `schedule` of RETRIES that is due at `due` (microseconds): it
+    /// failed through a fault of ours.
+    Repeats {
+        key: MessageKey,
+        webhook: Uuid,
+        rank: Rank,
+        schedule: u64,
+        due: i64,
+    },
     /// These may go on.
     Admit(Vec<Job>),
+    /// Messages that another had in hand, read anew, and those that are no more.
+    TakenUp {
+        found: Vec<Job>,
+        gone: Vec<MessageKey>,
+    },
+    /// What was done with these panicked; `parking` = one of them was being parked.
+    Panicked { owed: Vec<Owed>, parking: bool },
+    /// What was to be removed has been, as far as the stream answered.
+    Removed,
     /// Nothing.
     Nothing,
 }
 
-type Settling = BoxFuture<'static, Settled>;
+pub(crate) type Settling = BoxFuture<'static, Settled>;

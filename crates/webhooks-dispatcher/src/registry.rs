@@ -156,6 +156,12 @@ impl Registry {
             .cloned()
     }
 
+    /// Every webhook.
+    pub(crate) fn ids(&self) -> Vec<Uuid> {
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        targets.keys().copied().collect()
+    }
+
     /// When failed deliveries of a webhook are tried again.
     pub(crate) fn retry_of(&self, webhook: Uuid) -> RetryPolicy {
         self.get(webhook)

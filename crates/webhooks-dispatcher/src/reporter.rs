@@ -3,8 +3,14 @@
 //! A report counts as recorded when management has committed it or the stream has acknowledged it;
 //! only then is the delivery's message acknowledged. Batches form by themselves: what arrives
 //! while a call is under way goes with the next one, so a lone report waits for nothing.
+//!
+//! Only what management says about a report itself (its arguments are invalid) makes a dead letter of
+//! it, and only when it is alone; whatever else comes back, also that a resource is exhausted (which
+//! the HTTP/2 layer says of a connection, too), is a reason to spool. A batch whose handling panics is
+//! handed on again, each report alone; one that panics alone each time is kept as a dead letter.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,12 +31,14 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use uuid::Uuid;
-use webhooks_bus::{Bus, Outgoing, subjects};
+use webhooks_bus::{Bus, Outgoing, PublishError, names, subjects};
 use webhooks_proto::internal::v1::{
     DeadLetter, DeliveryReport, RecordedDelivery, RecordedRequest, ReportRequest,
     report_service_client::ReportServiceClient,
 };
 use webhooks_runtime::{Clock, Secret, tls::GrpcClientTls};
+
+use crate::panics;
 
 /// Reports of one call.
 const MAX_BATCH: usize = 500;
@@ -47,29 +55,78 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long reports go straight to the spool after a call has failed.
 const SPOOL_FOR: Duration = Duration::from_secs(1);
 
-/// How long the question after recorded deliveries may take before we go on without an answer.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the question after recorded deliveries may take, each time it is asked, before we go on
+/// without an answer. What is sent for want of one may have been sent before.
+const LOOKUPS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+];
+
+/// Pause before the question is asked again.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long one try to spool a report may take.
+const SPOOL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Pause before a report whose handling panicked is handed on again.
+const PANIC_PAUSE: Duration = Duration::from_millis(500);
 
 /// Largest answer or call.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 struct Waiting {
-    report: DeliveryReport,
+    report: Arc<DeliveryReport>,
     done: oneshot::Sender<()>,
+}
+
+/// Where reports go.
+trait Destination: Send + Sync + 'static {
+    /// Hands reports to management.
+    fn call(&self, reports: Vec<DeliveryReport>) -> BoxFuture<'_, Result<(), Status>>;
+
+    /// Keeps one on the spool.
+    fn spool<'a>(&'a self, report: &'a DeliveryReport) -> BoxFuture<'a, Result<(), PublishError>>;
+
+    /// Keeps one as a dead letter.
+    fn bury<'a>(
+        &'a self,
+        report: &'a DeliveryReport,
+        reason: &'static str,
+    ) -> BoxFuture<'a, Result<(), PublishError>>;
+}
+
+/// Management, and the bus while it is away.
+struct Outside {
+    client: ReportServiceClient<Channel>,
+    token: MetadataValue<Ascii>,
+    bus: Bus,
+    clock: Arc<dyn Clock>,
 }
 
 /// Hands reports on. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reporter {
-    queue: mpsc::Sender<Waiting>,
-    shared: Arc<Shared>,
+    outside: Arc<Outside>,
+    queue: Queue<Outside>,
 }
 
-struct Shared {
-    client: ReportServiceClient<Channel>,
-    token: MetadataValue<Ascii>,
-    bus: Bus,
-    clock: Arc<dyn Clock>,
+struct Queue<D> {
+    sender: mpsc::Sender<Waiting>,
+    shared: Arc<Shared<D>>,
+}
+
+impl<D> Clone for Queue<D> {
+    fn clone(&self) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+struct Shared<D> {
+    destination: Arc<D>,
     /// By the clock that never jumps; `None` = no call has failed.
     spool_until: Mutex<Option<Instant>>,
 }
@@ -103,53 +160,117 @@ impl Reporter {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let token = format!("Bearer {}", token.expose()).parse()?;
-        let shared = Arc::new(Shared {
+        let outside = Arc::new(Outside {
             client,
             token,
             bus: bus.clone(),
             clock,
-            spool_until: Mutex::default(),
         });
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        Ok((
-            Self {
-                queue,
-                shared: shared.clone(),
-            },
-            run(shared, receiver),
-        ))
+        let (queue, running) = Queue::new(outside.clone());
+        Ok((Self { outside, queue }, running))
     }
 
     /// Returns when the report is durable. Waits through any outage.
     pub(crate) async fn record(&self, report: DeliveryReport) {
-        let (done, recorded) = oneshot::channel();
-        if self.queue.send(Waiting { report, done }).await.is_err() || recorded.await.is_err() {
-            // Only at the very end of the process: the message stays unacknowledged then.
-            std::future::pending::<()>().await;
-        }
+        self.queue.record(report).await;
     }
 
-    /// What is recorded of these deliveries; nothing when management does not say in time.
+    /// What is recorded of these deliveries; nothing when management is not there, or does not say in
+    /// some five seconds.
     pub(crate) async fn recorded(&self, deliveries: &[Uuid]) -> Vec<RecordedDelivery> {
-        let ids = deliveries
+        let ids: Vec<_> = deliveries
             .iter()
             .map(|id| bytes::Bytes::copy_from_slice(id.as_bytes()))
             .collect();
-        let mut request = self.shared.request(RecordedRequest { delivery_ids: ids });
-        request.set_timeout(LOOKUP_TIMEOUT);
-        let mut client = self.shared.client.clone();
-        match tokio::time::timeout(LOOKUP_TIMEOUT, client.recorded(request)).await {
-            Ok(Ok(answer)) => answer.into_inner().deliveries,
-            Ok(Err(status)) => {
-                tracing::debug!(code = ?status.code(), "recorded deliveries unknown");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        }
+        let outside = self.outside.clone();
+        ask_patiently(move |patience| {
+            let message = RecordedRequest {
+                delivery_ids: ids.clone(),
+            };
+            let mut request = outside.request(message);
+            request.set_timeout(patience);
+            let mut client = outside.client.clone();
+            async move { client.recorded(request).await }
+        })
+        .await
+        .map(|answer| answer.into_inner().deliveries)
+        .unwrap_or_default()
     }
 }
 
-async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Waiting>) {
+/// Asks until there is an answer: see [`LOOKUPS`]. Gives up at once where nobody is.
+async fn ask_patiently<T, F>(ask: impl Fn(Duration) -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    for patience in LOOKUPS {
+        match tokio::time::timeout(patience, ask(patience)).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(status)) if status.code() == Code::Unavailable => {
+                tracing::debug!("recorded deliveries unknown: management is away");
+                return None;
+            }
+            Ok(Err(status)) => {
+                tracing::debug!(code = ?status.code(), "recorded deliveries not told yet");
+                tokio::time::sleep(LOOKUP_PAUSE).await;
+            }
+            Err(_) => tracing::debug!(?patience, "recorded deliveries not told in time"),
+        }
+    }
+    tracing::warn!("recorded deliveries unknown: what may have been sent is sent again");
+    None
+}
+
+impl<D: Destination> Queue<D> {
+    fn new(destination: Arc<D>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::new(Shared {
+            destination,
+            spool_until: Mutex::default(),
+        });
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let queue = Self {
+            sender,
+            shared: shared.clone(),
+        };
+        (queue, run(shared, receiver))
+    }
+
+    async fn record(&self, report: DeliveryReport) {
+        let report = Arc::new(report);
+        let (done, recorded) = oneshot::channel();
+        let waiting = Waiting {
+            report: report.clone(),
+            done,
+        };
+        if self.sender.send(waiting).await.is_err() {
+            // Only at the very end of the process: the message stays unacknowledged then.
+            return std::future::pending().await;
+        }
+        if recorded.await.is_ok() {
+            return;
+        }
+        // Whoever had it panicked, over this report or another of its batch.
+        for _ in 0..panics::TRIES {
+            metrics::counter!("webhooks_report_panics_total").increment(1);
+            tracing::error!(report = report_id(&report), "report.panicked");
+            let (done, _) = oneshot::channel();
+            let alone = vec![Waiting {
+                report: report.clone(),
+                done,
+            }];
+            let delivered = AssertUnwindSafe(self.shared.deliver(alone)).catch_unwind();
+            if delivered.await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(PANIC_PAUSE).await;
+        }
+        self.shared
+            .put_aside(&report, Some("report_panicked"))
+            .await;
+    }
+}
+
+async fn run<D: Destination>(shared: Arc<Shared<D>>, mut queue: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(CALLS));
     let mut batch = Vec::new();
     while let Ok(place) = places.clone().acquire_owned().await {
@@ -171,7 +292,7 @@ async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Waiting>) {
     tracing::debug!(complete = all.is_ok(), "reporter.ended");
 }
 
-impl Shared {
+impl Outside {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
@@ -179,7 +300,48 @@ impl Shared {
             .insert("authorization", self.token.clone());
         request
     }
+}
 
+impl Destination for Outside {
+    fn call(&self, reports: Vec<DeliveryReport>) -> BoxFuture<'_, Result<(), Status>> {
+        let request = self.request(ReportRequest { reports });
+        let mut client = self.client.clone();
+        async move { client.report(request).await.map(drop) }.boxed()
+    }
+
+    fn spool<'a>(&'a self, report: &'a DeliveryReport) -> BoxFuture<'a, Result<(), PublishError>> {
+        let bytes = report.encode_to_vec().into();
+        let message = Outgoing::new(subjects::report(0), &report_id(report), bytes);
+        async move { self.bus.publish(message, SPOOL_WITHIN).await.map(drop) }.boxed()
+    }
+
+    fn bury<'a>(
+        &'a self,
+        report: &'a DeliveryReport,
+        reason: &'static str,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        let letter = letter_of(report, reason, self.clock.now_micros());
+        self.bus.bury(letter).boxed()
+    }
+}
+
+/// A report as a dead letter, which can be sent on its way again by way of the spool.
+fn letter_of(report: &DeliveryReport, reason: &str, now_micros: i64) -> DeadLetter {
+    let id = report_id(report);
+    DeadLetter {
+        source: "dispatcher".to_owned(),
+        reason: reason.to_owned(),
+        detail: id.clone(),
+        payload: report.encode_to_vec().into(),
+        at: now_micros,
+        // It never was on the stream; its id keeps the letters of two reports apart.
+        stream: format!("{} {id}", names::REPORTS),
+        subject: subjects::report(0),
+        ..DeadLetter::default()
+    }
+}
+
+impl<D: Destination> Shared<D> {
     fn spool_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.spool_until
             .lock()
@@ -197,20 +359,19 @@ impl Shared {
     fn deliver(&self, mut waiting: Vec<Waiting>) -> BoxFuture<'_, ()> {
         async move {
             let count = waiting.len();
-            let reports: Vec<_> = waiting.iter().map(|waiting| waiting.report.clone()).collect();
+            let reports = waiting.iter().map(|waiting| DeliveryReport::clone(&waiting.report));
             let spooling = self.spools();
             let called = if spooling {
                 Err(Status::unavailable("failed a moment ago"))
             } else {
-                let request = self.request(ReportRequest { reports });
-                self.client.clone().report(request).await.map(|_| ())
+                self.destination.call(reports.collect()).await
             };
             match called {
                 Ok(()) => {
                     metrics::counter!("webhooks_reports_total", "way" => "grpc").increment(count as u64);
                 }
                 Err(status) => {
-                    let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted);
+                    let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange);
                     if refused && count > 1 {
                         let rest = waiting.split_off(count / 2);
                         self.deliver(waiting).await;
@@ -220,7 +381,8 @@ impl Shared {
                         tracing::warn!(code = ?status.code(), reason = status.message(), reports = count, "reports.spooled");
                         *self.spool_until() = Some(Instant::now() + SPOOL_FOR);
                     }
-                    join_all(waiting.iter().map(|waiting| self.put_aside(&waiting.report, refused))).await;
+                    let bury = refused.then_some("report_refused");
+                    join_all(waiting.iter().map(|waiting| self.put_aside(&waiting.report, bury))).await;
                     metrics::counter!("webhooks_reports_total", "way" => "spool").increment(count as u64);
                 }
             }
@@ -232,28 +394,13 @@ impl Shared {
         .boxed()
     }
 
-    /// Spools one report, or buries it when management would never take it. Until it is durable.
-    async fn put_aside(&self, report: &DeliveryReport, refused: bool) {
-        let bytes: bytes::Bytes = report.encode_to_vec().into();
-        let id = report_id(report);
+    /// Spools one report, or buries it with a reason when management would never take it. Until it is
+    /// durable.
+    async fn put_aside(&self, report: &DeliveryReport, bury: Option<&'static str>) {
         loop {
-            let result = if refused {
-                let letter = DeadLetter {
-                    source: "dispatcher".to_owned(),
-                    reason: "report_refused".to_owned(),
-                    detail: id.clone(),
-                    payload: bytes.clone(),
-                    at: self.clock.now_micros(),
-                    stream: id.clone(),
-                    ..DeadLetter::default()
-                };
-                self.bus.bury(letter).await
-            } else {
-                let message = Outgoing::new(subjects::report(0), &id, bytes.clone());
-                self.bus
-                    .publish(message, Duration::from_secs(10))
-                    .await
-                    .map(|_| ())
+            let result = match bury {
+                Some(reason) => self.destination.bury(report, reason).await,
+                None => self.destination.spool(report).await,
             };
             match result {
                 Ok(()) => return,
@@ -285,4 +432,150 @@ fn report_id(report: &DeliveryReport) -> String {
         .map(|a| hex(&a.execution_id))
         .unwrap_or_default();
     format!("{delivery}:{execution}:{}:{}", report.state, report.at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Answers each report by what its `at` says, and notes what becomes of it.
+    #[derive(Default)]
+    struct Scripted {
+        calls: AtomicU32,
+        taken: Mutex<Vec<i64>>,
+        spooled: Mutex<Vec<i64>>,
+        buried: Mutex<Vec<(i64, &'static str)>>,
+    }
+
+    const FINE: i64 = 1;
+    const INVALID: i64 = 2;
+    const EXHAUSTED: i64 = 3;
+    const PANICS: i64 = 4;
+
+    impl Destination for Scripted {
+        fn call(&self, reports: Vec<DeliveryReport>) -> BoxFuture<'_, Result<(), Status>> {
+            async move {
+                self.calls.fetch_add(1, Ordering::Relaxed);
+                let all: Vec<i64> = reports.iter().map(|report| report.at % 10).collect();
+                assert!(!all.contains(&PANICS), "on purpose");
+                if all.contains(&EXHAUSTED) {
+                    return Err(Status::resource_exhausted("h2 says so"));
+                }
+                if all.contains(&INVALID) {
+                    return Err(Status::invalid_argument("one of them"));
+                }
+                let taken = reports.iter().map(|report| report.at);
+                self.taken.lock().unwrap().extend(taken);
+                Ok(())
+            }
+            .boxed()
+        }
+
+        fn spool<'a>(
+            &'a self,
+            report: &'a DeliveryReport,
+        ) -> BoxFuture<'a, Result<(), PublishError>> {
+            self.spooled.lock().unwrap().push(report.at);
+            async { Ok(()) }.boxed()
+        }
+
+        fn bury<'a>(
+            &'a self,
+            report: &'a DeliveryReport,
+            reason: &'static str,
+        ) -> BoxFuture<'a, Result<(), PublishError>> {
+            self.buried.lock().unwrap().push((report.at, reason));
+            async { Ok(()) }.boxed()
+        }
+    }
+
+    fn report(at: i64) -> DeliveryReport {
+        DeliveryReport {
+            at,
+            ..DeliveryReport::default()
+        }
+    }
+
+    /// Records these, all of them waiting before the first batch is made.
+    async fn record_all(reports: &[i64]) -> Arc<Scripted> {
+        let scripted = Arc::new(Scripted::default());
+        let (queue, running) = Queue::new(scripted.clone());
+        let recorded = async move {
+            join_all(reports.iter().map(|at| queue.record(report(*at)))).await;
+        };
+        let both = async { tokio::join!(biased; recorded, running) };
+        tokio::time::timeout(Duration::from_secs(60), both)
+            .await
+            .expect("every report is recorded");
+        scripted
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_panics_is_handed_on_again_and_only_the_bad_one_becomes_a_dead_letter() {
+        let seen = record_all(&[10 + FINE, 20 + PANICS, 30 + FINE]).await;
+        let mut taken = seen.taken.lock().unwrap().clone();
+        taken.sort_unstable();
+        assert_eq!(taken, [10 + FINE, 30 + FINE]);
+        let buried = seen.buried.lock().unwrap().clone();
+        assert_eq!(buried, [(20 + PANICS, "report_panicked")]);
+        // Once with the others, then three times alone; the others once more each.
+        assert_eq!(seen.calls.load(Ordering::Relaxed), 1 + panics::TRIES + 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exhausted_resource_says_nothing_about_a_report() {
+        let seen = record_all(&[EXHAUSTED]).await;
+        assert_eq!(*seen.spooled.lock().unwrap(), [EXHAUSTED]);
+        assert!(seen.buried.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_invalid_report_does_not_take_its_batch_along() {
+        let seen = record_all(&[10 + FINE, 20 + FINE, 30 + INVALID, 40 + FINE]).await;
+        assert_eq!(
+            *seen.taken.lock().unwrap(),
+            [10 + FINE, 20 + FINE, 40 + FINE]
+        );
+        let buried = seen.buried.lock().unwrap().clone();
+        assert_eq!(buried, [(30 + INVALID, "report_refused")]);
+        assert!(seen.spooled.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_buried_report_knows_its_way_back_and_is_not_taken_for_another() {
+        let one = letter_of(&report(1), "report_refused", 7);
+        let other = letter_of(&report(2), "report_refused", 7);
+        assert_eq!(one.subject, "wh.rpt.0");
+        assert_ne!(
+            (&one.stream, one.stream_seq),
+            (&other.stream, other.stream_seq),
+            "the id of a letter is made of these"
+        );
+        assert_eq!(DeliveryReport::decode(one.payload).unwrap(), report(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_waited_for_and_nobody_there_is_not() {
+        let began = Instant::now();
+        let answered = ask_patiently(async move |patience| {
+            // Slower than the first question's patience, faster than the next one's.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            Ok::<_, Status>(patience)
+        });
+        assert_eq!(answered.await, Some(LOOKUPS[1]));
+        assert_eq!(began.elapsed(), Duration::from_millis(2_500));
+
+        let began = Instant::now();
+        let away = ask_patiently(async |_| Err::<(), _>(Status::unavailable("nobody")));
+        assert_eq!((away.await, began.elapsed()), (None, Duration::ZERO));
+
+        let began = Instant::now();
+        let never = ask_patiently(async |_| std::future::pending::<Result<(), Status>>().await);
+        assert_eq!(
+            (never.await, began.elapsed()),
+            (None, Duration::from_secs(5))
+        );
+    }
 }

@@ -45,6 +45,8 @@ pub struct Limits {
     pub endpoint_queue: usize,
     /// Deliveries that one partition holds in memory; at the limit it pulls no more.
     pub partition_window: usize,
+    /// Bytes of deliveries that all partitions together hold in memory; at the limit they pull no more.
+    pub max_bytes: usize,
     /// Oldest view of the configuration that may start a request.
     pub stale_after: Duration,
     /// A retry due sooner waits in memory, a later one on the RETRIES stream.
@@ -138,6 +140,12 @@ impl Settings for Config {
                 64..=4_000,
                 "deliveries that one partition holds in memory",
             ),
+            max_bytes: env.ranged(
+                "WEBHOOKS_DISPATCHER_MAX_BYTES",
+                128 * 1024 * 1024,
+                MAX_BYTES,
+                "bytes of deliveries that one process holds in memory; at the limit it pulls no more",
+            ),
             stale_after: env.duration(
                 "WEBHOOKS_CONFIG_STALE_AFTER",
                 "2s",
@@ -164,6 +172,9 @@ impl Settings for Config {
         }
     }
 }
+
+/// Bounds of the bytes of deliveries in memory.
+const MAX_BYTES: RangeInclusive<usize> = 8 * 1024 * 1024..=64 * 1024 * 1024 * 1024;
 
 /// How long deliveries may be held: the stream keeps them for eight days.
 const HOLD_BOUNDS: RangeInclusive<Duration> =

@@ -16,7 +16,8 @@ use webhooks_egress::Egress;
 use webhooks_runtime::Clock;
 
 use crate::{
-    fair::Places, floor::FannedOut, registry::Registry, reporter::Reporter, settings::Limits,
+    budget::Budget, fair::Places, finished::Finished, floor::FannedOut, panics::Panics,
+    registry::Registry, reporter::Reporter, settings::Limits,
 };
 
 /// The settings that partitions use.
@@ -50,6 +51,12 @@ pub(crate) struct Shared {
     pub(crate) cancelled: CancelledMirror,
     /// What ordered webhooks wait for.
     pub(crate) fanned_out: FannedOut,
+    /// Bytes of deliveries in memory.
+    pub(crate) budget: Arc<Budget>,
+    /// Attempts that were finished here.
+    pub(crate) finished: Finished,
+    /// Deliveries whose handling panicked here.
+    pub(crate) panics: Panics,
     /// Deliveries on the wire, across losing and regaining a partition in one process.
     on_the_wire: Mutex<HashSet<Uuid>>,
 }
@@ -84,6 +91,9 @@ impl Shared {
             mirror,
             reporter,
             leases,
+            budget: Budget::new(settings.limits.max_bytes),
+            finished: Finished::default(),
+            panics: Panics::default(),
             settings,
             places,
             fanned_out: FannedOut::default(),

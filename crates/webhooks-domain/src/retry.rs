@@ -216,14 +216,30 @@ pub enum Next {
     GiveUp,
 }
 
-/// Pause before an attempt is repeated that failed through our own fault.
+/// Longest pause before an attempt is repeated for the first time that failed through our own fault;
+/// each further failure in a row doubles it.
 pub const OWN_FAULT_DELAY: Duration = Duration::from_secs(5);
+
+/// Longest such pause.
+pub const MAX_OWN_FAULT_DELAY: Duration = Duration::from_secs(300);
+
+/// The pause before an attempt is repeated that has failed through our own fault `before` times in a
+/// row before this one: half of it at least, all of it at most, by `draw` (`0.0..1.0`).
+#[must_use]
+pub fn own_fault_delay(before: u32, draw: f64) -> Duration {
+    // More doublings than this are beyond the cap.
+    let doubled = OWN_FAULT_DELAY.saturating_mul(1 << before.min(16));
+    doubled
+        .min(MAX_OWN_FAULT_DELAY)
+        .mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
+}
 
 impl RetryPolicy {
     /// Decides after attempt number `made` (from 1) failed with `class`. `draw` is a random number
     /// in `0.0..1.0`; `retry_after` is the receiver's wish, already parsed; `age` is how long ago the
     /// event was accepted: a retry that would start beyond [`RetryPolicy::max_age`] is not made. An
-    /// attempt that failed through our own fault is repeated at any age.
+    /// attempt that failed through our own fault is repeated at any age; whoever knows that it was
+    /// not for the first time waits as [`own_fault_delay`] says.
     #[must_use]
     pub fn next(
         &self,
@@ -236,7 +252,7 @@ impl RetryPolicy {
         match class {
             FailureClass::Permanent => Next::GiveUp,
             FailureClass::Ours => Next::Again {
-                delay: OWN_FAULT_DELAY.mul_f64(0.5 + draw.clamp(0.0, 1.0)),
+                delay: own_fault_delay(0, draw),
             },
             FailureClass::Temporary if made >= self.max_attempts => Next::GiveUp,
             FailureClass::Temporary => {
@@ -338,6 +354,24 @@ mod tests {
             policy.next(1, FailureClass::Permanent, None, Duration::ZERO, 0.5),
             Next::GiveUp
         );
+    }
+
+    #[test]
+    fn our_own_faults_are_repeated_ever_more_slowly_up_to_five_minutes() {
+        let seconds = |before, draw| own_fault_delay(before, draw).as_secs_f64();
+        for (before, longest) in [
+            (0, 5.0),
+            (1, 10.0),
+            (5, 160.0),
+            (6, 300.0),
+            (u32::MAX, 300.0),
+        ] {
+            assert!((seconds(before, 1.0) - longest).abs() < 1e-6, "{before}");
+            assert!(
+                (seconds(before, 0.0) - longest / 2.0).abs() < 1e-6,
+                "{before}"
+            );
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::diagnose::failure_of;
 use crate::dial::timed;
 use crate::failure::Failure;
 use crate::resolver::VettingResolver;
+use crate::sockets::{Limit, Sockets};
 use crate::tls::{TlsIdentity, Trust};
 use crate::token::TokenSource;
 use crate::wire::Tap;
@@ -33,6 +34,7 @@ pub struct Egress(Arc<Inner>);
 struct Inner {
     clients: Clients,
     resolver: VettingResolver,
+    sockets: Sockets,
     policy: Arc<AddressPolicy>,
     attempt_timeout: Duration,
     max_response_body: usize,
@@ -60,16 +62,31 @@ impl Egress {
             HeaderValue::try_from(&config.user_agent).map_err(EgressError::UserAgent)?;
         let trust = Trust::load(&config)?;
         let policy = Arc::new(config.policy.clone());
-        let resolver = VettingResolver::new(&config, Arc::clone(&policy))?;
+        let sockets = Sockets::new(config.descriptors.map_or(Limit::System, Limit::Fixed));
+        let resolver = VettingResolver::new(&config, Arc::clone(&policy), sockets.clone())?;
         Ok(Self(Arc::new(Inner {
             attempt_timeout: config.attempt_timeout,
             max_response_body: config.max_response_body,
             max_read_body: config.max_read_body,
-            clients: Clients::new(config, trust, resolver.clone(), Arc::clone(&policy)),
+            clients: Clients::new(
+                config,
+                trust,
+                resolver.clone(),
+                Arc::clone(&policy),
+                sockets.clone(),
+            ),
+            sockets,
             resolver,
             policy,
             user_agent,
         })))
+    }
+
+    /// How many connections there may be at a time with the descriptors that this process has now:
+    /// whoever makes more attempts than that has some of them wait.
+    #[must_use]
+    pub fn most_connections(&self) -> usize {
+        self.0.sockets.allowed()
     }
 
     /// Makes one POST and tells what the endpoint did. Takes at most the attempt timeout.

@@ -17,8 +17,8 @@ use webhooks_domain::endpoint::AddressPolicy;
 use crate::config::{EgressConfig, MAX_IDENTITY_CLIENTS, MAX_READ_HEADER_BYTES, MAX_READ_HEADERS};
 use crate::dial::Dialler;
 use crate::resolver::VettingResolver;
+use crate::sockets::Sockets;
 use crate::tls::{TlsIdentity, TlsIdentityError, Trust};
-use crate::wire::OpenConnections;
 
 pub(crate) type HttpClient = Client<Dialler, Full<Bytes>>;
 
@@ -29,7 +29,7 @@ pub(crate) struct Clients {
     resolver: VettingResolver,
     policy: Arc<AddressPolicy>,
     identities: Mutex<Recent>,
-    open: OpenConnections,
+    sockets: Sockets,
 }
 
 #[derive(Default)]
@@ -44,18 +44,19 @@ impl Clients {
         trust: Trust,
         resolver: VettingResolver,
         policy: Arc<AddressPolicy>,
+        sockets: Sockets,
     ) -> Self {
-        let (tls, open) = (trust.client_config(), OpenConnections::default());
+        let tls = trust.client_config();
         let everybody = client(
             &config,
             tls,
             resolver.clone(),
             Arc::clone(&policy),
-            open.clone(),
+            sockets.clone(),
         );
         Self {
             everybody,
-            open,
+            sockets,
             trust,
             config,
             resolver,
@@ -66,7 +67,7 @@ impl Clients {
 
     /// There are so many connections that none is kept for later.
     pub(crate) fn are_many_open(&self) -> bool {
-        self.open.count() >= self.config.max_kept_connections
+        self.sockets.are_many(self.config.max_kept_connections)
     }
 
     /// Whether TLS can work at all for this identity.
@@ -98,7 +99,7 @@ impl Clients {
             tls,
             self.resolver.clone(),
             Arc::clone(&self.policy),
-            self.open.clone(),
+            self.sockets.clone(),
         );
         if recent.clients.len() >= MAX_IDENTITY_CLIENTS {
             recent.drop_oldest();
@@ -126,7 +127,7 @@ fn client(
     tls: ClientConfig,
     resolver: VettingResolver,
     policy: Arc<AddressPolicy>,
-    open: OpenConnections,
+    sockets: Sockets,
 ) -> HttpClient {
     let dialler = Dialler::new(
         resolver,
@@ -134,7 +135,7 @@ fn client(
         policy,
         config.connect_timeout,
         config.attempt_timeout,
-        open,
+        sockets,
     );
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -153,6 +154,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::sockets::Limit;
 
     fn identity() -> Arc<TlsIdentity> {
         let key = KeyPair::generate().expect("a key");
@@ -175,11 +177,13 @@ mod tests {
             ..EgressConfig::default()
         };
         let policy = Arc::new(AddressPolicy::default());
-        let resolver = VettingResolver::new(&config, Arc::clone(&policy)).expect("a resolver");
+        let sockets = Sockets::new(Limit::System);
+        let resolver = VettingResolver::new(&config, Arc::clone(&policy), sockets.clone())
+            .expect("a resolver");
         let mut trusting = config.clone();
         trusting.policy.allow_http = true;
         let trust = Trust::load(&trusting).expect("trust");
-        let clients = Clients::new(config, trust, resolver, policy);
+        let clients = Clients::new(config, trust, resolver, policy, sockets);
         let identities: Vec<_> = (0..=MAX_IDENTITY_CLIENTS).map(|_| identity()).collect();
         for identity in &identities {
             clients.client(Some(&identities[0])).expect("a client");

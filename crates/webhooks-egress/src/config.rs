@@ -63,7 +63,8 @@ pub struct EgressConfig {
     pub attempt_timeout: Duration,
     /// The budget of connect and TLS handshake.
     pub connect_timeout: Duration,
-    /// The budget of a name lookup; a control lookup after it has the same again.
+    /// The budget of a name lookup; a control lookup after it, and another one of the name after that,
+    /// have the same again.
     pub dns_timeout: Duration,
     /// Response body bytes kept for the log.
     pub max_response_body: usize,
@@ -75,8 +76,11 @@ pub struct EgressConfig {
     /// Idle connections kept per host and port.
     pub pool_max_idle_per_host: usize,
     /// Connections open at once, of all hosts and clients, beyond which none is kept after its
-    /// answer.
+    /// answer; never more than half of those that the process's descriptors allow.
     pub max_kept_connections: usize,
+    /// Descriptors that this process may have; `None` = as many as the system says, looked at again
+    /// and again. Connections and lookups together take no more than that less 48.
+    pub descriptors: Option<usize>,
     /// The `User-Agent`, unless the request brings one.
     pub user_agent: String,
 }
@@ -96,6 +100,7 @@ impl Default for EgressConfig {
             pool_idle_timeout: Duration::from_secs(60),
             pool_max_idle_per_host: 256,
             max_kept_connections: MAX_KEPT_CONNECTIONS,
+            descriptors: None,
             user_agent: concat!("Linkbreakers-Webhooks/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

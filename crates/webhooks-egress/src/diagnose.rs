@@ -3,6 +3,14 @@
 //! The client wraps errors in errors; what happened is the innermost one that we know. Two traps:
 //! `io::Error::source` skips the error it wraps, so that must be stepped into by hand; and an error
 //! without a source may be a server that talks before it was asked.
+//!
+//! Whose fault it is that there is no way to a host the error does not say. *No route* (ENETUNREACH,
+//! ENETDOWN) is what a machine says whose network is down, and also one without IPv6 of an endpoint
+//! that has nothing else: it is ours while there is no route to the control name's addresses either
+//! ([`no_route`], the dialler asks). *Not permitted* (EPERM, EACCES) comes from a packet filter of ours, so one
+//! could blame us; but filters are made per destination, no control tells that one from another, and a
+//! fault of ours is repeated without end. So it counts as a host that cannot be reached: the customer
+//! learns that, and the operator's log has the error.
 
 use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
@@ -71,15 +79,37 @@ fn http_failure(error: &hyper::Error) -> Option<Failure> {
     }
 }
 
-fn io_failure(error: &io::Error) -> Option<Failure> {
-    // Out of descriptors, memory, buffers or local ports: ours, not the endpoint's.
+/// Whether this machine is out of descriptors, memory, buffers or local ports: ours, not the endpoint's.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     const EXHAUSTED: [ErrorKind; 2] = [ErrorKind::OutOfMemory, ErrorKind::AddrNotAvailable];
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
-    if EXHAUSTED.contains(&error.kind())
+    EXHAUSTED.contains(&error.kind())
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
-    {
+}
+
+/// Whether this machine knows no way to the network that was dialled.
+pub(crate) fn no_route(error: &(dyn StdError + 'static)) -> bool {
+    const NO_ROUTE: [ErrorKind; 2] = [ErrorKind::NetworkUnreachable, ErrorKind::NetworkDown];
+    let mut next = Some(error);
+    for _ in 0..MAX_DEPTH {
+        let Some(error) = next else { break };
+        next = error.source();
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            if NO_ROUTE.contains(&error.kind()) {
+                return true;
+            }
+            if let Some(wrapped) = error.get_ref() {
+                next = Some(wrapped);
+            }
+        }
+    }
+    false
+}
+
+fn io_failure(error: &io::Error) -> Option<Failure> {
+    if is_exhausted(error) {
         return Some(Failure::Internal);
     }
     match error.kind() {
@@ -90,9 +120,10 @@ fn io_failure(error: &io::Error) -> Option<Failure> {
         | ErrorKind::BrokenPipe
         | ErrorKind::NotConnected
         | ErrorKind::UnexpectedEof => Some(Failure::ConnectionClosed),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-            Some(Failure::HostUnreachable)
-        }
+        ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::NetworkDown
+        | ErrorKind::PermissionDenied => Some(Failure::HostUnreachable),
         _ => None,
     }
 }
@@ -160,6 +191,23 @@ mod tests {
             Some(Failure::TlsHandshake),
         );
         check(io::Error::from_raw_os_error(24), Some(Failure::Internal));
+        check(io::Error::from_raw_os_error(23), Some(Failure::Internal));
+        // ENETUNREACH, EPERM: as far as the error alone tells.
+        for (code, route) in [
+            (101, true),
+            (100, true),
+            (1, false),
+            (113, false),
+            (111, false),
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(no_route(&error), route, "{error}");
+            assert_eq!(no_route(&io::Error::other(error)), route);
+        }
+        for code in [101, 100, 113, 1] {
+            let error = io::Error::from_raw_os_error(code);
+            check(error, Some(Failure::HostUnreachable));
+        }
         check(io::Error::other(TooManyBytes), Some(Failure::HeadTooLarge));
         check(io::Error::other("something else"), None);
     }

@@ -27,9 +27,11 @@ use tokio_rustls::TlsConnector;
 use tower::Service;
 use webhooks_domain::endpoint::AddressPolicy;
 
+use crate::diagnose::no_route;
 use crate::failure::Failure;
 use crate::resolver::{DialFailure, VettingResolver};
-use crate::wire::{Metered, OpenConnections, Tap, Wire};
+use crate::sockets::{Socket, Sockets};
+use crate::wire::{Metered, Tap, Wire};
 
 /// How long the parts of a dial took; absent when a part did not happen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,11 +64,12 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Dialler {
     tcp: HttpConnector<VettingResolver>,
+    resolver: VettingResolver,
     tls: Arc<ClientConfig>,
     policy: Arc<AddressPolicy>,
     budget: Duration,
     write_patience: Duration,
-    open: OpenConnections,
+    sockets: Sockets,
 }
 
 impl Dialler {
@@ -78,28 +81,50 @@ impl Dialler {
         policy: Arc<AddressPolicy>,
         budget: Duration,
         write_patience: Duration,
-        open: OpenConnections,
+        sockets: Sockets,
     ) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(resolver);
+        let mut tcp = HttpConnector::new_with_resolver(resolver.clone());
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         // Shared out among the addresses of a name, so that one black hole does not eat it all.
         tcp.set_connect_timeout(Some(budget));
         Self {
             tcp,
+            resolver,
             tls,
             policy,
             budget,
             write_patience,
-            open,
+            sockets,
         }
     }
 
-    async fn dial(mut self, uri: Uri) -> Result<TokioIo<Wire>, BoxError> {
+    /// A permit for the socket. Whoever gets none in time has met a limit of ours.
+    async fn socket(&self) -> Result<Socket, BoxError> {
+        let patience = self.budget.min(self.write_patience / 2);
+        match timeout(patience, self.sockets.take()).await {
+            Ok(socket) => Ok(socket),
+            Err(_) => {
+                tracing::warn!(
+                    sockets = self.sockets.allowed(),
+                    "no socket free for an attempt"
+                );
+                Err(DialFailure(Failure::Internal).into())
+            }
+        }
+    }
+
+    async fn dial(mut self, uri: Uri, socket: Socket) -> Result<TokioIo<Wire>, BoxError> {
         let start = Instant::now();
         let secure = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
         let host = server_name(&uri)?;
-        let stream = self.tcp.call(uri).await?.into_inner();
+        let stream = match self.tcp.call(uri).await {
+            Ok(stream) => stream.into_inner(),
+            Err(error) if no_route(&error) && self.resolver.network_is_down().await => {
+                return Err(DialFailure(Failure::Internal).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut times = DialTimes {
             connect: Some(start.elapsed()),
             tls: None,
@@ -112,7 +137,7 @@ impl Dialler {
             return Err(DialFailure(Failure::Internal).into());
         }
         let tap = Tap::new(remote);
-        let stream = Metered::new(stream, tap.clone(), self.write_patience, &self.open);
+        let stream = Metered::new(stream, tap.clone(), self.write_patience, socket);
         if !secure {
             return Ok(TokioIo::new(Wire::plain(stream, tap)));
         }
@@ -147,8 +172,9 @@ impl Service<Uri> for Dialler {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialler = self.clone();
         Box::pin(async move {
+            let socket = dialler.socket().await?;
             let budget = dialler.budget;
-            timeout(budget, dialler.dial(uri))
+            timeout(budget, dialler.dial(uri, socket))
                 .await
                 .unwrap_or_else(|_| Err(DialFailure(Failure::ConnectTimeout).into()))
         })

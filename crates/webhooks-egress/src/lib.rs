@@ -47,6 +47,7 @@ mod dial;
 mod failure;
 mod resolver;
 mod settings;
+mod sockets;
 mod tls;
 mod token;
 mod wire;

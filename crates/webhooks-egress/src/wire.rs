@@ -30,6 +30,7 @@ use tokio::time::Sleep;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{MAX_BODY_WIRE_BYTES, MAX_HEAD_WIRE_BYTES};
+use crate::sockets::Socket;
 
 /// Most bytes handed to the client by one read; less than half of its smallest read buffer (8 KiB),
 /// which therefore never grows.
@@ -104,49 +105,19 @@ impl Tap {
     }
 }
 
-/// The connections that are open, of all clients. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenConnections(Arc<AtomicUsize>);
-
-impl OpenConnections {
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn opened(&self) -> OpenConnection {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        OpenConnection(self.clone())
-    }
-}
-
-/// One of them, for as long as it lives.
-struct OpenConnection(OpenConnections);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The socket, below TLS.
 pub(crate) struct Metered {
     stream: TcpStream,
     tap: Tap,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    _open: OpenConnection,
+    _socket: Socket,
 }
 
 impl Metered {
-    pub(crate) fn new(
-        stream: TcpStream,
-        tap: Tap,
-        patience: Duration,
-        open: &OpenConnections,
-    ) -> Self {
+    pub(crate) fn new(stream: TcpStream, tap: Tap, patience: Duration, socket: Socket) -> Self {
         Self {
-            _open: open.opened(),
+            _socket: socket,
             stream,
             tap,
             patience,

@@ -2,8 +2,11 @@
 //!
 //! It is for the orchestrator and the scraper, on an address of its own that is never public. It
 //! stays up through the drain, so that the drain can be watched, and ends with the process.
+//!
+//! It answers also when the process has no file descriptor left, which is when it is needed most: one
+//! is kept in reserve and given up for the connection that finds no other.
 
-use std::{io, net::SocketAddr};
+use std::{fs::File, io, net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -13,15 +16,94 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{metrics::Metrics, readiness::Readiness};
+
+/// Pause after the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the reserve is kept as: something that is always there to be opened.
+const RESERVE: &str = "/dev/null";
 
 /// A bound admin port.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
+    spare: Spare,
+}
+
+/// A file descriptor in reserve.
+#[derive(Debug)]
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        let mut spare = Self(None);
+        spare.fill();
+        spare
+    }
+
+    /// Takes one, unless there is one. When none is left, later.
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open(RESERVE).ok();
+        }
+    }
+
+    /// Whether there was one to give up.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+/// The next connection, however few descriptors there are.
+async fn accept_with<T, F>(spare: &mut Spare, mut accept: impl FnMut() -> F) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
+    loop {
+        spare.fill();
+        let mut accepted = accept().await;
+        if accepted.as_ref().is_err_and(is_exhausted) && spare.give_up() {
+            accepted = accept().await;
+        }
+        match accepted {
+            Ok(connection) => return connection,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin port could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// No descriptors left, of the process or of the system.
+fn is_exhausted(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+/// The port's connections, for axum.
+struct Connections {
+    listener: TcpListener,
+    spare: Spare,
+}
+
+impl axum::serve::Listener for Connections {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        let listener = &self.listener;
+        accept_with(&mut self.spare, || listener.accept()).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 #[derive(Clone)]
@@ -38,7 +120,11 @@ impl AdminServer {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            spare: Spare::new(),
+        })
     }
 
     /// Where it listens.
@@ -57,7 +143,11 @@ impl AdminServer {
             .route("/readyz", get(readyz))
             .route("/metrics", get(render))
             .with_state(Shared { readiness, metrics });
-        axum::serve(self.listener, router).await
+        let connections = Connections {
+            listener: self.listener,
+            spare: self.spare,
+        };
+        axum::serve(connections, router).await
     }
 }
 
@@ -91,14 +181,14 @@ async fn render(State(shared): State<Shared>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{io, net::SocketAddr, time::Instant};
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
     };
 
-    use super::{AdminServer, Metrics, Readiness};
+    use super::{ACCEPT_PAUSE, AdminServer, Metrics, Readiness, Spare, accept_with};
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -143,6 +233,25 @@ mod tests {
             ended = serving => panic!("it serves for ever: {ended:?}"),
             () = asking => {}
         }
+    }
+
+    #[tokio::test]
+    async fn f_29_the_reserve_is_given_up_for_a_connection_that_finds_no_descriptor() {
+        let exhausted = || Err(io::Error::from_raw_os_error(24));
+        let mut spare = Spare::new();
+        assert!(spare.0.is_some());
+        let mut script = vec![exhausted(), Ok(1), exhausted(), exhausted(), Ok(2)].into_iter();
+        let mut accept = || {
+            let next = script.next().expect("asked too often");
+            async { next }
+        };
+        let began = Instant::now();
+        assert_eq!(accept_with(&mut spare, &mut accept).await, 1);
+        assert!(began.elapsed() < ACCEPT_PAUSE, "at once");
+        assert!(spare.0.is_none(), "it is in use");
+        // It is taken again for the next; when that is not enough, it is waited a little.
+        assert_eq!(accept_with(&mut spare, &mut accept).await, 2);
+        assert!(began.elapsed() >= ACCEPT_PAUSE);
     }
 
     #[tokio::test]

@@ -127,7 +127,7 @@ fn a_backlog_lies_still_and_goes_as_fast_as_the_endpoint_when_it_recovers() {
                 ));
             }
             woken += i32::try_from(count).unwrap();
-            endpoint.woken(Woken::More(u64::try_from(woken).unwrap()));
+            endpoint.woken(Woken::More(u64::try_from(woken).unwrap()), now);
         }
     }
     assert!(seen > 15_000, "{seen} in 2 s");
@@ -192,28 +192,111 @@ fn requests_of_the_owner_before_count_against_the_cap() {
 }
 
 #[test]
-fn what_is_parked_goes_when_its_webhook_is_off() {
+fn everything_scheduled_goes_when_its_webhook_is_off() {
     let mut endpoint = slow(256);
     for n in 0..40 {
         put(&mut endpoint, n, 999, 0);
     }
     assert!(endpoint.wake(999, 0).is_none());
-    endpoint.flush(false);
+    let step = |from| {
+        Some(Wake::Scheduled {
+            from,
+            count: FLUSH_AT_ONCE,
+            flush: Flush::All,
+        })
+    };
+    endpoint.flush(Some(Flush::All));
+    assert_eq!(endpoint.wake(999, 0), step(0));
+    endpoint.woken(Woken::FlushMore(20), 0);
+    assert!(endpoint.wake(999, 0).is_none(), "they go in small steps");
+    assert_eq!(endpoint.wake(999, FLUSH_EVERY_MICROS), step(20));
+    // Another one is scheduled while the stream says that there are no more.
+    endpoint.flush(Some(Flush::All));
+    endpoint.woken(Woken::Flushed(Flush::All), FLUSH_EVERY_MICROS);
+    assert_eq!(endpoint.wake(999, SECOND), step(0));
+    endpoint.woken(Woken::Flushed(Flush::All), SECOND);
+    assert!(!endpoint.is_flushing());
+    assert!(endpoint.wake(999, 2 * SECOND).is_none());
+    assert!(endpoint.drain().len() == 20);
+}
+
+#[test]
+fn what_a_person_discarded_goes_once() {
+    let mut endpoint = slow(256);
+    endpoint.flush(Some(Flush::Before(7)));
+    assert!(endpoint.is_flushing() && !endpoint.is_idle(0));
     assert!(matches!(
         endpoint.wake(999, 0),
-        Some(Wake::Oldest { from: 0, .. })
-    ));
-    endpoint.woken(Woken::More(20));
-    assert!(endpoint.wake(999, 0).is_none(), "they go in small steps");
-    assert_eq!(
-        endpoint.wake(999, FLUSH_EVERY_MICROS),
-        Some(Wake::Oldest {
-            from: 20,
-            count: FLUSH_AT_ONCE
+        Some(Wake::Scheduled {
+            flush: Flush::Before(7),
+            ..
         })
-    );
-    endpoint.woken(Woken::All);
-    assert!(endpoint.wake(999, SECOND).is_none());
+    ));
+    endpoint.woken(Woken::Flushed(Flush::Before(7)), 0);
+    endpoint.flush(Some(Flush::Before(7)));
+    assert!(!endpoint.is_flushing(), "it has gone already");
+    endpoint.flush(Some(Flush::Before(8)));
+    assert!(endpoint.is_flushing(), "a later choice is another one");
+    endpoint.flush(None);
+    assert!(!endpoint.is_flushing());
+}
+
+#[test]
+fn nothing_is_let_go_again_at_once_when_the_bus_did_not_answer() {
+    let mut endpoint = Endpoint::<i32>::new(allowed(8), 256, 0);
+    endpoint.look_for_parked();
+    assert!(endpoint.wake(999, 0).is_some());
+    endpoint.woken(Woken::Failed, 0);
+    assert!(endpoint.wake(999, WAKE_PAUSE_MICROS - 1).is_none());
+    assert!(endpoint.wake(999, WAKE_PAUSE_MICROS).is_some());
+}
+
+#[test]
+fn a_new_rate_does_not_wait_for_the_timer_of_the_old_one() {
+    let mut endpoint = Endpoint::new(rated(1, 3_600, 1), 256, 0);
+    put(&mut endpoint, 1, 999, 0);
+    let Startable::After(hour) = endpoint.startable(0) else {
+        panic!("it begins empty");
+    };
+    assert!(hour > Duration::from_secs(3_000) && endpoint.set_timer());
+    endpoint.allow(rated(10, 1, 1), 0);
+    assert!(endpoint.set_timer(), "a timer of its own");
+    assert!(!endpoint.set_timer());
+}
+
+#[test]
+fn a_fault_of_ours_is_tried_by_one_at_a_time_ever_more_rarely_and_teaches_no_latency() {
+    let mut endpoint = Endpoint::new(allowed(8), 256, 0);
+    answers(&mut endpoint, 100, Duration::from_millis(2));
+    let latency = endpoint.latency_micros;
+    for n in 0..500 {
+        put(&mut endpoint, n, 999, 0);
+    }
+    while endpoint.start(0).is_some() {}
+    assert_eq!(endpoint.in_flight, 8);
+    let (mut now, mut tries) = (0, 0);
+    for _ in 0..8 {
+        endpoint.own_fault(now, 1.0);
+    }
+    assert_eq!(endpoint.rests, 1, "they failed of the same");
+    while now < 600 * SECOND {
+        now += SECOND / 10;
+        if endpoint.start(now).is_some() {
+            tries += 1;
+            assert!(endpoint.start(now).is_none(), "one at a time");
+            now += 5 * SECOND;
+            endpoint.own_fault(now, 1.0);
+            assert!(endpoint.wake(999, now).is_none(), "it rests");
+        }
+    }
+    assert!((15..25).contains(&tries), "{tries} in ten minutes");
+    assert_eq!(endpoint.latency_micros, latency);
+    // It is over: all go at once.
+    now += 31 * SECOND;
+    assert!(endpoint.start(now).is_some());
+    endpoint.ended(Duration::from_millis(2), now);
+    let at_once = std::iter::from_fn(|| endpoint.start(now)).count();
+    assert_eq!(at_once, 8);
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use uuid::Uuid;
 use webhooks_bus::{BusError, Outgoing, ReadFrom, StoredMessage, names, subjects};
@@ -13,7 +13,8 @@ use webhooks_proto::{
 
 use super::{HeldSettled, PER_STEP, View, Work, reason, work_for};
 use crate::{
-    partition_io::{Settled, publish_for_ever},
+    panics::surviving,
+    partition_io::{Settled, Settling, publish_for_ever},
     shared::Shared,
 };
 
@@ -21,8 +22,8 @@ use crate::{
 const AT_A_TIME: usize = 16;
 
 /// Finds the webhooks of a partition that have something held.
-pub(super) fn count(shared: Arc<Shared>, partition: u16) -> BoxFuture<'static, Settled> {
-    async move {
+pub(super) fn count(shared: Arc<Shared>, partition: u16) -> Settling {
+    let counting = async move {
         let filter = format!("wh.held.{partition}.>");
         let counted = shared.bus.subject_counts(names::HELD, &filter).await;
         let found = match counted {
@@ -38,8 +39,8 @@ pub(super) fn count(shared: Arc<Shared>, partition: u16) -> BoxFuture<'static, S
             }
         };
         Settled::Held(HeldSettled::Counted(found))
-    }
-    .boxed()
+    };
+    surviving(counting, || Settled::Held(HeldSettled::Counted(None)))
 }
 
 fn webhook_of(subject: &str) -> Option<Uuid> {
@@ -71,9 +72,13 @@ pub(super) async fn step(
         .await?;
     let mut done = found.is_empty();
     if let Work::Discard { before_micros } = work {
-        let before = found.len();
-        found.retain(|message| message.published_micros < before_micros);
-        done |= found.len() < before;
+        // Up to the first that is not: what comes after it stays, whatever its time says, because all
+        // up to the last of these is removed in one go.
+        let older = found.iter();
+        let older = older.take_while(|message| message.published_micros < before_micros);
+        let older = older.count();
+        done |= older < found.len();
+        found.truncate(older);
     }
     if found.is_empty() {
         return Ok((0, true));
@@ -127,6 +132,16 @@ async fn go(
         Err(reason) => return bury(shared, message, reason).await,
     };
     match work {
+        Work::Release(_) | Work::Probe(_)
+            if is_expired(
+                job.held_at,
+                message.published_micros,
+                expired_before(shared),
+            ) =>
+        {
+            // Its probes failed; each wrote it anew, behind those that came later.
+            record_end(shared, job, reason::EXPIRED).await;
+        }
         Work::Release(_) | Work::Probe(_) => {
             let id = format!(
                 "{}:{}:{}:released",
@@ -205,8 +220,8 @@ async fn record_end(shared: &Shared, job: DeliveryJob, reason: &str) {
 }
 
 /// Ends what was held for too long. The oldest of the partition stand first, whosever they are.
-pub(super) fn expire(shared: Arc<Shared>, partition: u16) -> BoxFuture<'static, Settled> {
-    async move {
+pub(super) fn expire(shared: Arc<Shared>, partition: u16) -> Settling {
+    let expiring = async move {
         let more = match expire_some(&shared, partition).await {
             Ok(more) => more,
             Err(error) => {
@@ -215,15 +230,16 @@ pub(super) fn expire(shared: Arc<Shared>, partition: u16) -> BoxFuture<'static, 
             }
         };
         Settled::Held(HeldSettled::Expired { more })
-    }
-    .boxed()
+    };
+    surviving(expiring, || {
+        Settled::Held(HeldSettled::Expired { more: false })
+    })
 }
 
 async fn expire_some(shared: &Shared, partition: u16) -> Result<bool, BusError> {
     let filter = format!("wh.held.{partition}.>");
     let first = ReadFrom::Seq(1);
-    let limit = i64::try_from(shared.settings.hold_max_age.as_micros()).unwrap_or(i64::MAX);
-    let before = shared.clock.now_micros().saturating_sub(limit);
+    let before = expired_before(shared);
     // One first: mostly there is nothing.
     for most in [1, PER_STEP] {
         let mut found = shared
@@ -255,6 +271,21 @@ async fn expire_some(shared: &Shared, partition: u16) -> Result<bool, BusError> 
     Ok(false)
 }
 
+/// What has been held since before this time was held for too long.
+fn expired_before(shared: &Shared) -> i64 {
+    let limit = i64::try_from(shared.settings.hold_max_age.as_micros()).unwrap_or(i64::MAX);
+    shared.clock.now_micros().saturating_sub(limit)
+}
+
+/// Whether a delivery has been held for too long, since it was held for the first time.
+fn is_expired(held_at: i64, published_micros: i64, before: i64) -> bool {
+    let since = match held_at {
+        0 => published_micros,
+        first => first.min(published_micros),
+    };
+    since < before
+}
+
 /// Keeps a held message that nobody can read, so that it does not stop those behind it.
 async fn bury(shared: &Shared, message: StoredMessage, reason: String) -> Result<(), BusError> {
     let letter = DeadLetter {
@@ -275,4 +306,28 @@ async fn bury(shared: &Shared, message: StoredMessage, reason: String) -> Result
         .remove(names::HELD, message.seq)
         .await
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_expired;
+
+    #[test]
+    fn a_delivery_is_held_since_it_was_held_first() {
+        for (held_at, published, before, expected) in [
+            (0, 10, 10, false),
+            (0, 9, 10, true),
+            // Written anew after each failed probe.
+            (9, 50, 10, true),
+            (10, 50, 10, false),
+            // By two clocks that disagree.
+            (50, 9, 10, true),
+        ] {
+            assert_eq!(
+                is_expired(held_at, published, before),
+                expected,
+                "{held_at} {published}"
+            );
+        }
+    }
 }

@@ -8,7 +8,6 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, future::BoxFuture};
 use prost::Message as _;
 use tokio::{sync::broadcast, time::Instant};
 use uuid::Uuid;
@@ -17,7 +16,11 @@ use webhooks_domain::ids;
 use webhooks_proto::internal::v1::DeliveryJob;
 
 use super::{HeldSettled, PER_STEP};
-use crate::{partition_io::Settled, shared::Shared};
+use crate::{
+    panics::surviving,
+    partition_io::{Settled, Settling},
+    shared::Shared,
+};
 
 /// Reads in search of one delivery; one that was held much later than accepted waits for a sweep.
 const PAGES: usize = 8;
@@ -64,7 +67,7 @@ impl TakenBack {
         partition: u16,
         is_ours: impl Fn(Uuid) -> bool,
         now: Instant,
-    ) -> Option<BoxFuture<'static, Settled>> {
+    ) -> Option<Settling> {
         loop {
             match self.marks.try_recv() {
                 Ok(mark) if !is_ours(mark.webhook) => {}
@@ -87,7 +90,8 @@ impl TakenBack {
         }
         self.working = true;
         let shared = shared.clone();
-        Some(
+        let failed = || Settled::Held(HeldSettled::TakenBack(Some(Some(1))));
+        Some(surviving(
             async move {
                 let swept = match look {
                     Look::For(mark) => find(&shared, partition, mark).await.map(|()| None),
@@ -97,9 +101,9 @@ impl TakenBack {
                     tracing::debug!(%error, partition, "held deliveries not looked through for cancelled ones");
                     Some(Some(1))
                 })))
-            }
-            .boxed(),
-        )
+            },
+            failed,
+        ))
     }
 
     /// A look has ended; `Some` = it was a sweep's step, or failed, and the sweep goes on from there.

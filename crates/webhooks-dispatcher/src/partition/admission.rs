@@ -1,10 +1,19 @@
 //! Where a delivery in hand goes: to its endpoint's line and from there onto the wire, or elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::task::JoinSet;
 use uuid::Uuid;
-use webhooks_domain::webhook::WebhookStatus;
+use webhooks_domain::{
+    ids,
+    webhook::{StatusReason, WebhookStatus},
+};
+use webhooks_proto::internal::v1::HeldChoice;
 
 use super::{
     Mode, OnTheWire, Partition,
@@ -12,15 +21,15 @@ use super::{
 };
 use crate::{
     attempt::{self, Attempted},
-    endpoint::{Admission, Endpoint, Parking, Startable},
+    endpoint::{Admission, Allowed, Endpoint, Flush, Parking, Startable},
     fair::Place,
     held::reason,
-    job::{Job, Lane},
+    job::{Job, Lane, Owed},
     line::{Rank, Release},
+    panics::surviving,
     parked,
-    partition_io::{self as io, Settled},
+    partition_io::{self as io, Settled, Settling},
     registry::Target,
-    shared::Shared,
 };
 
 /// Deliveries of a partition that are being parked at a time. The server takes the messages of a
@@ -30,7 +39,22 @@ const PARKS_AT_ONCE: usize = 8;
 
 impl Partition {
     /// Finds the place of a delivery in hand: on the wire, in its endpoint's queue, or elsewhere.
+    ///
+    /// # Panics
+    /// When finding it does. What is in memory may be in pieces then, so the partition must begin anew;
+    /// the delivery is counted, and given up when it has done so too often.
     pub(super) fn admit(&mut self, job: Job) {
+        let (key, delivery) = job.owed_by();
+        if self.mode == Mode::Owning && self.shared.panics.is_poison(delivery) {
+            return self.give_up(key, delivery);
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.place(job))) {
+            self.shared.panics.count(delivery);
+            resume_unwind(panic);
+        }
+    }
+
+    fn place(&mut self, job: Job) {
         if self.mode != Mode::Owning {
             return self.hand_back(job);
         }
@@ -39,30 +63,25 @@ impl Partition {
         }
         let Some(target) = self.shared.registry.get(job.webhook) else {
             // Perhaps our view lags behind fan-out's.
-            return self.settling.push(io::look_again(self.shared.clone(), job));
+            return self.look_again(job);
         };
         if self.shared.cancelled.contains(job.delivery) {
             self.probe_is_no_more(&job);
-            let (webhook, rank) = (job.webhook, job.rank());
-            let cancelled = io::cancel(self.shared.clone(), job, reason::CANCELLED);
-            return self.leave(webhook, rank, cancelled);
+            return self.cancel(job, reason::CANCELLED);
+        }
+        if self.is_discarded(&job, &target) {
+            return self.cancel(job, reason::DISCARDED);
         }
         match self.gate(&job, &target) {
             Gate::Send => {}
             Gate::Hold => {
-                let (webhook, rank) = (job.webhook, job.rank());
-                self.held.noted(webhook);
+                self.held.noted(job.webhook);
+                let place = (job.owed_by(), job.webhook, job.rank());
                 let held = io::hold(self.shared.clone(), self.partition, job);
-                return self.leave(webhook, rank, held);
+                return self.leave(place, held);
             }
-            Gate::Cancel => {
-                let (webhook, rank) = (job.webhook, job.rank());
-                let cancelled = io::cancel(self.shared.clone(), job, reason::DISABLED);
-                return self.leave(webhook, rank, cancelled);
-            }
-            Gate::LookAgain => {
-                return self.settling.push(io::look_again(self.shared.clone(), job));
-            }
+            Gate::LookAgain => return self.look_again(job),
+            Gate::Cancel => return self.cancel(job, reason::DISABLED),
         }
         // A webhook that is well again needs no probe.
         let probe = job.probe && !self.is_active(job.webhook);
@@ -80,8 +99,12 @@ impl Partition {
 
     /// The endpoint of a webhook, with what it may do now.
     pub(super) fn endpoint(&mut self, webhook: Uuid, target: &Target) -> &mut Endpoint<Job> {
-        let queue = self.shared.settings.limits.endpoint_queue;
         let allowed = self.allowed(webhook, target);
+        self.endpoint_with(webhook, allowed)
+    }
+
+    fn endpoint_with(&mut self, webhook: Uuid, allowed: Allowed) -> &mut Endpoint<Job> {
+        let queue = self.shared.settings.limits.endpoint_queue;
         let (now, since) = (self.shared.clock.now_micros(), self.owned_since);
         let endpoint = self
             .endpoints
@@ -91,10 +114,25 @@ impl Partition {
         endpoint
     }
 
-    /// A quarter of what is free at most: many slow ones together leave room for the others.
+    /// A quarter of what is free at most: many slow ones together leave room for the others. Free are
+    /// the places of the partition's window, and the bytes of the process.
     pub(super) fn share(&self) -> usize {
         let window = self.shared.settings.limits.partition_window;
-        window.saturating_sub(self.outstanding.len()) / 4
+        let places = window.saturating_sub(self.outstanding.len());
+        places.min(self.shared.budget.room()) / 4
+    }
+
+    /// Looks at the newest configuration before the delivery goes on.
+    fn look_again(&mut self, job: Job) {
+        let (owed, shared) = (job.owed_by(), self.shared.clone());
+        self.settle(owed, io::look_again(shared, job));
+    }
+
+    /// Ends a delivery without having sent it.
+    fn cancel(&mut self, job: Job, reason: &'static str) {
+        let place = (job.owed_by(), job.webhook, job.rank());
+        let cancelled = io::cancel(self.shared.clone(), job, reason);
+        self.leave(place, cancelled);
     }
 
     /// The delivery is in hand already: this message is looked at when that one has gone on.
@@ -107,20 +145,16 @@ impl Partition {
     }
 
     /// A delivery that is no longer its endpoint's to send; those behind it may go on then.
-    pub(super) fn leave(
-        &mut self,
-        webhook: Uuid,
-        rank: Rank,
-        leaving: futures::future::BoxFuture<'static, Settled>,
-    ) {
-        self.settling.push(Box::pin(async move {
+    pub(super) fn leave(&mut self, (owed, webhook, rank): (Owed, Uuid, Rank), leaving: Settling) {
+        let left = async move {
             let then = Box::new(leaving.await);
             Settled::Left {
                 webhook,
                 rank,
                 then,
             }
-        }));
+        };
+        self.settle(owed, Box::pin(left));
     }
 
     /// Takes over what a webhook may do now; what is parked may have to go another way.
@@ -129,21 +163,55 @@ impl Partition {
             Some(webhook) => vec![webhook],
             None => self.endpoints.keys().copied().collect(),
         };
+        if webhook.is_none() {
+            self.to_flush = self.unwanted();
+        }
         for webhook in changed {
             let target = self.shared.registry.get(webhook);
             let now = self.shared.clock.now_micros();
             let allowed = target
                 .as_deref()
                 .map(|target| self.allowed(webhook, target));
-            let wanted = self.is_wanted(webhook);
+            self.flush_unwanted(webhook);
+            let flush = self.flush_of(webhook);
             if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
                 if let Some(allowed) = allowed {
                     endpoint.allow(allowed, now);
                 }
-                endpoint.flush(wanted);
+                endpoint.flush(flush);
                 self.pump(webhook);
             }
         }
+    }
+
+    /// When what is scheduled of a webhook must not wait for its time, because it is not to go out then:
+    /// lets it go now, to be held or to end. Its endpoint may not be in memory: it was forgotten, or the
+    /// partition has just come.
+    pub(super) fn flush_unwanted(&mut self, webhook: Uuid) {
+        let partitions = self.shared.bus.settings().partitions;
+        if self.mode != Mode::Owning || ids::partition_of(webhook, partitions) != self.partition {
+            return;
+        }
+        let flush = self.flush_of(webhook);
+        if flush.is_none() {
+            return;
+        }
+        let target = self.shared.registry.get(webhook);
+        let endpoint = match &target {
+            Some(target) => self.endpoint(webhook, target),
+            None => self.endpoint_with(webhook, Allowed::NOTHING_KNOWN),
+        };
+        endpoint.flush(flush);
+        self.stalled.insert(webhook);
+    }
+
+    /// The partition's webhooks of which something scheduled may not be wanted.
+    pub(super) fn unwanted(&self) -> VecDeque<Uuid> {
+        let partitions = self.shared.bus.settings().partitions;
+        let ours = |id: &Uuid| ids::partition_of(*id, partitions) == self.partition;
+        let mut ids = self.shared.registry.ids();
+        ids.retain(|id| ours(id) && self.flush_of(*id).is_some());
+        ids.into()
     }
 
     /// Starts what an endpoint may start.
@@ -201,7 +269,13 @@ impl Partition {
                 // It changed since it was admitted.
                 endpoint.not_started();
                 endpoint.release(job.rank(), Release::Later(now));
-                self.settling.push(io::look_again(self.shared.clone(), job));
+                let (owed, shared) = (job.owed_by(), self.shared.clone());
+                let looked = io::look_again(shared, job);
+                self.settling
+                    .push(surviving(looked, move || Settled::Panicked {
+                        owed: vec![owed],
+                        parking: false,
+                    }));
                 continue;
             };
             if !self.shared.enter_wire(job.delivery) {
@@ -215,24 +289,37 @@ impl Partition {
                 self.waiting.insert(job, Duration::from_secs(1));
                 continue;
             }
-            start(&mut self.attempts, self.shared.clone(), job, target, place);
+            // Before the attempt's task: one that never begins must not leave the mark behind.
+            let wire = OnTheWire {
+                shared: self.shared.clone(),
+                delivery: job.delivery,
+                epoch: target.configured.epoch,
+            };
+            start(&mut self.attempts, wire, job, target, place);
         }
         self.wake(webhook);
     }
 
-    /// Whether somebody wants the deliveries of a webhook to go out. A pause by the breaker may be
-    /// short: what is parked stays where it is meanwhile.
-    pub(super) fn is_wanted(&self, webhook: Uuid) -> bool {
-        self.shared
-            .registry
-            .get(webhook)
-            .is_some_and(|target| target.configured.status == WebhookStatus::Active)
+    /// What of a webhook's schedules must not wait for its time. A pause by the breaker may be short:
+    /// what is scheduled stays where it is meanwhile.
+    pub(super) fn flush_of(&self, webhook: Uuid) -> Option<Flush> {
+        let Some(target) = self.shared.registry.get(webhook) else {
+            return Some(Flush::All);
+        };
+        let discards = target.held_choice == HeldChoice::Discard && target.held_choice_at > 0;
+        match self.health.status(webhook, &target) {
+            (WebhookStatus::Active, _) if discards => Some(Flush::Before(target.held_choice_at)),
+            (WebhookStatus::Active, _)
+            | (WebhookStatus::Paused, Some(StatusReason::DeliveryFailures)) => None,
+            (WebhookStatus::Paused | WebhookStatus::Disabled | WebhookStatus::AutoDisabled, _) => {
+                Some(Flush::All)
+            }
+        }
     }
 
     /// Lets parked deliveries of an endpoint go that has room for them.
     pub(super) fn wake(&mut self, webhook: Uuid) {
-        let limits = self.shared.settings.limits;
-        if self.mode != Mode::Owning || self.outstanding.len() >= limits.partition_window {
+        if self.mode != Mode::Owning || !self.has_room() {
             return;
         }
         let (share, now) = (self.share(), self.shared.clock.now_micros());
@@ -274,28 +361,29 @@ impl Partition {
         {
             self.parking += 1;
             let (shared, partition) = (self.shared.clone(), self.partition);
-            self.settling.push(match parking {
+            let owed = job.owed_by();
+            let parked = match parking {
                 Parking::Room(wait) => io::park(shared, partition, job, wait),
                 Parking::Behind(behind) => io::block(shared, partition, job, behind),
-            });
+            };
+            self.settling
+                .push(surviving(parked, move || Settled::Panicked {
+                    owed: vec![owed],
+                    parking: true,
+                }));
         }
     }
 }
 
 fn start(
     attempts: &mut JoinSet<(Attempted, OnTheWire)>,
-    shared: Arc<Shared>,
+    wire: OnTheWire,
     job: Job,
     target: Arc<Target>,
     place: Place,
 ) {
     attempts.spawn(async move {
-        let wire = OnTheWire {
-            shared: shared.clone(),
-            delivery: job.delivery,
-            epoch: target.configured.epoch,
-        };
-        let attempted = attempt::guarded(shared, job, target).await;
+        let attempted = attempt::guarded(wire.shared.clone(), job, target).await;
         // The place is free at once; the mark stays until the attempt is recorded.
         drop(place);
         (attempted, wire)

@@ -6,9 +6,10 @@ use std::{
 };
 
 use tokio::time::Instant;
+use uuid::Uuid;
 use webhooks_bus::Handover;
 
-use super::{BATCH, Mode, Order, Partition};
+use super::{Mode, Order, Partition};
 use crate::{
     endpoint::Endpoint,
     job::{Job, Lane, MessageKey},
@@ -25,8 +26,8 @@ const LEAVER_PATIENCE: Duration = Duration::from_secs(45);
 pub(super) struct Leaver {
     pub(super) name: String,
     named: HashSet<MessageKey>,
-    /// Those of them that have come to us.
-    deferred: HashMap<MessageKey, Job>,
+    /// Whose they are, of those of them that have come to us: their bytes stay in the stream.
+    deferred: HashMap<MessageKey, Uuid>,
     until: Instant,
     look_at: Instant,
 }
@@ -36,11 +37,8 @@ impl Partition {
     pub(super) fn defer(&mut self, key: MessageKey, job: &Job) -> bool {
         match &mut self.leaver {
             Some(leaver) if leaver.named.contains(&key) => {
-                leaver.deferred.insert(key, job.clone());
-                // Its request counts against the endpoint's cap until it has ended.
-                if let Some(target) = self.shared.registry.get(job.webhook) {
-                    self.endpoint(job.webhook, &target).foreign_began();
-                }
+                leaver.deferred.insert(key, job.webhook);
+                self.foreign_began(key, job.webhook);
                 true
             }
             _ => false,
@@ -76,31 +74,22 @@ impl Partition {
         let mut ended = Vec::new();
         for key in gone {
             leaver.named.remove(&key);
-            if let Some(job) = leaver.deferred.remove(&key) {
+            if let Some(webhook) = leaver.deferred.remove(&key) {
                 self.outstanding.remove(&key);
-                ended.push(job.webhook);
+                ended.push(webhook);
             }
         }
-        let left: Vec<Job> = match last {
-            true => std::mem::take(&mut leaver.deferred).into_values().collect(),
-            false => Vec::new(),
+        let left = match last {
+            true => std::mem::take(&mut leaver.deferred),
+            false => HashMap::new(),
         };
-        ended.extend(left.iter().map(|job| job.webhook));
+        ended.extend(left.values());
         for webhook in ended {
-            if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                endpoint.foreign_ended();
-            }
-            self.stalled.insert(webhook);
+            self.foreign_ended(webhook);
         }
         if last {
             self.leaver = None;
-            for jobs in left.chunks(BATCH) {
-                self.settling.push(io::recheck(
-                    self.shared.clone(),
-                    self.partition,
-                    jobs.to_vec(),
-                ));
-            }
+            self.take_up(left.into_keys().collect());
         }
     }
 
@@ -124,7 +113,9 @@ impl Partition {
         let mut passed_on = HashSet::new();
         if let Some(leaver) = self.leaver.take() {
             passed_on = leaver.named;
-            unstarted.extend(leaver.deferred.into_values());
+            for key in leaver.deferred.into_keys() {
+                self.outstanding.remove(&key);
+            }
         }
         // What elders of ours are still finishing stays theirs.
         passed_on.extend(self.kin.leave(&mut self.outstanding));
@@ -165,12 +156,9 @@ impl Partition {
     pub(super) fn hand_back(&mut self, job: Job) {
         let owes = job.ended.is_none();
         if owes && (job.made_progress() || self.named) {
-            self.settling.push(io::park(
-                self.shared.clone(),
-                self.partition,
-                job,
-                Duration::ZERO,
-            ));
+            let (owed, shared) = (job.owed_by(), self.shared.clone());
+            let parked = io::park(shared, self.partition, job, Duration::ZERO);
+            self.settle(owed, parked);
         } else {
             self.outstanding.remove(&job.key);
             self.ending.let_go(job.key);

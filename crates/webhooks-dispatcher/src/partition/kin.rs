@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{BATCH, Outstanding, Partition};
 use crate::{
@@ -14,15 +14,15 @@ use crate::{
     partition_io as io,
 };
 
-/// How long they are given: an attempt's deadline, its record, and some. It only matters when one of
-/// them stands still.
+/// How long one of them may be silent before what it had in hand goes on without it: it stands still,
+/// or has ended. As long as it turns it keeps what it has, however long NATS takes to store it.
 const ELDERS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Those before us, and what of theirs has come to us.
 pub(super) struct Kin {
     elders: Vec<Elder>,
-    deferred: HashMap<MessageKey, Job>,
-    until: Instant,
+    /// Whose it is, by message: its bytes stay in the stream.
+    deferred: HashMap<MessageKey, Uuid>,
 }
 
 impl Kin {
@@ -30,7 +30,6 @@ impl Kin {
         Self {
             elders,
             deferred: HashMap::new(),
-            until: Instant::now() + ELDERS_PATIENCE,
         }
     }
 
@@ -76,14 +75,30 @@ impl Partition {
                 true
             }
             Fate::Held => {
-                self.kin.deferred.insert(key, job.clone());
-                // Its request counts against the endpoint's cap until it has ended.
-                if let Some(target) = self.shared.registry.get(job.webhook) {
-                    self.endpoint(job.webhook, &target).foreign_began();
-                }
+                self.kin.deferred.insert(key, job.webhook);
+                self.foreign_began(key, job.webhook);
                 true
             }
         }
+    }
+
+    /// A message that another has in hand. Its request counts against the endpoint's cap until it has
+    /// ended, its bytes not against our budget: they are dropped here.
+    pub(super) fn foreign_began(&mut self, key: MessageKey, webhook: Uuid) {
+        if let Some(outstanding) = self.outstanding.get_mut(&key) {
+            outstanding.part = None;
+        }
+        if let Some(target) = self.shared.registry.get(webhook) {
+            self.endpoint(webhook, &target).foreign_began();
+        }
+    }
+
+    /// The other has ended with it.
+    pub(super) fn foreign_ended(&mut self, webhook: Uuid) {
+        if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+            endpoint.foreign_ended();
+        }
+        self.stalled.insert(webhook);
     }
 
     /// Looks what elders have finished; what they let go goes on here.
@@ -91,34 +106,35 @@ impl Partition {
         if self.kin.elders.is_empty() {
             return;
         }
-        let late = Instant::now() >= self.kin.until;
+        // Not as soon as they have ended: what they have done may still be on its way to us.
+        self.kin
+            .elders
+            .retain(|elder| !elder.is_silent(ELDERS_PATIENCE));
         let mut left = Vec::new();
         let all: Vec<MessageKey> = self.kin.deferred.keys().copied().collect();
         for key in all {
             let fate = self.kin.fate(key);
-            if fate == Fate::Held && !late {
+            if fate == Fate::Held {
                 continue;
             }
-            let Some(job) = self.kin.deferred.remove(&key) else {
+            let Some(webhook) = self.kin.deferred.remove(&key) else {
                 continue;
             };
-            if let Some(endpoint) = self.endpoints.get_mut(&job.webhook) {
-                endpoint.foreign_ended();
-            }
-            self.stalled.insert(job.webhook);
+            self.foreign_ended(webhook);
             match fate {
                 Fate::Done => self.acknowledge(key).await,
-                Fate::Free | Fate::Held => left.push(job),
+                Fate::Free | Fate::Held => left.push(key),
             }
         }
-        for jobs in left.chunks(BATCH) {
+        self.take_up(left);
+    }
+
+    /// Goes on with messages that another has let go: they are read anew.
+    pub(super) fn take_up(&mut self, keys: Vec<MessageKey>) {
+        for keys in keys.chunks(BATCH) {
             let (shared, partition) = (self.shared.clone(), self.partition);
             self.settling
-                .push(io::recheck(shared, partition, jobs.to_vec()));
-        }
-        // Not as soon as they have ended: what they have done may still be on its way to us.
-        if late {
-            self.kin.elders.clear();
+                .push(io::take_up(shared, partition, keys.to_vec()));
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What follows when an attempt has ended, and when something about a delivery has become durable.
 
 use uuid::Uuid;
-use webhooks_domain::retry::Next;
+use webhooks_domain::{endpoint::FailureClass, retry::Next};
 
-use super::{Mode, OnTheWire, Partition, REMEMBERED};
+use super::{Mode, OnTheWire, Partition};
 use crate::{
     attempt::Attempted,
-    job::MessageKey,
+    job::{MessageKey, Over, Owed},
     line::{Rank, Release},
+    panics::{self, surviving},
     partition_io::{self as io, Settled},
 };
 
@@ -17,7 +18,12 @@ impl Partition {
         let (webhook, rank) = (attempted.job.webhook, attempted.job.rank());
         let now = self.shared.clock.now_micros();
         if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-            endpoint.ended(attempted.result.timings.total, now);
+            match attempted.result.class {
+                // What one delivery does to us says nothing about the next one.
+                Some(FailureClass::Ours) if attempted.panicked => endpoint.not_started(),
+                Some(FailureClass::Ours) => endpoint.own_fault(now, rand::random()),
+                _ => endpoint.ended(attempted.result.timings.total, now),
+            }
         }
         let counted = self.count(&attempted, wire.epoch);
         self.pump(webhook);
@@ -36,20 +42,27 @@ impl Partition {
                 Release::Later(now.saturating_add(delay))
             }
         };
+        let owed = attempted.job.owed_by();
         let recorded = io::record(self.shared.clone(), self.partition, attempted, in_memory);
-        self.settling.push(Box::pin(async move {
+        let settled = move |then| Settled::Recorded {
+            webhook,
+            rank,
+            release,
+            then: Box::new(then),
+        };
+        let work = async move {
             let then = match counted {
                 Some(counted) => tokio::join!(recorded, counted).0,
                 None => recorded.await,
             };
-            let then = Box::new(then);
             drop(wire);
-            Settled::Recorded {
-                webhook,
-                rank,
-                release,
-                then,
-            }
+            settled(then)
+        };
+        self.settling.push(surviving(work, move || {
+            settled(Settled::Panicked {
+                owed: vec![owed],
+                parking: false,
+            })
         }));
     }
 
@@ -64,6 +77,9 @@ impl Partition {
                 then,
             } => {
                 self.release(webhook, rank, release);
+                if let Release::Later(_) = release {
+                    self.flush_unwanted(webhook);
+                }
                 *then
             }
             Settled::Left {
@@ -80,11 +96,8 @@ impl Partition {
         };
         match settled {
             Settled::Done { key, finished } => {
-                if let Some(finished) = finished {
-                    if self.finished.len() >= REMEMBERED {
-                        self.finished.pop_front();
-                    }
-                    self.finished.push_back(finished);
+                if let Some((delivery, attempt)) = finished {
+                    self.shared.finished.add(delivery, attempt);
                 }
                 self.acknowledge(key).await;
             }
@@ -97,15 +110,51 @@ impl Partition {
             }
             Settled::Admit(jobs) => {
                 for job in jobs {
-                    if job.over {
-                        self.probe_is_no_more(&job);
-                        let release = job.comes_again.map_or(Release::Finished, Release::Later);
+                    let release = match job.over {
+                        None => {
+                            self.admit(job);
+                            continue;
+                        }
+                        Some(Over::Ended) => Some(Release::Finished),
+                        Some(Over::ComesAgain(at)) => Some(Release::Later(at)),
+                        Some(Over::Known) => None,
+                    };
+                    self.probe_is_no_more(&job);
+                    if let Some(release) = release {
                         self.release(job.webhook, job.rank(), release);
-                        self.acknowledge(job.key).await;
-                    } else {
-                        self.admit(job);
+                    }
+                    self.acknowledge(job.key).await;
+                }
+            }
+            Settled::TakenUp { found, gone } => {
+                for key in gone {
+                    self.acknowledge(key).await;
+                }
+                for job in &found {
+                    if let Some(outstanding) = self.outstanding.get_mut(&job.key) {
+                        outstanding.part = Some(self.shared.budget.take(job.body.len()));
                     }
                 }
+                self.recheck(found);
+            }
+            Settled::Repeats {
+                key,
+                webhook,
+                rank,
+                schedule,
+                due,
+            } => {
+                if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
+                    // In its place in the order, if there is one.
+                    endpoint.line().park(rank, due);
+                    endpoint.parked_as(rank, schedule);
+                }
+                self.acknowledge(key).await;
+            }
+            Settled::Panicked { owed, parking } => self.panicked(owed, parking),
+            Settled::Removed => {
+                self.removing = false;
+                self.remove_next();
             }
             Settled::Parked {
                 key,
@@ -115,17 +164,18 @@ impl Partition {
             } => {
                 self.parking = self.parking.saturating_sub(1);
                 self.park_next();
-                let wanted = self.is_wanted(webhook);
+                let flush = self.flush_of(webhook);
                 if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
                     endpoint.parked_as(rank, schedule);
-                    endpoint.flush(wanted);
+                    endpoint.flush(flush);
                 }
                 self.acknowledge(key).await;
                 self.wake(webhook);
             }
             Settled::Woken { webhook, woken } => {
+                let now = self.shared.clock.now_micros();
                 if let Some(endpoint) = self.endpoints.get_mut(&webhook) {
-                    endpoint.woken(woken);
+                    endpoint.woken(woken, now);
                     if endpoint.is_flushing() {
                         // The next tick lets the next ones go.
                         self.stalled.insert(webhook);
@@ -164,9 +214,51 @@ impl Partition {
             tracing::debug!(%error, "acknowledgement not sent; the message comes again");
         }
         if self.mode == Mode::Ending {
-            // The consumer is another by now, so the acknowledgement may have met nobody.
-            io::remove(&self.shared.bus, self.partition, key).await;
+            // The consumer is another by now, so the acknowledgement may have met nobody. Those who
+            // come after us need not wait for that: what came of it is durable.
             self.ending.done(key);
+            self.to_remove.push(key);
+            self.remove_next();
         }
+    }
+
+    /// Removes what is finished, beside everything else: the stream may take seconds for it.
+    fn remove_next(&mut self) {
+        if self.removing || self.to_remove.is_empty() {
+            return;
+        }
+        self.removing = true;
+        let keys = std::mem::take(&mut self.to_remove);
+        self.settling
+            .push(io::remove(self.shared.clone(), self.partition, keys));
+    }
+
+    /// The handling of these deliveries panicked: they are taken up again, or given up.
+    fn panicked(&mut self, owed: Vec<Owed>, parking: bool) {
+        if parking {
+            self.parking = self.parking.saturating_sub(1);
+            self.park_next();
+        }
+        let mut again = Vec::new();
+        for (key, delivery) in owed {
+            if self.shared.panics.count(delivery) < panics::TRIES {
+                again.push(key);
+            } else {
+                self.give_up(key, delivery);
+            }
+        }
+        self.take_up(again);
+    }
+
+    /// Keeps a delivery as a dead letter that nobody can handle.
+    pub(super) fn give_up(&mut self, key: MessageKey, delivery: Uuid) {
+        let (shared, partition) = (self.shared.clone(), self.partition);
+        self.settling.push(surviving(
+            io::give_up(shared, partition, key, delivery),
+            || {
+                // Its message stays where it is, unacknowledged.
+                Settled::Nothing
+            },
+        ));
     }
 }

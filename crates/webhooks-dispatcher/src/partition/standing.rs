@@ -4,10 +4,12 @@
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::oneshot;
 use uuid::Uuid;
+use webhooks_bus::FIRE_MARGIN;
 use webhooks_domain::{
     ids::Trigger,
     webhook::{StatusReason, WebhookStatus},
 };
+use webhooks_proto::internal::v1::HeldChoice;
 
 use super::{Mode, Partition};
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     endpoint::Allowed,
     health::{self, Effect, HealthSettled},
     held::{HeldSettled, PER_STEP, View, Work, surplus, work_for},
-    job::{Bound, Job},
+    job::{Bound, Job, Lane},
     partition_io::Settled,
     registry::Target,
 };
@@ -59,11 +61,29 @@ pub(super) fn gate(
     }
 }
 
+/// Whether a delivery waited on RETRIES at this time, so close to its own that it was left to come by
+/// itself.
+fn was_waiting(job: &Job, at_micros: i64) -> bool {
+    let margin = i64::try_from(FIRE_MARGIN.as_micros()).unwrap_or(i64::MAX);
+    job.key.0 == Lane::Due
+        && job.trigger != Trigger::Test
+        && job.reference.created_at < at_micros
+        && job.due_micros <= at_micros.saturating_add(margin)
+}
+
 impl Partition {
     /// Where a delivery goes, by the status in force.
     pub(super) fn gate(&self, job: &Job, target: &Target) -> Gate {
         let status = self.health.status(job.webhook, target);
         gate(status, job.probe, job.trigger, job.bound(target))
+    }
+
+    /// Whether a person has discarded a delivery, with all that its webhook was owed: it was marked
+    /// when its schedule was let go, or that had fired just then.
+    pub(super) fn is_discarded(&self, job: &Job, target: &Target) -> bool {
+        let status = self.health.status(job.webhook, target).0;
+        let chosen = target.held_choice == HeldChoice::Discard && status == WebhookStatus::Active;
+        job.discarded || (chosen && was_waiting(job, target.held_choice_at))
     }
 
     /// Whether deliveries of a webhook go out as they come.
@@ -114,18 +134,17 @@ impl Partition {
             let effect = self.health.ended(job.webhook, job.workspace, ended);
             durable = self.after(job.webhook, effect);
         }
-        self.settling.push(
-            async move {
-                if let Some(durable) = durable {
-                    waiting_for(durable).await;
-                }
-                Settled::Done {
-                    key: job.key,
-                    finished: None,
-                }
+        let (owed, key) = (job.owed_by(), job.key);
+        let counted = async move {
+            if let Some(durable) = durable {
+                waiting_for(durable).await;
             }
-            .boxed(),
-        );
+            Settled::Done {
+                key,
+                finished: None,
+            }
+        };
+        self.settle(owed, counted.boxed());
     }
 
     /// Does what follows from an input; returns what it is to be waited for.
@@ -149,6 +168,7 @@ impl Partition {
                 self.endpoint(webhook, &target);
             }
             self.stalled.insert(webhook);
+            self.webhook_changed(Some(webhook));
             return;
         }
         let waiting = match self.endpoints.get_mut(&webhook) {
@@ -158,6 +178,8 @@ impl Partition {
         for (job, _) in waiting {
             self.admit(job);
         }
+        // And what is scheduled, unless it is well again soon.
+        self.webhook_changed(Some(webhook));
     }
 
     /// A webhook's configuration has changed (`None` = some were missed).
@@ -297,6 +319,40 @@ async fn waiting_for(durable: oneshot::Receiver<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_about_to_come_by_itself_when_a_person_discarded_it_is_discarded_too() {
+        use webhooks_proto::internal::v1::{DeliveryJob, DeliveryRef};
+        const SECOND: i64 = 1_000_000;
+        let chosen = 100 * SECOND;
+        for (lane, created, due, expected) in [
+            (Lane::Due, 90, 95, true),
+            (Lane::Due, 90, 102, true),
+            // It was let go before its time, or was scheduled after the choice.
+            (Lane::Due, 90, 103, false),
+            // Of an event after the choice.
+            (Lane::Due, 101, 102, false),
+            // Owed since fan-out: it had not waited.
+            (Lane::Fresh, 90, 0, false),
+        ] {
+            let job = crate::job::tests::job(
+                lane,
+                DeliveryJob {
+                    delivery: Some(DeliveryRef {
+                        created_at: created * SECOND,
+                        ..DeliveryRef::default()
+                    }),
+                    due_at: due * SECOND,
+                    ..DeliveryJob::default()
+                },
+            );
+            assert_eq!(
+                was_waiting(&job, chosen),
+                expected,
+                "{lane:?} {created} {due}"
+            );
+        }
+    }
 
     #[test]
     fn only_a_probe_and_a_test_go_to_a_paused_endpoint() {

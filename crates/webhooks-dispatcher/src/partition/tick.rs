@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Mode, Partition};
+use super::{FLUSHED_PER_TICK, Mode, Partition};
 use crate::partition_io::Settled;
 
 /// How often what is held unacknowledged is signalled as in progress (a third of `ack_wait`).
@@ -19,6 +19,13 @@ const KEPT_IN_MEMORY: usize = 1_024;
 
 impl Partition {
     pub(super) async fn tick(&mut self) {
+        self.ending.turned();
+        for _ in 0..FLUSHED_PER_TICK {
+            let Some(webhook) = self.to_flush.pop_front() else {
+                break;
+            };
+            self.flush_unwanted(webhook);
+        }
         for webhook in std::mem::take(&mut self.stalled) {
             self.pump(webhook);
         }

@@ -1,19 +1,21 @@
 //! Deliveries that go no further for now, or ever: held, cancelled, buried.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use webhooks_bus::{Outgoing, PublishError, Pulled, Stored, names, subjects};
-use webhooks_proto::v1;
+use uuid::Uuid;
+use webhooks_bus::{Outgoing, PublishError, Pulled, Stored, StoredMessage, names, subjects};
+use webhooks_proto::{internal::v1::DeadLetter, v1};
 
 use super::{
     Settled, Settling,
+    consumers::stream_of,
     schedule::{PUBLISH_PAUSE, PUBLISH_WITHIN, now_in, schedule},
 };
 use crate::{
     held::reason,
     job::{Job, MessageKey},
-    report,
+    panics, report,
     shared::Shared,
 };
 
@@ -30,6 +32,12 @@ pub(super) async fn write_held(
     // That it is held is told instead of that it is blocked.
     let held = Job {
         waits_for: None,
+        // Whether the next one is a probe is seen when it leaves.
+        probe: false,
+        held_at: match job.held_at {
+            0 => shared.clock.now_micros(),
+            first => first,
+        },
         ..job.clone()
     };
     let bytes = held.encode(job.attempt, job.park + 1, 0);
@@ -130,4 +138,72 @@ pub(crate) fn bury(
         }
     }
     .boxed()
+}
+
+/// Keeps a delivery as a dead letter whose handling panics each time, and records that it has ended.
+pub(crate) fn give_up(
+    shared: Arc<Shared>,
+    partition: u16,
+    key: MessageKey,
+    delivery: Uuid,
+) -> Settling {
+    async move {
+        let stored = bury_stored(&shared, partition, key).await;
+        shared.panics.forget(delivery);
+        let job = stored.map(|stored| Job::decode_stored(key.0, &stored));
+        if let Some(Ok(job)) = job
+            && job.ended.is_none()
+        {
+            let now = shared.clock.now_micros();
+            let mut report = report::without_attempt(&job, v1::DeliveryState::Failed, now);
+            report.reason = reason::DEAD_LETTER.to_owned();
+            // The letter is kept: should this panic too, it is all there is.
+            let recorded = AssertUnwindSafe(shared.reporter.record(report)).catch_unwind();
+            if recorded.await.is_err() {
+                tracing::error!(delivery.id = %delivery, "a dead letter is not recorded");
+            }
+        }
+        Settled::Done {
+            key,
+            finished: None,
+        }
+    }
+    .boxed()
+}
+
+/// Keeps a message as a dead letter as it stands in its stream, if it still does.
+pub(super) async fn bury_stored(
+    shared: &Shared,
+    partition: u16,
+    key: MessageKey,
+) -> Option<StoredMessage> {
+    let stream = stream_of(partition, key.0);
+    loop {
+        let stored = match shared.bus.get(&stream, key.1).await {
+            Ok(stored) => stored?,
+            Err(error) => {
+                tracing::warn!(%error, stream, "message of a dead letter not read yet");
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+                continue;
+            }
+        };
+        let letter = DeadLetter {
+            source: "dispatcher".to_owned(),
+            reason: "panicked".to_owned(),
+            detail: format!("handling it panicked {} times", panics::TRIES),
+            stream: stream.clone(),
+            subject: stored.subject.clone(),
+            stream_seq: key.1,
+            payload: stored.payload.clone(),
+            headers: Vec::new(),
+            at: shared.clock.now_micros(),
+        };
+        match shared.bus.bury(letter).await {
+            Ok(()) => return Some(stored),
+            Err(error) => {
+                tracing::warn!(%error, "dead letter not kept yet");
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+            }
+        }
+    }
 }

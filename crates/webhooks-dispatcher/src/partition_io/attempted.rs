@@ -9,8 +9,8 @@ use webhooks_proto::v1;
 
 use super::{
     Settled, Settling,
-    aside::{HOLD_AGAIN_AFTER, write_held},
-    schedule::{PUBLISH_PAUSE, now_in, schedule},
+    aside::{HOLD_AGAIN_AFTER, bury_stored, write_held},
+    schedule::{PUBLISH_PAUSE, now_in, park_until, schedule},
 };
 use crate::{
     attempt::Attempted,
@@ -33,6 +33,7 @@ pub(crate) fn record(
             started_micros,
             result,
             next,
+            panicked,
         } = attempted;
         // The report of an attempt takes away that it was blocked.
         let job = Job {
@@ -57,6 +58,16 @@ pub(crate) fn record(
         let report = report::of_attempt(&job, &execution, &result, state, next_at, now);
         let recorded = shared.reporter.record(report);
         match next {
+            Some(Next::GiveUp) if panicked => {
+                bury_stored(&shared, partition, job.key).await;
+                recorded.await;
+                shared.panics.forget(job.delivery);
+                Settled::Done {
+                    key: job.key,
+                    // Whoever sends the letter on its way again means it.
+                    finished: None,
+                }
+            }
             None | Some(Next::GiveUp) => {
                 recorded.await;
                 Settled::Done {
@@ -66,7 +77,11 @@ pub(crate) fn record(
             }
             Some(Next::Retry { attempt, .. }) if job.probe => {
                 let (key, made) = (job.key, (job.delivery, job.attempt));
-                let next = Job { attempt, ..job };
+                let next = Job {
+                    attempt,
+                    own_faults: 0,
+                    ..job
+                };
                 // First, so that what is recorded as held is there.
                 while let Err(error) = write_held(&shared, partition, &next).await {
                     tracing::warn!(%error, delivery.id = %next.delivery, "delivery not held yet");
@@ -89,7 +104,11 @@ pub(crate) fn record(
                 let left =
                     delay.saturating_sub(Duration::from_micros(u64::try_from(gone).unwrap_or(0)));
                 Settled::Again {
-                    job: Box::new(Job { attempt, ..job }),
+                    job: Box::new(Job {
+                        attempt,
+                        own_faults: 0,
+                        ..job
+                    }),
                     delay: left,
                 }
             }
@@ -103,18 +122,20 @@ pub(crate) fn record(
             }
             Some(Next::Again { delay }) => {
                 debug_assert_eq!(result.class, Some(FailureClass::Ours));
-                let scheduled = schedule(
-                    &shared,
-                    partition,
-                    &job,
-                    job.attempt,
-                    job.park + 1,
-                    due(delay),
-                );
-                tokio::join!(recorded, scheduled);
-                Settled::Done {
-                    key: job.key,
-                    finished: None,
+                let again = Job {
+                    own_faults: job.own_faults.saturating_add(1),
+                    ..job
+                };
+                // As one that is parked: when our fault is over, it need not wait for its time.
+                let due = due(delay);
+                let scheduled = park_until(&shared, partition, &again, due);
+                let ((), stored) = tokio::join!(recorded, scheduled);
+                Settled::Repeats {
+                    key: again.key,
+                    webhook: again.webhook,
+                    rank: again.rank(),
+                    schedule: stored.seq,
+                    due,
                 }
             }
         }

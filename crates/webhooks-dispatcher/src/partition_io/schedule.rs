@@ -25,9 +25,7 @@ pub(super) const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) fn park(shared: Arc<Shared>, partition: u16, job: Job, wait: Duration) -> Settling {
     async move {
         let due = now_in(&shared, wait);
-        let park = job.park + 1;
-        let subject = subjects::parked(partition, job.webhook, job.delivery, job.attempt, park);
-        let stored = publish_at(&shared, partition, &job, subject, job.attempt, park, due).await;
+        let stored = park_until(&shared, partition, &job, due).await;
         Settled::Parked {
             key: job.key,
             webhook: job.webhook,
@@ -36,6 +34,27 @@ pub(crate) fn park(shared: Arc<Shared>, partition: u16, job: Job, wait: Duration
         }
     }
     .boxed()
+}
+
+/// Writes a delivery to RETRIES until `due_micros`; it may go before, and its attempt is not consumed.
+pub(super) async fn park_until(
+    shared: &Shared,
+    partition: u16,
+    job: &Job,
+    due_micros: i64,
+) -> Stored {
+    let park = job.park + 1;
+    let subject = subjects::parked(partition, job.webhook, job.delivery, job.attempt, park);
+    publish_at(
+        shared,
+        partition,
+        job,
+        subject,
+        job.attempt,
+        park,
+        due_micros,
+    )
+    .await
 }
 
 /// Parks a delivery that waits behind a failing one of its key, and tells of it when that is news.

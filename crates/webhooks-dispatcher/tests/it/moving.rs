@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use prost::Message as _;
 use uuid::Uuid;
 use webhooks_devstack::wait_until;
 use webhooks_proto::{
-    internal::v1::{PartitionLease, Status},
+    internal::v1::{DeliveryJob, PartitionLease, Status},
     v1::DeliveryState,
 };
 
@@ -77,33 +77,7 @@ fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_h
         world.until_count(8).await?;
         // Twice in a row, while eight requests hang.
         for _ in 0..2 {
-            for partition in 0..16 {
-                let subject = format!("$KV.LEASES.p.{partition}");
-                let found = world.bus.get_last("KV_LEASES", &subject).await?;
-                let found = found.context("a partition without an owner")?;
-                let mut lease = PartitionLease::decode(found.payload)?;
-                lease.owner = "ghost".to_owned();
-                lease.epoch += 1;
-                let message = webhooks_bus::Outgoing::new(
-                    subject,
-                    &format!("ghost-{partition}-{}", lease.epoch),
-                    lease.encode_to_vec().into(),
-                );
-                world.bus.publish(message, LIMIT).await?;
-            }
-            let retaken = async || {
-                for partition in 0..16 {
-                    let subject = format!("$KV.LEASES.p.{partition}");
-                    let found = world.bus.get_last("KV_LEASES", &subject).await;
-                    let found = found.map_err(|error| error.to_string())?;
-                    let lease = found.map(|found| PartitionLease::decode(found.payload));
-                    if !lease.is_some_and(|one| one.is_ok_and(|one| one.owner.starts_with("d-"))) {
-                        return Err(format!("partition {partition} is not taken"));
-                    }
-                }
-                Ok(())
-            };
-            wait_until("every partition taken again", LIMIT, retaken).await?;
+            world.lose_all_partitions().await?;
         }
         for delivery in owed {
             world
@@ -112,6 +86,34 @@ fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_h
         }
         world.until_settled().await?;
         ensure_eq(world.receiver.requests().len(), 12)?;
+        dispatcher.stop().await
+    });
+}
+
+#[test]
+fn what_a_process_has_finished_it_knows_when_a_partition_comes_back_to_it() {
+    check(async {
+        let world = World::start().await?;
+        let dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        world.webhook(webhook, "/ok", Status::Active).await?;
+        let job = world.job(webhook, "e");
+        let delivery = world.owe_job(&job).await?;
+        world
+            .until_state(delivery, DeliveryState::Delivered)
+            .await?;
+        // Its message comes once more, and nobody is there who could say what was recorded.
+        let again = DeliveryJob {
+            recheck: true,
+            ..job.clone()
+        };
+        world.owe_job(&again).await?;
+        world.until_settled().await?;
+        world.lose_all_partitions().await?;
+        world.owe_job(&again).await?;
+        world.owe_job(&job).await?;
+        world.until_settled().await?;
+        ensure_eq(world.receiver.count(), 1)?;
         dispatcher.stop().await
     });
 }

@@ -18,7 +18,10 @@ use webhooks_domain::{
 };
 use webhooks_loadgen::receiver::{Receiver, ReceiverOptions};
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryRef, DeliveryReport, SealedSecret, Status, WebhookConfig},
+    internal::v1::{
+        DeliveryJob, DeliveryRef, DeliveryReport, PartitionLease, SealedSecret, Status,
+        WebhookConfig,
+    },
     v1::{DeliveryState, Trigger},
 };
 use webhooks_runtime::{Context, Env, Settings as _, SystemClock};
@@ -220,6 +223,38 @@ impl World {
         Ok(self.writer.put_webhook(&config).await?)
     }
 
+    /// Takes every partition from its owner, and waits until dispatchers have taken them again.
+    pub(crate) async fn lose_all_partitions(&self) -> anyhow::Result<()> {
+        use prost::Message as _;
+        for partition in 0..16 {
+            let subject = format!("$KV.LEASES.p.{partition}");
+            let found = self.bus.get_last("KV_LEASES", &subject).await?;
+            let found = found.context("a partition without an owner")?;
+            let mut lease = PartitionLease::decode(found.payload)?;
+            lease.owner = "ghost".to_owned();
+            lease.epoch += 1;
+            let message = Outgoing::new(
+                subject,
+                &format!("ghost-{partition}-{}", lease.epoch),
+                lease.encode_to_vec().into(),
+            );
+            self.bus.publish(message, LIMIT).await?;
+        }
+        wait_until("every partition taken again", LIMIT, async || {
+            for partition in 0..16 {
+                let subject = format!("$KV.LEASES.p.{partition}");
+                let found = self.bus.get_last("KV_LEASES", &subject).await;
+                let found = found.map_err(|error| error.to_string())?;
+                let lease = found.map(|found| PartitionLease::decode(found.payload));
+                if !lease.is_some_and(|one| one.is_ok_and(|one| one.owner.starts_with("d-"))) {
+                    return Err(format!("partition {partition} is not taken"));
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     pub(crate) async fn delete(&self, id: Uuid) -> anyhow::Result<()> {
         Ok(self.writer.delete_webhook(self.workspace, id).await?)
     }
@@ -236,10 +271,16 @@ impl World {
         event: &str,
         facts: impl FnOnce(&mut DeliveryRef),
     ) -> anyhow::Result<Uuid> {
-        use prost::Message as _;
+        let mut job = self.job(webhook, event);
+        job.delivery.as_mut().map(facts);
+        self.owe_job(&job).await
+    }
+
+    /// What an event makes for a webhook.
+    pub(crate) fn job(&self, webhook: Uuid, event: &str) -> DeliveryJob {
         let now = SystemClock.now_micros();
         let delivery = ids::delivery_id(self.workspace, event, webhook, now);
-        let mut reference = DeliveryRef {
+        let reference = DeliveryRef {
             delivery_id: delivery.as_bytes().to_vec().into(),
             webhook_id: webhook.as_bytes().to_vec().into(),
             workspace_id: self.workspace.as_bytes().to_vec().into(),
@@ -249,17 +290,25 @@ impl World {
             created_at: now,
             ..DeliveryRef::default()
         };
-        facts(&mut reference);
-        let job = DeliveryJob {
+        DeliveryJob {
             delivery: Some(reference),
             attempt: 1,
             message_id: ids::message_id(self.workspace, event, webhook),
             body: format!(r#"{{"event":"{event}","webhook":{{"id":"{webhook}"}}}}"#).into(),
             ..DeliveryJob::default()
-        };
+        }
+    }
+
+    /// Owes this, as a message of its own each time.
+    pub(crate) async fn owe_job(&self, job: &DeliveryJob) -> anyhow::Result<Uuid> {
+        use prost::Message as _;
+        let reference = job.delivery.as_ref().context("a delivery")?;
+        let webhook = Uuid::from_slice(&reference.webhook_id)?;
+        let delivery = Uuid::from_slice(&reference.delivery_id)?;
         let partition = ids::partition_of(webhook, self.bus.settings().partitions);
         let subject = subjects::delivery(partition, webhook, delivery);
-        let message = Outgoing::new(subject, &delivery.to_string(), job.encode_to_vec().into());
+        let id = Uuid::new_v4().to_string();
+        let message = Outgoing::new(subject, &id, job.encode_to_vec().into());
         self.bus.publish(message, LIMIT).await?;
         Ok(delivery)
     }

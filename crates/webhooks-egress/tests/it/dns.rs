@@ -208,6 +208,41 @@ async fn r_27_a_name_that_fails_is_ours_only_while_the_control_name_fails_too() 
 }
 
 #[tokio::test]
+async fn f_24_a_resolver_that_comes_back_before_the_control_name_is_asked_is_not_the_names_fault() {
+    let back = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&back);
+    let dns = DnsServer::start(move |name| match name {
+        // Whoever asks this finds the resolver well again.
+        "control.example" => {
+            switch.store(true, Ordering::Relaxed);
+            Reply::addresses(&["192.0.2.1"])
+        }
+        "broken.example" => Reply::ServerFailure,
+        _ if switch.load(Ordering::Relaxed) => Reply::addresses(&["127.0.0.1"]),
+        _ => Reply::ServerFailure,
+    })
+    .await;
+    let receiver = Receiver::start(Script::Answer(ok())).await;
+    let egress = egress(EgressConfig {
+        control_name: Some("control.example".into()),
+        ..with_dns(&dns)
+    });
+    let attempts = (0..20).map(|_| post_to(&egress, "hooks.example", &receiver));
+    for result in futures::future::join_all(attempts).await {
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    }
+    let asked = dns.queries();
+    let attempts = (0..20).map(|_| post_to(&egress, "broken.example", &receiver));
+    for result in futures::future::join_all(attempts).await {
+        assert_eq!(result.reason(), Some("name_lookup_failed"), "{result:?}");
+        assert_eq!(result.class, Some(FailureClass::Temporary));
+    }
+    // Twice the name, once the control name, however many wait; each for A and AAAA, tried twice.
+    let asked = dns.queries() - asked;
+    assert!(asked <= 12, "{asked} queries");
+}
+
+#[tokio::test]
 async fn r_27_a_silent_resolver_costs_no_more_than_its_budget() {
     let dns = DnsServer::start(|_| Reply::Silence).await;
     let receiver = Receiver::start(Script::Answer(ok())).await;

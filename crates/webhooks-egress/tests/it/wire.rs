@@ -220,3 +220,35 @@ async fn s_11_proxies_in_the_environment_are_ignored() {
     assert!(text.contains("1 passed"), "{text}");
     assert_eq!(canary.counts().connections, 0);
 }
+
+#[tokio::test]
+async fn f_29_no_more_sockets_are_opened_than_there_are_descriptors_for_and_the_rest_is_our_fault()
+{
+    let receiver = Receiver::start(Script::Silence).await;
+    let egress = egress(EgressConfig {
+        // Four, beside what everything else needs.
+        descriptors: Some(48 + 4),
+        attempt_timeout: Duration::from_secs(2),
+        ..config()
+    });
+    assert_eq!(egress.most_connections(), 4);
+    let url = http_url(receiver.address);
+    let attempts = (0..10).map(|_| post(&egress, &url));
+    let results = futures::future::join_all(attempts).await;
+    let of = |reason| {
+        let such = results
+            .iter()
+            .filter(|result| result.reason() == Some(reason));
+        such.count()
+    };
+    assert_eq!((of("timeout"), of("internal")), (4, 6), "{results:?}");
+    assert_eq!(receiver.counts().connections, 4);
+    let ours = results
+        .iter()
+        .filter(|result| result.class == Some(FailureClass::Ours));
+    assert_eq!(ours.count(), 6, "none of them counts");
+    // They are free again.
+    let answering = Receiver::start(Script::Answer(ok())).await;
+    let result = post(&egress, &http_url(answering.address)).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+}
