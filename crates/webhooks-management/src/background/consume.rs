@@ -1,6 +1,6 @@
 //! The loop that both history consumers share: pull, decode, commit, acknowledge.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use webhooks_bus::{Acker, Pull, PullSettings, Pulled, while_working_on};
 use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
@@ -29,8 +29,7 @@ impl Source {
     pub(super) fn open(self, around: &Surroundings) -> Pull {
         let settings = PullSettings {
             batch: BATCH,
-            heartbeat: Duration::from_secs(1),
-            expires: Duration::from_secs(5),
+            ..PullSettings::default()
         };
         around.bus.pull(self.stream, self.consumer, settings)
     }
