@@ -370,7 +370,10 @@ mod tests {
         let line = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg".to_owned();
         let patterns = Patterns::new(&[known, line.clone()]).unwrap();
         let finds = |text: &[u8]| patterns.find(text, false).count();
-        assert_eq!(finds(&[b"in front ", &seed[..], b" behind"].concat()), 1);
+        assert_eq!(
+            finds(&[&b"in front "[..], &seed[..], b" behind"].concat()),
+            1
+        );
         assert_eq!(finds(hex(&seed).as_bytes()), 1);
         assert_eq!(finds(hex(&seed).to_uppercase().as_bytes()), 1);
         for offset in 0..3 {
