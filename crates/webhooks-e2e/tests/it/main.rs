@@ -22,6 +22,7 @@ mod moving;
 mod production;
 mod publisher;
 mod receiver_authentication;
+mod ssrf;
 mod up;
 mod vendor_client;
 mod vendor_rust;
