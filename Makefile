@@ -28,7 +28,7 @@ FOR ?= 30s
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test-soak tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults test-canary fuzz bench bench-search \
+.PHONY: help test-soak test-scenarios tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults test-canary fuzz bench bench-search \
 	fmt fmt-check lint check migrate docs clean ci
 
 help: ## List the targets
@@ -84,11 +84,11 @@ test-faults-quick: tools build
 test-faults: tools build ## A long crash test: SEED=1 FAULTS=100
 	$(STEP) "crash test, $(FAULTS) faults, seed $(SEED)" $(BIN)/webhooks-loadgen faults --seed $(SEED) --faults $(FAULTS)
 
-test-canary: tools check-tools build ## All tests with servers at TRACE; then all they wrote is searched for secrets
+test-canary: tools check-tools build ## All tests at TRACE; then all they wrote is searched for secrets
 	@rm -rf $(CANARY)
 	@failed=0; \
-	WEBHOOKS_LOG=trace WEBHOOKS_TEST_KEEP=$(CANARY) scripts/step "integration and end-to-end tests at TRACE" \
-	    $(TEST) --test '*' --no-fail-fast --quiet || failed=1; \
+	WEBHOOKS_LOG=trace WEBHOOKS_TEST_KEEP=$(CANARY) scripts/step "unit, integration and end-to-end tests at TRACE" \
+	    $(TEST) --lib --bins --test '*' --no-fail-fast --quiet || failed=1; \
 	scripts/step "search for canaries" $(BIN)/webhooks-devstack search $(CANARY) && [ "$$failed" = 0 ]
 
 fuzz: ## Each parser under fuzz, TIME=300 seconds long (needs a nightly compiler and cargo-fuzz)

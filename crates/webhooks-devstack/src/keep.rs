@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tracing::Level;
 use tracing_subscriber::{
     Layer as _, filter::filter_fn, fmt::format::FmtSpan, layer::SubscriberExt as _,
@@ -28,6 +29,9 @@ use tracing_subscriber::{
 
 /// The variable that names the folder.
 pub const KEEP_VARIABLE: &str = "WEBHOOKS_TEST_KEEP";
+
+/// Before bytes in hex, in a file of known secrets.
+pub(crate) const BYTES: &str = "hex:";
 
 /// What is kept, each in a folder of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,11 +130,6 @@ pub(crate) fn dump(program: &Path, url: &str, path: &Path) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Whether anything is kept.
-pub(crate) fn is_on() -> bool {
-    folder().is_some()
-}
-
 /// Where a process that a test starts by itself writes to: nowhere, unless things are kept.
 ///
 /// # Errors
@@ -189,14 +188,62 @@ fn own_log() -> anyhow::Result<()> {
     Ok(tracing_subscriber::registry().with(layer).try_init()?)
 }
 
+/// Whether this run is kept, so that what is secret in it is worth noting.
+#[must_use]
+pub fn is_kept() -> bool {
+    folder().is_some()
+}
+
 /// Notes the secrets in an answer that a caller was given: they are searched for afterwards.
 pub fn note_answer(body: &[u8]) {
-    let Some(found) = folder()
-        .map(|_| secrets(body))
-        .filter(|found| !found.is_empty())
-    else {
-        return;
+    if is_kept() {
+        note(&secrets(body));
+    }
+}
+
+/// Notes a secret that cannot be told by its looks: a key in PEM, or any bytes. Of PEM the lines are
+/// searched for and the bytes that they stand for.
+pub fn note_secret(secret: &[u8]) {
+    if is_kept() {
+        note(&lines_of(secret));
+    }
+}
+
+/// Shorter lines are no secret by themselves.
+const LINE_MIN_CHARS: usize = 32;
+
+/// How a secret stands in the file of known ones: text as it is, bytes in hex behind [`BYTES`].
+fn lines_of(secret: &[u8]) -> Vec<String> {
+    let bytes = |bytes: &[u8]| {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{BYTES}{hex}")
     };
+    let text = std::str::from_utf8(secret).unwrap_or_default();
+    if !text.starts_with("-----BEGIN ") {
+        return vec![bytes(secret)];
+    }
+    let body: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("-----"))
+        .collect();
+    // The last line of a longer key may be no more than its public half, which everybody may see.
+    let own = if body.len() > 2 {
+        body.len() - 1
+    } else {
+        body.len()
+    };
+    let lines = body[..own].iter();
+    let lines = lines.filter(|line| line.len() >= LINE_MIN_CHARS);
+    let mut all: Vec<String> = lines.map(|line| (*line).to_owned()).collect();
+    all.extend(STANDARD.decode(body.concat()).ok().map(|der| bytes(&der)));
+    all
+}
+
+fn note(found: &[String]) {
+    if found.is_empty() {
+        return;
+    }
     static FILE: Mutex<Option<fs::File>> = Mutex::new(None);
     let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     let noted = (|| {
@@ -233,7 +280,27 @@ fn secrets(body: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::secrets;
+    use super::{lines_of, secrets};
+
+    #[test]
+    fn a_key_in_pem_is_noted_by_its_lines_and_by_its_bytes() {
+        let (first, second, last) = ("Q".repeat(64), "U".repeat(64), "V".repeat(56));
+        let pem = format!(
+            "-----BEGIN PRIVATE KEY-----\n{first}\n{second}\n{last}\n-----END PRIVATE KEY-----\n"
+        );
+        let [one, two, bytes] = &lines_of(pem.as_bytes())[..] else {
+            panic!("two lines and the bytes: {:?}", lines_of(pem.as_bytes()));
+        };
+        assert_eq!((one, two), (&first, &second));
+        // 184 characters of base64 are 138 bytes.
+        assert!(
+            bytes.starts_with("hex:41041041") && bytes.len() == 4 + 276,
+            "{bytes}"
+        );
+        let short = format!("-----BEGIN PRIVATE KEY-----\n{first}\n-----END PRIVATE KEY-----\n");
+        assert_eq!(lines_of(short.as_bytes()).len(), 2, "a line and the bytes");
+        assert_eq!(lines_of(&[0xfe, 0x01]), ["hex:fe01"]);
+    }
 
     #[test]
     fn secrets_are_told_from_their_masks() {

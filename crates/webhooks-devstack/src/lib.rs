@@ -42,7 +42,7 @@ pub use rustix::process::Signal;
 
 pub use self::{
     http::{HTTP_BODY_MAX_BYTES, http_get},
-    keep::{KEEP_VARIABLE, Kept, keep_own_log, kept_output, note_answer},
+    keep::{KEEP_VARIABLE, Kept, is_kept, keep_own_log, kept_output, note_answer, note_secret},
     logs::LOG_MAX_BYTES,
     nats::{NatsBuilder, NatsServer, SyncInterval},
     ports::free_port,

@@ -425,10 +425,13 @@ impl Postgres {
             self.sql("postgres", &format!("CREATE ROLE \"{role}\" LOGIN"))
                 .await?;
         }
-        Ok(format!(
-            "postgres://{role}@127.0.0.1:{}/{database}",
-            self.port
-        ))
+        Ok(self.role_url(role, database))
+    }
+
+    /// Where a database is found as this role.
+    #[must_use]
+    pub fn role_url(&self, role: &str, database: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/{database}", self.port)
     }
 
     /// Removes a database and whoever is connected to it.
@@ -469,7 +472,7 @@ impl Postgres {
         let Some(log) = self.spec.log_file().filter(|_| self.pid().is_some()) else {
             return;
         };
-        if keep::is_on()
+        if keep::is_kept()
             && let Err(error) = keep::dump(
                 &self.tools.postgres("pg_dumpall"),
                 &self.url("postgres"),

@@ -3,9 +3,10 @@
 //!
 //! Secrets are found in three ways. Those that test kits choose hold the word `canary-`. Those that
 //! the product makes have a form (`lbk_…`, `whsec_…`, seeds of NATS, keys in PEM). And those that
-//! callers were shown are known letter by letter. Words and beginnings are searched as they are, in
-//! hex, and in base64 at each of its three offsets; known ones as they are, as the bytes they stand
-//! for, and in hex. Payloads hold the word `sentinel-`, or are the sample's own.
+//! callers were shown, or that a test made or opened (private keys, seeds), are known letter by letter
+//! or byte by byte. Words and beginnings are searched as they are, in hex, and in base64 at each of its
+//! three offsets; known ones as they are, as the bytes they stand for, and in hex; known bytes in
+//! base64 too. Payloads hold the word `sentinel-`, or are the sample's own.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use regex::bytes::Regex;
 
-use crate::keep::Kept;
+use crate::keep::{BYTES, Kept};
 
 /// In every secret that a test kit chooses.
 const SECRET: &str = "canary-";
@@ -39,8 +40,8 @@ const FORMS: &str = r"lbk_(?:live|test)_[0-9A-Za-z]{50}|whsec_[0-9A-Za-z+/]{32,}
 /// Read at a time.
 const CHUNK: usize = 8 * 1024 * 1024;
 
-/// Read again with the next one: longer than anything that is searched.
-const OVERLAP: usize = 512;
+/// Read again with the next one: longer than anything that is searched (a private key in hex).
+const OVERLAP: usize = 8 * 1024;
 
 /// Most finds that are told.
 const MAX_FINDS: usize = 200;
@@ -101,6 +102,13 @@ impl Patterns {
             }
         }
         for secret in known {
+            if let Some(bytes) = secret.strip_prefix(BYTES).and_then(unhex) {
+                for form in hidden(&bytes) {
+                    add(form, "known bytes in another form", false);
+                }
+                add(bytes, "known bytes", false);
+                continue;
+            }
             let key = MADE.iter().find_map(|mark| secret.strip_prefix(mark));
             let key = key.unwrap_or(secret);
             // The first twelve characters of a token are its public id.
@@ -162,6 +170,13 @@ fn hidden(word: &[u8]) -> Vec<Vec<u8>> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.map(byte).collect();
+    bytes.filter(|bytes| !bytes.is_empty())
 }
 
 /// Searches everything that was kept in a folder.
@@ -344,6 +359,29 @@ mod tests {
             finds(b"lbk_test_Ab3dEf6hIj9l whsec_\xe2\x80\xa2abcd", true),
             0
         );
+    }
+
+    #[test]
+    fn bytes_that_are_known_are_found_raw_in_hex_and_in_base64() {
+        let seed: Vec<u8> = (0..32_u8)
+            .map(|byte| byte.wrapping_mul(37) ^ 0xa5)
+            .collect();
+        let known = format!("hex:{}", hex(&seed));
+        let line = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg".to_owned();
+        let patterns = Patterns::new(&[known, line.clone()]).unwrap();
+        let finds = |text: &[u8]| patterns.find(text, false).count();
+        assert_eq!(
+            finds(&[&b"in front "[..], &seed[..], b" behind"].concat()),
+            1
+        );
+        assert_eq!(finds(hex(&seed).as_bytes()), 1);
+        assert_eq!(finds(hex(&seed).to_uppercase().as_bytes()), 1);
+        for offset in 0..3 {
+            let text = [&b"abc"[..offset], &seed[..]].concat();
+            assert_eq!(finds(STANDARD.encode(text).as_bytes()), 1, "{offset}");
+        }
+        assert_eq!(finds(line.as_bytes()), 1);
+        assert_eq!(finds(&seed[1..]), 0);
     }
 
     #[test]

@@ -382,6 +382,7 @@ async fn publish(args: PublishArgs) -> anyhow::Result<()> {
         batch: args.batch,
         retry: args.retry,
         gate: None,
+        traceparent: None,
     };
     let ledger = args
         .ledger

@@ -23,10 +23,14 @@ use webhooks_loadgen::{
     stack::{MadeWebhook, NewWebhook, Part, Stack, StackOptions, Workspace},
 };
 
+use crate::receiver_authentication::{Authority, serve};
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 const HEADER: &str = "canary-header-7f3b9c1d5e";
 const BEARER: &str = "canary-bearer-2a8e6d4c0b";
+const CLIENT_SECRET: &str = "canary-client-secret-8e1a3c5d7f";
+const ACCESS_TOKEN: &str = "canary-access-token-6b4d2f0a9c";
 const QUERY: &str = "sentinel-query-9d1f7b5a3c";
 const FORM: &str = "sentinel-form-answer-4c2e8a6f0d";
 const BROKEN: &str = "sentinel-broken-body-1b3d5f7a9c";
@@ -46,11 +50,24 @@ struct Canary {
 impl Canary {
     fn new(what: &'static str, value: &[u8], logs_only: bool) -> Self {
         let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-        let forms = vec![
+        let mut forms = vec![
             value.to_vec(),
             STANDARD.encode(value).into_bytes(),
             hex.into_bytes(),
         ];
+        // A key in PEM is one however its lines are put together; the last one may be public.
+        let lines: Vec<&str> = std::str::from_utf8(value)
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| line.len() >= 32 && !line.starts_with("-----"))
+            .collect();
+        if value.starts_with(b"-----BEGIN ") {
+            forms.extend(
+                lines[..lines.len() - 1]
+                    .iter()
+                    .map(|line| line.as_bytes().to_vec()),
+            );
+        }
         Self {
             what,
             forms,
@@ -205,6 +222,33 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         webhooks.push(made.id);
         keys.push(made.key);
     }
+    // One more knows us by a token that is fetched and by a certificate, and verifies with a public key.
+    let authority = Authority::new()?;
+    let given = json!({ "access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 3600 });
+    let (tokens, asked) =
+        serve(authority.server(false)?, move |_| (200, given.to_string())).await?;
+    let (endpoint, heads) = serve(authority.server(true)?, |_| (200, String::new())).await?;
+    let set = json!({ "certificates": authority.pem });
+    api.call(Method::PUT, "/v1/certificate-authorities", Some(&set))
+        .await?;
+    let (certificate, client_key) = authority.leaf("client.example")?;
+    let asks = json!({
+        "name": "Careful",
+        "endpointUrl": format!("https://{endpoint}/hook"),
+        "triggers": [],
+        "signatures": ["v1", "v1a"],
+        "auth": {
+            "type": "oauth2ClientCredentials", "tokenUrl": format!("https://{tokens}/token"),
+            "clientId": "us", "clientSecret": CLIENT_SECRET,
+        },
+        "clientCertificate": {
+            "certificate": certificate.pem(), "privateKey": client_key.serialize_pem(),
+        },
+    });
+    let made = api.call(Method::POST, "/v1/webhooks", Some(&asks)).await?;
+    let made = MadeWebhook::read(&made)?;
+    webhooks.push(made.id);
+    keys.push(made.key);
     publish_everywhere(&stack, &workspace).await?;
     let now = stack.sql("SELECT (extract(epoch FROM now()) * 1000000)::bigint");
     let form = with_form(&workspace, now.await?.parse()?);
@@ -219,13 +263,13 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         json!({ "name": "x", "endpointUrl": format!("https://{QUERY}:{BEARER}@example.com/") });
     api.ask(Method::POST, path, Some(&refused)).await?;
 
-    // Four events for each of three endpoints, retries to their end.
+    // Four events for each of four endpoints, retries to their end.
     let open = "SELECT count(*) FROM deliveries WHERE state NOT IN ('DELIVERED', 'FAILED', 'HELD')";
     let all = "SELECT count(*) FROM deliveries";
     wait_until("every delivery to end", LIMIT, async || {
         let (all, open) = (stack.sql(all).await, stack.sql(open).await);
         match (all.as_deref(), open.as_deref()) {
-            (Ok("12"), Ok("0")) => Ok(()),
+            (Ok("16"), Ok("0")) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -240,6 +284,31 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
         sent.len(),
         "they reach whom they are for"
     );
+    // The careful one was given what it asked for.
+    let heads = heads.lock().expect("not poisoned").clone();
+    assert_eq!(heads.len(), 4, "{heads:?}");
+    for head in &heads {
+        let bearer = format!("authorization: bearer {ACCESS_TOKEN}\r\n");
+        assert!(head.contains(&bearer), "{head}");
+        let signatures = head
+            .lines()
+            .find_map(|line| line.strip_prefix("webhook-signature: "))
+            .unwrap_or_default();
+        let mut kinds: Vec<_> = signatures
+            .split(' ')
+            .filter_map(|one| one.split_once(','))
+            .map(|(kind, _)| kind)
+            .collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, ["v1", "v1a"], "{head}");
+    }
+    assert_eq!(
+        asked.lock().expect("not poisoned").len(),
+        1,
+        "the token is kept"
+    );
+    let seeds: Vec<Vec<u8>> = stack.signing_keys().await?;
+    assert_eq!(seeds.len(), 5, "four keys for v1, a seed for v1a");
     let tables = dump(&stack).await?;
     let ids: Vec<String> = [workspace.id]
         .iter()
@@ -258,6 +327,14 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
     let mut canaries = vec![
         Canary::new("custom header", HEADER.as_bytes(), false),
         Canary::new("bearer token of an endpoint", BEARER.as_bytes(), false),
+        Canary::new("client secret of OAuth2", CLIENT_SECRET.as_bytes(), false),
+        Canary::new("access token of OAuth2", ACCESS_TOKEN.as_bytes(), false),
+        Canary::new(
+            "private key in PEM",
+            client_key.serialize_pem().as_bytes(),
+            false,
+        ),
+        Canary::new("private key", &client_key.serialize_der(), false),
         Canary::new("access token", &token[token.len() - 30..], false),
         Canary::new("internal token", b"canary-internal-token", false),
         // The address is configuration; its query may hold a key.
@@ -269,6 +346,11 @@ async fn no_secret_is_written_anywhere_and_no_payload_into_a_log() -> anyhow::Re
     canaries.extend(
         keys.iter()
             .map(|key| Canary::new("signing secret", key.as_bytes(), false)),
+    );
+    canaries.extend(
+        seeds
+            .iter()
+            .map(|seed| Canary::new("signing key or seed", seed, false)),
     );
     canaries.extend(
         identities

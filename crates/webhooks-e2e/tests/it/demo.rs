@@ -1,4 +1,5 @@
-//! The demo path: one event through each door, and everything a customer can see of it.
+//! The demo path: one event through each door, and everything a customer can see of it; the
+//! publisher's trace among it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +18,13 @@ use webhooks_loadgen::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// One event through a door; gives what the publisher noted.
+/// One event of a trace through a door; gives what the publisher noted.
 async fn publish(
     stack: &Stack,
     workspace: &Workspace,
     door: Door,
     link: Uuid,
+    traceparent: &str,
 ) -> anyhow::Result<Published> {
     let file = stack.folder().join(format!("published-{}", door.as_str()));
     let ledger = Ledger::open(&file)?;
@@ -34,6 +36,7 @@ async fn publish(
     let plan = Plan {
         count: Some(1),
         workers: 1,
+        traceparent: Some(traceparent.to_owned()),
         ..Plan::default()
     };
     publish::run(
@@ -174,7 +177,9 @@ async fn an_event_through_each_door_arrives_signed_in_the_samples_structure_and_
     receiver.add_secret(Some(webhook.id), webhook.key.clone());
     for door in Door::ALL {
         // Published right after the call that made the webhook was answered, or after the last event.
-        let event = publish(&stack, &workspace, door, Uuid::new_v4()).await?;
+        let trace = Uuid::new_v4().simple().to_string();
+        let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+        let event = publish(&stack, &workspace, door, Uuid::new_v4(), &parent).await?;
         let request = arrival(&receiver, event.event).await?;
         check_body(std::str::from_utf8(&request.body)?, &event, &webhook, &url);
         assert_eq!(request.verified, Some(true), "{:?}", request.headers);
@@ -198,7 +203,18 @@ async fn an_event_through_each_door_arrives_signed_in_the_samples_structure_and_
             "{:?}",
             request.headers
         );
-        assert_eq!(header("traceparent").len(), 55, "{:?}", request.headers);
+        // The same trace, and a step of our own in it.
+        let [version, same, span, flags] = header("traceparent").split('-').collect::<Vec<_>>()[..]
+        else {
+            panic!("{:?}", request.headers);
+        };
+        assert_eq!(
+            (version, same, span.len(), flags),
+            ("00", &*trace, 16, "01"),
+            "{}",
+            door.as_str()
+        );
+        assert_ne!(span, "00f067aa0ba902b7", "{}", door.as_str());
         check_history(&mut api, &event, &webhook).await?;
     }
     assert_eq!(receiver.count(), 3, "one request for each event");

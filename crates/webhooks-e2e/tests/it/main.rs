@@ -1,7 +1,10 @@
 //! The whole system, end to end.
 
+mod any_order;
 mod canary;
+mod caught;
 mod clients;
+mod dead;
 mod demo;
 #[path = "../../../webhooks-egress/tests/it/dns_server.rs"]
 #[expect(
@@ -11,13 +14,17 @@ mod demo;
 )]
 mod dns_server;
 mod documents;
+mod fanout_killed;
 mod faults;
 mod hooks;
 mod integrations;
+mod moving;
 mod ownership;
 mod production;
 mod publisher;
 mod receiver_authentication;
+mod ssrf;
+mod up;
 mod vendor_client;
 mod vendor_rust;
 mod verifiers;

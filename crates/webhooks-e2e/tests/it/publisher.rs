@@ -35,6 +35,11 @@ impl Publisher {
 
     /// A step that has just ended a workflow; gives the event's id, once it is accepted.
     pub(crate) async fn publish(&mut self) -> anyhow::Result<Uuid> {
+        self.publish_on(Uuid::new_v4()).await
+    }
+
+    /// The same on this link.
+    pub(crate) async fn publish_on(&mut self, link: Uuid) -> anyhow::Result<Uuid> {
         #[expect(
             clippy::disallowed_methods,
             reason = "a publisher goes by its own machine's clock"
@@ -43,7 +48,7 @@ impl Publisher {
         let spec = EventSpec {
             id: Uuid::new_v4(),
             workspace: self.workspace,
-            link: Uuid::new_v4(),
+            link,
             kind: "KIND_EXIT".to_owned(),
             timestamp_micros: i64::try_from(now.as_micros())?,
         };

@@ -29,14 +29,14 @@ use webhooks_loadgen::stack::{Api, Stack, StackOptions};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A throw-away authority.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
     der: CertificateDer<'static>,
 }
 
 impl Authority {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate()?;
@@ -48,14 +48,15 @@ impl Authority {
         })
     }
 
-    fn leaf(&self, name: &str) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
+    pub(crate) fn leaf(&self, name: &str) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
         let key = KeyPair::generate()?;
+        webhooks_devstack::note_secret(key.serialize_pem().as_bytes());
         let params = CertificateParams::new(vec![name.to_owned()])?;
         Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 
     /// A server on this machine; `wants_clients`: only for those with a certificate of ours.
-    fn server(&self, wants_clients: bool) -> anyhow::Result<TlsAcceptor> {
+    pub(crate) fn server(&self, wants_clients: bool) -> anyhow::Result<TlsAcceptor> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let (certificate, key) = self.leaf("127.0.0.1")?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -75,10 +76,11 @@ impl Authority {
     }
 }
 
-type Heads = Arc<Mutex<Vec<String>>>;
+/// The heads of requests, in lower case.
+pub(crate) type Heads = Arc<Mutex<Vec<String>>>;
 
 /// Answers each connection's one request with what `answer` makes of its head.
-async fn serve(
+pub(crate) async fn serve(
     acceptor: TlsAcceptor,
     answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static,
 ) -> anyhow::Result<(SocketAddr, Heads)> {
@@ -158,14 +160,14 @@ async fn a_receiver_knows_us_by_certificate_and_token_and_is_known_by_its_own_au
     let given = Arc::clone(&good);
     let (tokens, asked) = serve(authority.server(false)?, move |_| {
         let number = given.load(Ordering::SeqCst);
-        let token = json!({ "access_token": format!("token-{number}"), "token_type": "Bearer", "expires_in": 3600 });
+        let token = json!({ "access_token": format!("canary-access-{number}"), "token_type": "Bearer", "expires_in": 3600 });
         (200, token.to_string())
     })
     .await?;
     let wanted = Arc::clone(&good);
     let (endpoint, heads) = serve(authority.server(true)?, move |head| {
         let number = wanted.load(Ordering::SeqCst);
-        let known = head.contains(&format!("authorization: bearer token-{number}\r\n"));
+        let known = head.contains(&format!("authorization: bearer canary-access-{number}\r\n"));
         (if known { 200 } else { 401 }, String::new())
     })
     .await?;

@@ -61,7 +61,9 @@ impl Server {
 }
 
 fn token(number: usize) -> Vec<u8> {
-    let body = format!(r#"{{"access_token":"t{number}","token_type":"Bearer","expires_in":3600}}"#);
+    let body = format!(
+        r#"{{"access_token":"canary-access-{number}","token_type":"Bearer","expires_in":3600}}"#
+    );
     answer("200 OK", &body)
 }
 
@@ -110,7 +112,7 @@ async fn a_token_is_fetched_once_by_a_crowd_and_kept() {
     for result in futures::future::join_all(crowd).await {
         assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     }
-    assert_eq!(bearers(&endpoint), vec!["t1".to_owned(); 20]);
+    assert_eq!(bearers(&endpoint), vec!["canary-access-1".to_owned(); 20]);
     let asked = tokens.requests();
     assert_eq!(asked.len(), 1);
     assert!(asked[0].starts_with("POST /token HTTP/1.1\r\n"));
@@ -124,7 +126,7 @@ async fn a_401_makes_the_next_attempt_fetch_a_new_token_and_is_one_request() {
     let tokens = Server::start(|number, _| token(number)).await;
     // The first token works once, the second always.
     let endpoint = Server::start(|number, request| {
-        let good = number == 1 || request.contains("Bearer t2");
+        let good = number == 1 || request.contains("Bearer canary-access-2");
         answer(if good { "200 OK" } else { "401 Unauthorized" }, "")
     })
     .await;
@@ -140,7 +142,10 @@ async fn a_401_makes_the_next_attempt_fetch_a_new_token_and_is_one_request() {
     assert_eq!(stale.class, Some(FailureClass::Temporary));
     assert_eq!(endpoint.requests().len(), 2, "one request for each attempt");
     assert_eq!(send(&egress, &url, &source).await.outcome, Outcome::Success);
-    assert_eq!(bearers(&endpoint), ["t1", "t1", "t2"]);
+    assert_eq!(
+        bearers(&endpoint),
+        ["canary-access-1", "canary-access-1", "canary-access-2"]
+    );
 }
 
 #[tokio::test]
@@ -297,5 +302,5 @@ async fn a_token_endpoint_is_trusted_by_its_workspaces_authority_and_by_no_other
     };
     let result = within(egress.send_with(request(&endpoint.url()), credentials)).await;
     assert_eq!(result.outcome, Outcome::Success, "{result:?}");
-    assert_eq!(bearers(&endpoint), ["t1"]);
+    assert_eq!(bearers(&endpoint), ["canary-access-1"]);
 }

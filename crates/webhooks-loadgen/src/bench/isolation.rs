@@ -4,6 +4,10 @@
 //! belongs to another workspace. A figure is the p99 from acceptance to arrival over the whole run, of
 //! all healthy endpoints and of those that share the neighbour's partition, as a multiple of the p99
 //! of the run alone. The neighbour's own work is done on the same cores, so 1.0 is out of reach here.
+//!
+//! So each kind has a control: the same events, in the same way, to a neighbour who is well. What the
+//! healthy endpoints wait longer beside the sick one than beside the well one is its sickness; the
+//! rest is its load.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,6 +44,11 @@ const PARTITIONS: u16 = 16;
 /// Endpoints that refuse every connection.
 const DEAD: usize = 50;
 
+/// Healthy endpoints that a neighbour must share a partition with, and how often it is made anew
+/// until it does: on average six are on each partition.
+const NEAR: usize = 4;
+const SETTLE_TRIES: u32 = 10;
+
 /// How long the last healthy delivery may take, and a recovered endpoint's backlog.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -59,25 +68,56 @@ enum Neighbour {
     Dead,
 }
 
+/// What is the matter with a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    /// What its kind says.
+    Sick,
+    /// Nothing: the control.
+    Well,
+}
+
 impl Neighbour {
     const ALL: [Self; 4] = [Self::Hanging, Self::Burst, Self::Recovering, Self::Dead];
 
-    fn figure(self) -> String {
-        let who = match self {
-            Self::Hanging => "one that hangs 30 s at 100 events/s",
-            Self::Burst => "one with a burst of 1,000 answered after 10 s",
-            Self::Recovering => "one that recovers with a backlog queued",
-            Self::Dead => "50 dead ones",
+    fn figure(self, health: Health) -> String {
+        let who = match (self, health) {
+            (Self::Hanging, Health::Sick) => "one that hangs 30 s at 100 events/s",
+            (Self::Hanging, Health::Well) => "a well one at 100 events/s",
+            (Self::Burst, Health::Sick) => "one with a burst of 1,000 answered after 10 s",
+            (Self::Burst, Health::Well) => "a well one with a burst of 1,000",
+            (Self::Recovering, Health::Sick) => "one that recovers with a backlog queued",
+            (Self::Recovering, Health::Well) => "a well one with as large a backlog at once",
+            (Self::Dead, Health::Sick) => "50 dead ones",
+            (Self::Dead, Health::Well) => "50 well ones with as many events",
         };
-        format!("{FIGURE} {who}: p99, × alone (all / same partition)")
+        let against = match health {
+            Health::Sick => "× alone, × the control",
+            Health::Well => "× alone; control",
+        };
+        format!("{FIGURE} {who}: p99, {against} (all / same partition)")
     }
 
     /// The path of its endpoints.
-    fn path(self) -> &'static str {
+    fn path(self, health: Health) -> &'static str {
+        match (self, health) {
+            (Self::Hanging, Health::Sick) => "/hang/30",
+            (Self::Burst, Health::Sick) => "/hang/10",
+            _ => "/ok",
+        }
+    }
+
+    fn endpoints(self) -> usize {
+        if self == Self::Dead { DEAD } else { 1 }
+    }
+
+    /// What it gets.
+    fn plan(self, seconds: u64, backlog: u64) -> Plan {
         match self {
-            Self::Hanging => "/hang/30",
-            Self::Burst => "/hang/10",
-            Self::Recovering | Self::Dead => "/ok",
+            Self::Hanging => steady(100, seconds),
+            Self::Burst => burst(1_000),
+            Self::Recovering => burst(backlog),
+            Self::Dead => steady(50, seconds),
         }
     }
 }
@@ -86,13 +126,20 @@ impl Neighbour {
 pub(super) fn is_wanted(bench: &Bench<'_>) -> bool {
     Neighbour::ALL
         .iter()
-        .any(|neighbour| bench.wants(&neighbour.figure()))
+        .any(|neighbour| wants(bench, *neighbour))
+}
+
+/// A sick neighbour cannot be had without its control, nor the control for itself.
+fn wants(bench: &Bench<'_>, neighbour: Neighbour) -> bool {
+    [Health::Sick, Health::Well]
+        .iter()
+        .any(|health| bench.wants(&neighbour.figure(*health)))
 }
 
 pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Result<()> {
     let wanted: Vec<Neighbour> = Neighbour::ALL
         .into_iter()
-        .filter(|neighbour| bench.wants(&neighbour.figure()))
+        .filter(|neighbour| wants(bench, *neighbour))
         .collect();
     if wanted.is_empty() {
         return Ok(());
@@ -103,9 +150,20 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
     run(rig, &healthy, 5).await?;
     let alone = run(rig, &healthy, seconds).await?;
     for neighbour in wanted {
-        bench.note(neighbour.figure());
-        let row = beside(rig, &healthy, &alone, neighbour, seconds, backlog).await?;
-        bench.add(row);
+        let mut control = None;
+        for health in [Health::Well, Health::Sick] {
+            bench.note(neighbour.figure(health));
+            let side = beside(rig, &healthy, neighbour, health, seconds, backlog).await?;
+            bench.add(row(
+                neighbour,
+                health,
+                &alone,
+                control.as_ref(),
+                &side,
+                seconds,
+            ));
+            control = Some(side);
+        }
     }
     Ok(())
 }
@@ -113,64 +171,155 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
 /// One healthy delivery: its webhook and how long it took, in microseconds.
 type Lag = (Uuid, i64);
 
+/// A run beside a neighbour.
+struct Side {
+    lags: Vec<Lag>,
+    /// The neighbour's partitions.
+    shared: HashSet<u16>,
+    /// What became of the neighbour's own deliveries.
+    after: String,
+}
+
+impl Side {
+    fn is_near(&self, lag: &Lag) -> bool {
+        self.shared.contains(&partition_of(lag.0, PARTITIONS))
+    }
+
+    /// The p99 of all, and of those who share a partition with the neighbour.
+    fn p99(&self) -> (i64, i64) {
+        let near = self.lags.iter().filter(|lag| self.is_near(lag));
+        (p99(self.lags.iter()), p99(near))
+    }
+}
+
+fn row(
+    neighbour: Neighbour,
+    health: Health,
+    alone: &[Lag],
+    control: Option<&Side>,
+    side: &Side,
+    seconds: u64,
+) -> Row {
+    let near = alone.iter().filter(|lag| side.is_near(lag));
+    let (alone, alone_near) = (p99(alone.iter()), p99(near));
+    let (all, same) = side.p99();
+    let control = control.map(Side::p99);
+    let text = |alone: i64, control: Option<i64>, beside: i64| {
+        let against = control.map_or_else(String::new, |control| {
+            format!(", × {:.2} of {}", ratio((control, beside)), millis(control))
+        });
+        format!(
+            "{} → {} ms, × {:.2}{against}",
+            millis(alone),
+            millis(beside),
+            ratio((alone, beside))
+        )
+    };
+    Row {
+        figure: neighbour.figure(health),
+        ours: format!(
+            "{} / {}",
+            text(alone, control.map(|control| control.0), all),
+            text(alone_near, control.map(|control| control.1), same)
+        ),
+        limit: "× 1".to_owned(),
+        aim: match health {
+            Health::Sick => "≤ × 1.2",
+            Health::Well => "–",
+        }
+        .to_owned(),
+        how: format!(
+            "1 run of {seconds} s, {RATE} events/s to {HEALTHY} healthy endpoints, {} of them on the same \
+             partition{}",
+            near_count(side),
+            side.after
+        ),
+    }
+}
+
+/// Healthy endpoints that share a partition with the neighbour.
+fn near_count(side: &Side) -> usize {
+    let near = side.lags.iter().filter(|lag| side.is_near(lag));
+    near.map(|lag| lag.0).collect::<HashSet<Uuid>>().len()
+}
+
+/// The neighbour's webhooks, where some healthy ones are: whoever shares a partition with them would
+/// notice first.
+async fn settle(
+    rig: &Rig,
+    healthy: &Load,
+    neighbour: Neighbour,
+    health: Health,
+    receiver: &Receiver,
+) -> anyhow::Result<Load> {
+    let partitions = |load: &Load| -> Vec<u16> {
+        let of = |id: &Uuid| partition_of(*id, PARTITIONS);
+        load.webhooks.iter().map(of).collect()
+    };
+    let theirs = partitions(healthy);
+    for time in 1..=SETTLE_TRIES {
+        let name = format!("{neighbour:?}{health:?}{time}");
+        let path = neighbour.path(health);
+        let load = rig
+            .load_at(&name, receiver, neighbour.endpoints(), 1, path)
+            .await?;
+        let own: HashSet<u16> = partitions(&load).into_iter().collect();
+        if theirs.iter().filter(|one| own.contains(one)).count() >= NEAR {
+            return Ok(load);
+        }
+        remove(rig, &load).await?;
+    }
+    anyhow::bail!("no webhook of {SETTLE_TRIES} is on a partition with {NEAR} healthy ones")
+}
+
+async fn remove(rig: &Rig, load: &Load) -> anyhow::Result<()> {
+    let mut api = rig.stack.api(&load.workspace)?;
+    for id in &load.webhooks {
+        let path = format!("/v1/webhooks/{id}");
+        api.call(http::Method::DELETE, &path, None).await?;
+    }
+    Ok(())
+}
+
 async fn beside(
     rig: &mut Rig,
     healthy: &Load,
-    alone: &[Lag],
     neighbour: Neighbour,
+    health: Health,
     seconds: u64,
     backlog: u64,
-) -> anyhow::Result<Row> {
+) -> anyhow::Result<Side> {
     let mut receiver = Some(Receiver::start(sink(([127, 0, 0, 1], 0).into())).await?);
     let address = receiver.as_ref().context("just started")?.addr;
-    let endpoints = if neighbour == Neighbour::Dead {
-        DEAD
-    } else {
-        1
-    };
-    let name = format!("{neighbour:?}");
-    let sick = {
+    let load = {
         let receiver = receiver.as_ref().context("just started")?;
-        rig.load_at(&name, receiver, endpoints, 1, neighbour.path())
-            .await?
+        settle(rig, healthy, neighbour, health, receiver).await?
     };
-    if matches!(neighbour, Neighbour::Recovering | Neighbour::Dead)
+    let recovers = (neighbour, health) == (Neighbour::Recovering, Health::Sick);
+    if (recovers || (neighbour, health) == (Neighbour::Dead, Health::Sick))
         && let Some(receiver) = receiver.take()
     {
         receiver.stop().await?;
     }
-    let plan = match neighbour {
-        Neighbour::Hanging => Plan {
-            rate: Some(100.0),
-            count: Some(100 * seconds),
-            ..Plan::default()
-        },
-        Neighbour::Burst => burst(1_000),
-        Neighbour::Recovering => burst(backlog),
-        Neighbour::Dead => Plan {
-            rate: Some(50.0),
-            count: Some(50 * seconds),
-            ..Plan::default()
-        },
-    };
-    let load = (rig.stack.door(Door::Http, &sick.workspace), subject(&sick));
+    let plan = neighbour.plan(seconds, backlog);
+    let door = (rig.stack.door(Door::Http, &load.workspace), subject(&load));
     let mut begun = Instant::now();
-    let lags = if neighbour == Neighbour::Recovering {
-        publish_all(&load, &plan).await?;
-        wait_for_halt(rig, &sick).await?;
+    let lags = if recovers {
+        publish_all(&door, &plan).await?;
+        wait_for_halt(rig, &load).await?;
         receiver = Some(Receiver::start(sink(address)).await?);
         begun = Instant::now();
-        enable(rig, &sick).await?;
+        enable(rig, &load).await?;
         run(rig, healthy, seconds).await?
     } else {
-        let (published, lags) = tokio::join!(publish_all(&load, &plan), run(rig, healthy, seconds));
+        let (published, lags) = tokio::join!(publish_all(&door, &plan), run(rig, healthy, seconds));
         published?;
         lags?
     };
     let after = match &receiver {
-        Some(receiver) if neighbour == Neighbour::Recovering => {
+        Some(receiver) if recovers => {
             // Those whose failures halted it have failed for good meanwhile.
-            let failed = failed_for(rig, &sick).await?;
+            let failed = failed_for(rig, &load).await?;
             let arrived = webhooks_devstack::wait_until("the backlog", LIMIT, async || {
                 match receiver.count() + failed {
                     count if count >= backlog => Ok(()),
@@ -186,46 +335,32 @@ async fn beside(
                 Err(_) => format!("; {} of {backlog} drained", receiver.count()),
             }
         }
+        Some(receiver) if health == Health::Well => {
+            // All of it has arrived, or the load was not the same.
+            let wanted = plan.count.unwrap_or(0);
+            webhooks_devstack::wait_until("the neighbour's deliveries", LIMIT, async || {
+                match receiver.count() {
+                    count if count >= wanted => Ok(()),
+                    count => Err(count),
+                }
+            })
+            .await?;
+            format!("; {wanted} delivered to the neighbour")
+        }
         _ => String::new(),
     };
-    let mut api = rig.stack.api(&sick.workspace)?;
-    for id in &sick.webhooks {
-        let path = format!("/v1/webhooks/{id}");
-        api.call(http::Method::DELETE, &path, None).await?;
-    }
+    remove(rig, &load).await?;
     if let Some(receiver) = receiver {
         receiver.stop().await?;
     }
-    let shared: HashSet<u16> = sick
-        .webhooks
-        .iter()
-        .map(|id| partition_of(*id, PARTITIONS))
-        .collect();
-    let near = |lag: &&Lag| shared.contains(&partition_of(lag.0, PARTITIONS));
-    let all = (p99(alone.iter()), p99(lags.iter()));
-    let same = (
-        p99(alone.iter().filter(near)),
-        p99(lags.iter().filter(near)),
-    );
-    Ok(Row {
-        figure: neighbour.figure(),
-        ours: format!(
-            "{} → {} ms, × {:.2} / {} → {} ms, × {:.2}",
-            millis(all.0),
-            millis(all.1),
-            ratio(all),
-            millis(same.0),
-            millis(same.1),
-            ratio(same)
-        ),
-        limit: "× 1".to_owned(),
-        aim: "≤ × 1.2".to_owned(),
-        how: format!("1 run of {seconds} s, {RATE} events/s to {HEALTHY} healthy endpoints{after}"),
+    let of = |id: &Uuid| partition_of(*id, PARTITIONS);
+    Ok(Side {
+        lags,
+        shared: load.webhooks.iter().map(of).collect(),
+        after,
     })
 }
 
-/// Waits until the dead endpoint is paused or disabled: then its backlog is held. Which of the two it
-/// is depends on how many of its deliveries came to their end before the breaker opened.
 /// Deliveries of a load that have failed for good.
 async fn failed_for(rig: &Rig, load: &Load) -> anyhow::Result<u64> {
     let mut api = rig.stack.api(&load.workspace)?;
@@ -233,6 +368,8 @@ async fn failed_for(rig: &Rig, load: &Load) -> anyhow::Result<u64> {
     answer["totalCount"].as_u64().context("no totalCount")
 }
 
+/// Waits until the dead endpoint is paused or disabled: then its backlog is held. Which of the two it
+/// is depends on how many of its deliveries came to their end before the breaker opened.
 async fn wait_for_halt(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
     let mut api = rig.stack.api(&sick.workspace)?;
     let path = path_of(sick)?;
@@ -263,6 +400,14 @@ async fn enable(rig: &Rig, sick: &Load) -> anyhow::Result<()> {
 fn path_of(sick: &Load) -> anyhow::Result<String> {
     let id = sick.webhooks.first().context("a sick webhook")?;
     Ok(format!("/v1/webhooks/{id}"))
+}
+
+fn steady(rate: u32, seconds: u64) -> Plan {
+    Plan {
+        rate: Some(f64::from(rate)),
+        count: Some(u64::from(rate) * seconds),
+        ..Plan::default()
+    }
 }
 
 fn burst(count: u64) -> Plan {
@@ -383,6 +528,36 @@ fn ratio((alone, beside): (i64, i64)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sick_neighbour_is_held_against_no_neighbour_and_against_a_well_one() {
+        let id = Uuid::from_u128(1);
+        let side = |lag: i64| Side {
+            lags: vec![(id, lag), (Uuid::from_u128(2), lag * 2)],
+            shared: [partition_of(id, PARTITIONS)].into(),
+            after: String::new(),
+        };
+        let alone = side(1_000).lags;
+        let sick = side(3_000);
+        let shown = row(
+            Neighbour::Hanging,
+            Health::Sick,
+            &alone,
+            Some(&side(2_000)),
+            &sick,
+            1,
+        );
+        let (all, same) = shown.ours.split_once(" / ").expect("two parts");
+        for part in [all, same] {
+            assert!(
+                part.contains("× 3.00, × 1.50 of "),
+                "three times alone, half more than the control: {part}"
+            );
+        }
+        let control = row(Neighbour::Hanging, Health::Well, &alone, None, &sick, 1);
+        assert!(!control.ours.contains(" of "), "{}", control.ours);
+        assert_eq!(near_count(&sick), 1);
+    }
 
     #[test]
     fn the_ninety_ninth_percentile_is_of_the_endpoints_asked_for() {

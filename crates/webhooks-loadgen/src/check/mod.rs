@@ -14,6 +14,12 @@
 //! | I7 | honest success: what is DELIVERED was answered 2xx by the receiver |
 //! | I8 | honest failure: what FAILED used all attempts or met a permanent refusal |
 //! | I9 | same id, same bytes, and a valid signature, on every request |
+//! | I10 | an endpoint that fails is disabled at the 10th failure in a row or at a 410, once an episode, with one audit entry and one mail to each person |
+//! | I11 | isolation (where the faults are kills): no attempt to a healthy endpoint fails, whatever its neighbours do |
+//! | I12 | boundedness: memory, descriptors and threads of every service stay below fixed caps |
+//!
+//! How long healthy endpoints wait before and during the faults is a figure beside I11 and no part of
+//! it: a killed process cannot be as quick as a living one.
 //!
 //! An outcome that a publisher could not learn never counts against I1, but does count for I2: the
 //! event may come or not, and if it comes, it is expected. A webhook that is disabled or deleted may
@@ -158,6 +164,91 @@ pub struct CounterRow {
     pub last_delivered: Option<i64>,
 }
 
+/// An automatic disabling, as stream OPS tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisablingRow {
+    /// The webhook.
+    pub webhook: Uuid,
+    /// The run of failures that led to it.
+    pub episode: String,
+    /// Failures in a row.
+    pub run: u32,
+    /// The endpoint answered 410.
+    pub gone: bool,
+}
+
+/// A mail that tells of an automatic disabling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisablingMail {
+    /// The run of failures that it tells of.
+    pub episode: String,
+    /// To whom.
+    pub recipient: String,
+}
+
+/// What is known of automatic disablings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disablings {
+    /// Every one.
+    pub told: Vec<DisablingRow>,
+    /// The webhook of each entry in the audit log.
+    pub audited: Vec<Uuid>,
+    /// Every mail in the outbox.
+    pub mails: Vec<DisablingMail>,
+    /// Who is to get one.
+    pub recipients: Vec<String>,
+}
+
+/// What a process holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Memory that is in RAM, in bytes.
+    pub resident_bytes: u64,
+    /// Open files and sockets.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+impl Held {
+    /// The larger of each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            resident_bytes: self.resident_bytes.max(other.resident_bytes),
+            descriptors: self.descriptors.max(other.descriptors),
+            threads: self.threads.max(other.threads),
+        }
+    }
+
+    /// Whether nothing is above these caps.
+    #[must_use]
+    pub fn is_within(self, caps: Self) -> bool {
+        self.max(caps) == caps
+    }
+}
+
+/// What no service may ever hold more of: memory as the design has it for a service under load, and
+/// some times what the parts of a small machine need of the rest.
+pub const HELD_CAPS: Held = Held {
+    resident_bytes: 200 * 1024 * 1024,
+    descriptors: 1_024,
+    threads: 128,
+};
+
+/// What a service held over the whole run, in all its processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VitalsRow {
+    /// The service.
+    pub service: String,
+    /// Before the load.
+    pub start: Held,
+    /// The most of each that was seen.
+    pub peak: Held,
+    /// When nothing was under way any more.
+    pub quiet: Held,
+}
+
 /// Everything that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
@@ -179,6 +270,12 @@ pub struct Evidence {
     pub dispatcher_kills: Vec<i64>,
     /// Attempts that the policy allows.
     pub max_attempts: u32,
+    /// Webhooks that were disabled automatically.
+    pub disablings: Disablings,
+    /// Every service.
+    pub vitals: Vec<VitalsRow>,
+    /// When the first fault came, in microseconds since the epoch.
+    pub first_fault: Option<i64>,
 }
 
 /// What one invariant came to.
@@ -226,6 +323,20 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Requests beyond the logged executions, each explained by a kill: duplicates for the customer.
     pub cut_off: u64,
+    /// How long healthy endpoints waited.
+    pub waits: Waits,
+    /// What the services held.
+    pub vitals: Vec<VitalsRow>,
+}
+
+/// From the call of a publisher to the first request, over all healthy endpoints that had done nothing
+/// but wait: the 99th percentile in microseconds, and of how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Of events that were published before the first fault.
+    pub before: (i64, usize),
+    /// Of those after it.
+    pub during: (i64, usize),
 }
 
 impl Report {
@@ -233,6 +344,13 @@ impl Report {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.findings.iter().all(|finding| finding.violations == 0)
+    }
+
+    /// Invariants for which there was nothing to look at.
+    #[must_use]
+    pub fn vacuous(&self) -> Vec<&'static str> {
+        let empty = self.findings.iter().filter(|finding| finding.checked == 0);
+        empty.map(|finding| finding.invariant).collect()
     }
 }
 
@@ -254,6 +372,36 @@ impl fmt::Display for Report {
             "\nrequests repeated because a dispatcher was killed: {}",
             self.cut_off
         )?;
+        let Waits { before, during } = self.waits;
+        if before.1 + during.1 > 0 {
+            let ms = |(micros, _): (i64, usize)| micros / 1_000;
+            writeln!(
+                f,
+                "healthy endpoints waited (p99) {} ms before the first fault ({} deliveries), {} ms from then on ({})",
+                ms(before),
+                before.1,
+                ms(during),
+                during.1
+            )?;
+        }
+        for row in &self.vitals {
+            let held = |held: Held| {
+                format!(
+                    "{} MiB, {} descriptors, {} threads",
+                    held.resident_bytes.div_ceil(1024 * 1024),
+                    held.descriptors,
+                    held.threads
+                )
+            };
+            writeln!(
+                f,
+                "{}: {} at the start; {} at most; {} when quiet",
+                row.service,
+                held(row.start),
+                held(row.peak),
+                held(row.quiet)
+            )?;
+        }
         for finding in self
             .findings
             .iter()

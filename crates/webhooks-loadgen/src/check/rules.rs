@@ -6,10 +6,13 @@ use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, ids::message_id};
 
 use super::{
-    AttemptRow, CUT_OFF_MICROS, DeliveryRow, Evidence, Finding, HALT_GRACE_MICROS, Halt, HaltKind,
-    Hook, Report, TRAVEL_MICROS,
+    AttemptRow, CUT_OFF_MICROS, DeliveryRow, Evidence, Finding, HALT_GRACE_MICROS, HELD_CAPS, Halt,
+    HaltKind, Hook, Report, TRAVEL_MICROS, Waits,
 };
 use crate::ledger::{Outcome, Published, Received};
+
+/// The failure in a row at which a webhook is disabled: the default of `WEBHOOKS_AUTO_DISABLE_FAILURES`.
+const DISABLED_AT: u32 = 10;
 
 /// The evidence with its indexes.
 struct World<'a> {
@@ -100,8 +103,16 @@ pub(super) fn judge(evidence: &Evidence) -> Report {
         honest_success(&world),
         honest_failure(&world),
         same_bytes(&world),
+        disabled_once(&world),
+        isolated(&world),
+        bounded(&world),
     ];
-    Report { findings, cut_off }
+    Report {
+        findings,
+        cut_off,
+        waits: waits(&world),
+        vitals: evidence.vitals.clone(),
+    }
 }
 
 fn no_loss(world: &World<'_>) -> Finding {
@@ -445,6 +456,136 @@ fn same_bytes(world: &World<'_>) -> Finding {
                 )
             },
         );
+    }
+    finding
+}
+
+/// Three accounts of the same thing: what other systems are told, the audit log, and the mails.
+fn disabled_once(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new(
+        "I10",
+        "disabled at the 10th failure in a row or a 410, once, with one audit entry and one mail each",
+    );
+    let all = &world.evidence.disablings;
+    let mut recipients: Vec<&str> = all.recipients.iter().map(String::as_str).collect();
+    recipients.sort_unstable();
+    for row in &all.told {
+        let told = all
+            .told
+            .iter()
+            .filter(|other| other.episode == row.episode)
+            .count();
+        let mails = all.mails.iter().filter(|mail| mail.episode == row.episode);
+        let mut mailed: Vec<&str> = mails.map(|mail| mail.recipient.as_str()).collect();
+        mailed.sort_unstable();
+        let sick = world
+            .hooks
+            .get(&row.webhook)
+            .is_some_and(|hook| !hook.healthy);
+        let holds =
+            told == 1 && (row.gone || row.run == DISABLED_AT) && mailed == recipients && sick;
+        finding.look(holds, || {
+            format!(
+                "webhook {} was disabled after {} failures (410: {}), told {told} times, mailed to {mailed:?}, \
+                 known to be sick: {sick}",
+                row.webhook, row.run, row.gone
+            )
+        });
+    }
+    let webhooks: HashSet<Uuid> = all.told.iter().map(|row| row.webhook).collect();
+    let webhooks: HashSet<Uuid> = webhooks.into_iter().chain(all.audited.clone()).collect();
+    for webhook in webhooks {
+        let told = all.told.iter().filter(|row| row.webhook == webhook).count();
+        let audited = all.audited.iter().filter(|one| **one == webhook).count();
+        finding.look(told == audited, || {
+            format!("webhook {webhook} was disabled {told} times, the audit log says {audited}")
+        });
+    }
+    for mail in &all.mails {
+        let known = all.told.iter().any(|row| row.episode == mail.episode);
+        finding.look(known, || {
+            format!("{} was told of a disabling that was none", mail.recipient)
+        });
+    }
+    finding
+}
+
+/// Only where the faults are kills: a process that is frozen, or has no descriptors left, takes an
+/// endpoint's time for its own.
+fn isolated(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new("I11", "no attempt to a healthy endpoint failed");
+    if world.evidence.first_fault.is_none() {
+        return finding;
+    }
+    for row in &world.evidence.deliveries {
+        let healthy = world
+            .hooks
+            .get(&row.webhook)
+            .is_some_and(|hook| hook.healthy);
+        for attempt in world.attempts_of(row).iter().filter(|_| healthy) {
+            // What was our own fault consumed no attempt of the customer's.
+            let holds = matches!(attempt.class.as_str(), "" | "OURS");
+            finding.look(holds, || {
+                format!(
+                    "attempt {} of delivery {}: {}",
+                    attempt.number, row.id, attempt.class
+                )
+            });
+        }
+    }
+    finding
+}
+
+/// The waits of healthy webhooks that were never halted: these had no reason of their own to wait.
+fn waits(world: &World<'_>) -> Waits {
+    let Some(fault) = world.evidence.first_fault else {
+        return Waits::default();
+    };
+    let (mut before, mut during) = (Vec::new(), Vec::new());
+    for row in &world.evidence.deliveries {
+        let (Some(hook), Some(event)) = (
+            world.hooks.get(&row.webhook),
+            world.published.get(&row.event),
+        ) else {
+            continue;
+        };
+        if !hook.healthy || world.halts_of(hook).next().is_some() {
+            continue;
+        }
+        if let Some(first) = world
+            .requests_of(row)
+            .iter()
+            .map(|request| request.at)
+            .min()
+        {
+            let of_its_time = if event.started < fault {
+                &mut before
+            } else {
+                &mut during
+            };
+            of_its_time.push(first - event.started);
+        }
+    }
+    let p99 = |mut waits: Vec<i64>| {
+        waits.sort_unstable();
+        let index = (waits.len() * 99).div_ceil(100).saturating_sub(1);
+        (waits.get(index).copied().unwrap_or(0), waits.len())
+    };
+    Waits {
+        before: p99(before),
+        during: p99(during),
+    }
+}
+
+fn bounded(world: &World<'_>) -> Finding {
+    let mut finding = Finding::new(
+        "I12",
+        "memory, descriptors and threads of every service below fixed caps",
+    );
+    for row in &world.evidence.vitals {
+        finding.look(row.peak.is_within(HELD_CAPS), || {
+            format!("{} held {:?}", row.service, row.peak)
+        });
     }
     finding
 }

@@ -138,6 +138,37 @@ fn good() -> Evidence {
             last_delivered: Some(202),
         },
     ];
+    let people = ["a@example.com", "b@example.com"].map(str::to_owned);
+    evidence.disablings = Disablings {
+        told: vec![
+            disabling("one", 10, false),
+            disabling("two", 10, false),
+            disabling("three", 1, true),
+        ],
+        audited: vec![FLAKY; 3],
+        mails: ["one", "two", "three"]
+            .into_iter()
+            .flat_map(|episode| {
+                people.clone().map(|recipient| DisablingMail {
+                    episode: episode.to_owned(),
+                    recipient,
+                })
+            })
+            .collect(),
+        recipients: people.to_vec(),
+    };
+    evidence.first_fault = Some(150);
+    let held = Held {
+        resident_bytes: 1,
+        descriptors: 2,
+        threads: 3,
+    };
+    evidence.vitals = vec![VitalsRow {
+        service: "ingest".to_owned(),
+        start: held,
+        peak: HELD_CAPS,
+        quiet: held,
+    }];
     // Long after everything.
     evidence.halts = vec![Halt {
         webhook: FLAKY,
@@ -148,6 +179,15 @@ fn good() -> Evidence {
         over: Some(HALTED + 10_000_005),
     }];
     evidence
+}
+
+fn disabling(episode: &str, run: u32, gone: bool) -> DisablingRow {
+    DisablingRow {
+        webhook: FLAKY,
+        episode: episode.to_owned(),
+        run,
+        gone,
+    }
 }
 
 /// Breaks one thing and names the invariants that must notice.
@@ -186,9 +226,14 @@ fn a_good_run_holds_and_everything_was_looked_at() {
             ("I6", 11),
             ("I7", 6),
             ("I8", 1),
-            ("I9", 10)
+            ("I9", 10),
+            ("I10", 10),
+            ("I11", 4),
+            ("I12", 1)
         ]
     );
+    assert!(report.vacuous().is_empty());
+    assert_eq!(check(&Evidence::default()).vacuous().len(), 12);
     assert!(
         report
             .to_string()
@@ -452,4 +497,60 @@ fn wrong_counters_are_found() {
     });
     check_breaks(&["I6"], |evidence| evidence.counters.truncate(2));
     check_breaks(&["I6"], |evidence| evidence.deliveries[0].attempts = 2);
+}
+
+#[test]
+fn a_disabling_too_early_twice_untold_or_of_a_healthy_webhook_is_found() {
+    check_breaks(&["I10"], |evidence| evidence.disablings.told[0].run = 11);
+    check_breaks(&[], |evidence| evidence.disablings.told[2].run = 7);
+    check_breaks(&["I10"], |evidence| {
+        let again = evidence.disablings.told[1].clone();
+        evidence.disablings.told.push(again);
+    });
+    check_breaks(&["I10"], |evidence| {
+        evidence.disablings.audited.pop();
+    });
+    check_breaks(&["I10"], |evidence| {
+        evidence.disablings.audited.push(WIDE);
+    });
+    check_breaks(&["I10"], |evidence| {
+        evidence.disablings.mails.pop();
+    });
+    check_breaks(&["I10"], |evidence| {
+        let again = evidence.disablings.mails[0].clone();
+        evidence.disablings.mails.push(again);
+    });
+    check_breaks(&["I10"], |evidence| {
+        evidence.disablings.mails[0].episode = "none".to_owned();
+    });
+    check_breaks(&["I10"], |evidence| {
+        evidence.disablings.told[0].webhook = WIDE;
+        evidence.disablings.audited[0] = WIDE;
+    });
+}
+
+#[test]
+fn a_failed_attempt_to_a_healthy_endpoint_is_found_and_its_wait_is_told() {
+    let fails = |class: &str| {
+        let class = class.to_owned();
+        move |evidence: &mut Evidence| evidence.attempts[0].class = class
+    };
+    check_breaks(&[], fails("OURS"));
+    let report = check_breaks(&["I11"], fails("TEMPORARY"));
+    assert!(report.to_string().contains("I11: attempt 1 of"), "{report}");
+    let mut evidence = good();
+    evidence.published[1].started = 160;
+    let waits = check(&evidence).waits;
+    assert_eq!((waits.before, waits.during), ((101, 3), (41, 1)));
+}
+
+#[test]
+fn a_service_above_a_cap_is_found() {
+    check_breaks(&["I12"], |evidence| evidence.vitals[0].peak.threads += 1);
+    check_breaks(&["I12"], |evidence| {
+        evidence.vitals[0].peak.resident_bytes += 1;
+    });
+    check_breaks(&["I12"], |evidence| {
+        evidence.vitals[0].peak.descriptors += 1
+    });
 }

@@ -19,6 +19,9 @@ use crate::{
     stack::{NewWebhook, Stack, Workspace},
 };
 
+/// Who is told of trouble with the first workspace's webhooks.
+pub(super) const PEOPLE: [&str; 2] = ["one@people.example", "two@people.example"];
+
 /// Links of the first workspace.
 const LINKS: usize = 3;
 
@@ -42,6 +45,10 @@ impl Cast {
             stack.workspace("First").await?,
             stack.workspace("Second").await?,
         );
+        let id = first.id.to_string();
+        let [one, two] = PEOPLE;
+        let told = ["workspace", "update", &id, "--notify", one, "--notify", two];
+        stack.operate(&told).await?;
         let links: Vec<Uuid> = (0..LINKS).map(|_| Uuid::new_v4()).collect();
         let mut cast = Self {
             first: first.clone(),

@@ -2,8 +2,8 @@
 //! are held against Postgres.
 //!
 //! Two dispatchers and one of everything else; a publisher at each of the three doors; webhooks that
-//! are workspace-wide, bound to a link, deaf to what is published (they must get nothing) and flaky;
-//! and writers that make, pause, disable and delete webhooks meanwhile.
+//! are workspace-wide, bound to a link, deaf to what is published (they must get nothing), flaky and
+//! dying; and writers that make, pause, disable and delete webhooks meanwhile.
 //! SIGKILL falls on services, nats-server and PostgreSQL, with the time between kills, the victim and
 //! the time until its restart drawn from a seed; kills overlap. Whatever ends by itself meanwhile is
 //! started again, as an orchestrator would, and counted. After the last kill everything is healed;
@@ -32,12 +32,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::quiet::quiet;
 use self::{
-    cast::{Cast, Publishers},
+    cast::{Cast, PEOPLE, Publishers},
     plan::Fault,
     turns::{Turns, Writers},
 };
 use crate::{
-    check::{self, Evidence, HaltKind, Report},
+    check::{self, Evidence, HaltKind, Report, VitalsRow},
     ledger::{self, Ledger},
     now_micros,
     publish::{Door, Tally},
@@ -103,10 +103,28 @@ pub struct FaultOutcome {
 }
 
 impl FaultOutcome {
-    /// Whether every invariant holds and the system came to rest.
+    /// Whether every invariant holds, each was looked at, every door took events, and the system came
+    /// to rest.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.report.holds() && self.quiet_after.is_some()
+        self.report.holds() && self.quiet_after.is_some() && self.hollow().is_empty()
+    }
+
+    /// Why the run shows less than it should: what it did not try.
+    #[must_use]
+    pub fn hollow(&self) -> Vec<String> {
+        // Without `/proc` nobody can say what a process holds.
+        let vacuous = self.report.vacuous().into_iter();
+        let vacuous = vacuous.filter(|one| *one != "I12" || Path::new("/proc/self").exists());
+        let mut hollow: Vec<String> = vacuous
+            .map(|invariant| format!("nothing was there to check {invariant} with"))
+            .collect();
+        let silent = Door::ALL.into_iter().filter(|door| {
+            let of_door = self.tallies.iter().filter(|(of, _)| of == door);
+            of_door.map(|(_, tally)| tally.ok).sum::<u64>() == 0
+        });
+        hollow.extend(silent.map(|door| format!("no event was taken over {}", door.as_str())));
+        hollow
     }
 }
 
@@ -162,8 +180,13 @@ impl fmt::Display for FaultOutcome {
         if let Some(folder) = &self.folder {
             writeln!(f, "logs and ledgers: {}", folder.display())?;
         }
+        for reason in self.hollow() {
+            writeln!(f, "HOLLOW: {reason}")?;
+        }
         let verdict = if self.holds() {
             "all invariants hold"
+        } else if self.report.holds() && self.quiet_after.is_some() {
+            "NOT SHOWN"
         } else {
             "VIOLATED"
         };
@@ -214,8 +237,11 @@ async fn run_in(
     .setting("WEBHOOKS_RETRY_BASE", "1s")
     .setting("WEBHOOKS_RETRY_IMMEDIATE", "200ms")
     .setting("WEBHOOKS_RETRY_MAX_ATTEMPTS", &MAX_ATTEMPTS.to_string())
-    .setting("WEBHOOKS_ATTEMPT_TIMEOUT", "5s");
+    .setting("WEBHOOKS_ATTEMPT_TIMEOUT", "5s")
+    .setting("WEBHOOKS_PROBE_PAUSE", "200ms")
+    .setting("WEBHOOKS_PROBE_PAUSE_CAP", "1s");
     let mut stack = Stack::start(stack).await?;
+    let mut vitals = Vitals::start(&stack);
     let received = folder.join("received");
     let receiver = ReceiverOptions {
         ledger: Some(received.clone()),
@@ -235,12 +261,14 @@ async fn run_in(
     tokio::time::sleep(CALM).await;
 
     let mut kills = Kills::default();
+    let first_fault = Some(now_micros());
     for fault in plan::plan(options.seed, options.faults) {
-        kills.strike(&mut stack, fault, note).await?;
+        kills.strike(&mut stack, fault, &mut vitals, note).await?;
     }
     kills.heal(&mut stack).await?;
     note("healed".to_owned());
     tokio::time::sleep(CALM).await;
+    vitals.look(&stack);
     stop.cancel();
     let Turns { hooks, halts } = writers.finish().await?;
     let (tallies, published) = finish(publishers).await?;
@@ -269,6 +297,9 @@ async fn run_in(
         counters: record::counters(&stack).await?,
         dispatcher_kills: kills.dispatchers,
         max_attempts: MAX_ATTEMPTS,
+        disablings: record::disablings(&stack, &PEOPLE).await?,
+        vitals: vitals.finish(&stack),
+        first_fault,
     };
     let report = check::check(&evidence);
     stack.stop_all().await?;
@@ -298,6 +329,39 @@ async fn finish(
     Ok((tallies, published))
 }
 
+/// What the services hold, looked at over and over.
+struct Vitals(BTreeMap<Part, VitalsRow>);
+
+impl Vitals {
+    fn start(stack: &Stack) -> Self {
+        let rows = stack.held().into_iter().map(|(part, held)| {
+            let row = VitalsRow {
+                service: part.to_string(),
+                start: held,
+                peak: held,
+                quiet: held,
+            };
+            (part, row)
+        });
+        Self(rows.collect())
+    }
+
+    fn look(&mut self, stack: &Stack) {
+        for (part, held) in stack.held() {
+            if let Some(row) = self.0.get_mut(&part) {
+                row.peak = row.peak.max(held);
+                row.quiet = held;
+            }
+        }
+    }
+
+    /// When everything is quiet.
+    fn finish(mut self, stack: &Stack) -> Vec<VitalsRow> {
+        self.look(stack);
+        self.0.into_values().collect()
+    }
+}
+
 /// Who was killed, and who is to be started again when.
 #[derive(Debug, Default)]
 struct Kills {
@@ -315,11 +379,13 @@ impl Kills {
         &mut self,
         stack: &mut Stack,
         fault: Fault,
+        vitals: &mut Vitals,
         note: &mut dyn FnMut(String),
     ) -> anyhow::Result<()> {
         let due = Instant::now() + fault.after;
         while Instant::now() < due {
             self.look_after(stack, note).await?;
+            vitals.look(stack);
             tokio::time::sleep(LOOK_PERIOD).await;
         }
         let parts = stack.parts();
@@ -396,5 +462,59 @@ impl Kills {
                 .context("after the last kill")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        BTreeMap, Door, Duration, FaultOutcome, Report, Tally,
+        check::{Evidence, check},
+    };
+
+    fn outcome(report: Report, ok: u64) -> FaultOutcome {
+        let tally = Tally {
+            ok,
+            ..Tally::default()
+        };
+        FaultOutcome {
+            seed: 1,
+            report,
+            kills: BTreeMap::new(),
+            deaths: BTreeMap::new(),
+            tallies: Door::ALL.map(|door| (door, tally)).to_vec(),
+            made: 0,
+            halts: BTreeMap::new(),
+            quiet_after: Some(Duration::ZERO),
+            leftovers: 0,
+            folder: None,
+        }
+    }
+
+    fn full() -> Report {
+        let mut report = check(&Evidence::default());
+        for finding in &mut report.findings {
+            finding.checked = 1;
+        }
+        report
+    }
+
+    #[test]
+    fn a_run_that_tried_nothing_shows_nothing() {
+        assert!(outcome(full(), 1).holds());
+        let empty = outcome(check(&Evidence::default()), 1);
+        assert!(empty.report.holds() && !empty.holds(), "{empty}");
+        assert!(empty.to_string().ends_with("NOT SHOWN"), "{empty}");
+        for index in 0..full().findings.len() {
+            let mut report = full();
+            report.findings[index].checked = 0;
+            assert!(!outcome(report, 1).holds(), "finding {index}");
+        }
+        let silent = outcome(full(), 0);
+        assert_eq!(silent.hollow().len(), 3, "{silent}");
+        assert!(!silent.holds());
+        let mut one = outcome(full(), 1);
+        one.tallies[1].1.ok = 0;
+        assert_eq!(one.hollow(), ["no event was taken over grpc"]);
     }
 }

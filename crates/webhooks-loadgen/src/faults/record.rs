@@ -2,10 +2,52 @@
 
 use anyhow::Context as _;
 
+use webhooks_bus::{OpsEvent, names};
+
 use crate::{
-    check::{AttemptRow, CounterRow, DeliveryRow},
+    check::{AttemptRow, CounterRow, DeliveryRow, DisablingMail, DisablingRow, Disablings},
     stack::Stack,
 };
+
+/// What stream OPS, the audit log and the outbox of mails say of automatic disablings. `recipients`
+/// are those of the workspace whose webhooks it happens to.
+pub(crate) async fn disablings(stack: &Stack, recipients: &[&str]) -> anyhow::Result<Disablings> {
+    const KIND: &str = "auto_disabled";
+    let bus = stack.bus().await?;
+    let (mut told, mut next) = (Vec::new(), 1);
+    while let Some(message) = bus.get_next(names::OPS, ">", next).await? {
+        next = message.seq + 1;
+        let event = OpsEvent::decode(&message.payload)?;
+        if event.kind == KIND {
+            told.push(DisablingRow {
+                webhook: event.webhook_id,
+                episode: event.episode_id,
+                run: event.run,
+                gone: event.status_reason.as_deref() == Some("ENDPOINT_GONE"),
+            });
+        }
+    }
+    let audited = stack
+        .sql("SELECT subject FROM audit_log WHERE action = 'webhook.auto_disable'")
+        .await?;
+    let mails = stack
+        .sql("SELECT message_id, recipient FROM mail_outbox")
+        .await?;
+    // <episode>.<kind>.<number>@…
+    let mail = |[id, recipient]: [&str; 2]| {
+        let mark = format!(".{KIND}.");
+        Ok(id.split_once(&mark).map(|(episode, _)| DisablingMail {
+            episode: episode.to_owned(),
+            recipient: recipient.to_owned(),
+        }))
+    };
+    Ok(Disablings {
+        told,
+        audited: rows(&audited, |[webhook]| Ok(webhook.parse()?))?,
+        mails: rows(&mails, mail)?.into_iter().flatten().collect(),
+        recipients: recipients.iter().map(|one| (*one).to_owned()).collect(),
+    })
+}
 
 /// Microseconds since the epoch.
 macro_rules! micros {

@@ -1,12 +1,15 @@
-//! Webhooks that are made, paused, disabled and deleted while everything is being killed.
+//! Webhooks that are made, paused, disabled and deleted while everything is being killed, and two whose
+//! endpoints are dead.
 //!
 //! Three writers, each with a webhook of its own kind of halt: one is paused and resumed in turn, one
-//! disabled and enabled, and one is made and deleted over and over. A writer asks as a customer's
+//! disabled and enabled, and one is made and deleted over and over. Two more have an endpoint that
+//! answers 500 or 410, so that the system disables it, and enable it each time that happened; what was
+//! held is discarded. A writer asks as a customer's
 //! program does: until the answer is there, since management, nats-server and PostgreSQL die under
 //! its calls. It notes when it first asked and when a success was answered; what was never answered
 //! was not promised. (A creation is not tried again, as a lost answer holds the secret: the webhook is
 //! found in the end and counted as expected.) Every webhook that is left at the end is active again, so that what it was owed
-//! goes out.
+//! goes out; those that died are deleted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,8 +40,15 @@ const HALTED: std::ops::Range<Duration> =
 const WEBHOOKS: &str = "/v1/webhooks";
 const LIST: &str = "/v1/webhooks?pageSize=1000";
 
+/// Endpoints that never answer 2xx.
+const DYING: [&str; 2] = ["/status/500/dying-", "/status/410/dying-"];
+
 /// Between two tries of a call.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a dead endpoint may take to be disabled: ten failures and the probes between them, while
+/// everything that is needed for it is killed in turn.
+const DISABLED_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a call may go unanswered: longer than anything stays dead, with time to start.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -75,17 +85,22 @@ impl Writers {
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let mut writers = Self::default();
-        let kinds = [HaltKind::Paused, HaltKind::Disabled, HaltKind::Deleted];
-        for (number, kind) in (0_u64..).zip(kinds) {
-            let writer = Writer {
+        let writer = |number| {
+            anyhow::Ok(Writer {
                 scene: Arc::clone(scene),
                 api: api()?,
                 dice: StdRng::seed_from_u64(scene.seed.wrapping_add(number)),
                 stop: stop.clone(),
                 made: 0,
                 turns: Turns::default(),
-            };
-            writers.0.spawn(writer.work(kind));
+            })
+        };
+        let kinds = [HaltKind::Paused, HaltKind::Disabled, HaltKind::Deleted];
+        for (number, kind) in (0_u64..).zip(kinds) {
+            writers.0.spawn(writer(number)?.work(kind));
+        }
+        for (number, prefix) in (10_u64..).zip(DYING) {
+            writers.0.spawn(writer(number)?.die(prefix));
         }
         Ok(writers)
     }
@@ -114,9 +129,10 @@ struct Writer {
 
 impl Writer {
     async fn work(mut self, kind: HaltKind) -> anyhow::Result<Turns> {
+        let prefix = format!("/ok/{}-", kind.as_str());
         if kind == HaltKind::Deleted {
             loop {
-                let webhook = self.make(kind).await?;
+                let webhook = self.make(&prefix).await?;
                 self.rest(LIVE).await;
                 self.halt(webhook, kind).await?;
                 if self.stop.is_cancelled() {
@@ -124,7 +140,7 @@ impl Writer {
                 }
             }
         } else {
-            let webhook = self.make(kind).await?;
+            let webhook = self.make(&prefix).await?;
             while !self.stop.is_cancelled() {
                 self.rest(LIVE).await;
                 self.halt(webhook, kind).await?;
@@ -132,16 +148,59 @@ impl Writer {
                 self.lift(webhook).await?;
             }
         }
-        self.find_unanswered(kind).await?;
+        self.find_unanswered(&prefix).await?;
         Ok(self.turns)
     }
 
+    /// Lets a dead endpoint be disabled, at least once, and enables it each time.
+    async fn die(mut self, prefix: &'static str) -> anyhow::Result<Turns> {
+        let webhook = self.make(prefix).await?;
+        let path = format!("/v1/webhooks/{webhook}");
+        loop {
+            self.disabled(&path).await?;
+            self.rest(LIVE).await;
+            if self.stop.is_cancelled() {
+                break;
+            }
+            let body = json!({ "status": "WEBHOOK_STATUS_ACTIVE", "heldDeliveries": "DISCARD" });
+            self.insist(Method::PATCH, &path, Some(&body)).await?;
+        }
+        // Nothing is left open: neither of this one nor of one whose creation was not answered.
+        self.find_unanswered(prefix).await?;
+        for webhook in self
+            .turns
+            .hooks
+            .iter()
+            .map(|hook| hook.id)
+            .collect::<Vec<_>>()
+        {
+            self.halt(webhook, HaltKind::Deleted).await?;
+        }
+        Ok(self.turns)
+    }
+
+    /// Waits until the system has disabled a webhook: as long as something happens.
+    async fn disabled(&mut self, path: &str) -> anyhow::Result<()> {
+        let since = Instant::now();
+        loop {
+            let call = self.insist(Method::GET, path, None).await?;
+            let webhook = call.body.context("a question is always answered")?;
+            if webhook["webhook"]["statusLabel"] == "AUTO_DISABLED" {
+                return Ok(());
+            }
+            if since.elapsed() > DISABLED_LIMIT {
+                bail!("it is not disabled: {webhook}");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Makes a webhook; one whose creation was not answered is left alone and another one made.
-    async fn make(&mut self, kind: HaltKind) -> anyhow::Result<Uuid> {
+    async fn make(&mut self, prefix: &str) -> anyhow::Result<Uuid> {
         let since = Instant::now();
         loop {
             self.made += 1;
-            let path = format!("/ok/{}-{}", kind.as_str(), self.made);
+            let path = format!("{prefix}{}", self.made);
             let new = NewWebhook {
                 name: path.clone(),
                 endpoint_url: self.scene.receiver.url(&path),
@@ -175,27 +234,26 @@ impl Writer {
         self.turns.hooks.push(Hook {
             id,
             workspace: self.scene.workspace.id,
+            healthy: path.starts_with("/ok"),
             path,
             links: vec![self.scene.link],
             kinds: Vec::new(),
             created,
-            healthy: true,
         });
     }
 
     /// Webhooks that were made and whose creation was never answered: nothing is owed to them, and
     /// nobody knows their secrets, but what they get is expected.
-    async fn find_unanswered(&mut self, kind: HaltKind) -> anyhow::Result<()> {
+    async fn find_unanswered(&mut self, prefix: &str) -> anyhow::Result<()> {
         let call = self.insist(Method::GET, LIST, None).await?;
         let list = call.body.context("a list is always answered")?;
-        let prefix = format!("/ok/{}-", kind.as_str());
         for webhook in list["webhooks"].as_array().into_iter().flatten() {
             let (Some(id), Some(name)) = (webhook["id"].as_str(), webhook["name"].as_str()) else {
                 bail!("a webhook without id or name: {webhook}");
             };
             let id: Uuid = id.parse()?;
             let known = self.turns.hooks.iter().any(|hook| hook.id == id);
-            if name.starts_with(&prefix) && !known {
+            if name.starts_with(prefix) && !known {
                 self.know(id, name.to_owned(), i64::MAX);
             }
         }

@@ -25,10 +25,11 @@ const MESSAGE_MAX_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct GrpcDoor {
     client: EventServiceClient<Channel>,
     authorization: MetadataValue<Ascii>,
+    traceparent: Option<MetadataValue<Ascii>>,
 }
 
 impl GrpcDoor {
-    pub(super) fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(url: &str, token: &str, traceparent: Option<&str>) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(url.to_owned())?
             .timeout(CALL_LIMIT)
             .connect_timeout(Duration::from_secs(2))
@@ -40,6 +41,7 @@ impl GrpcDoor {
         Ok(Self {
             client,
             authorization: format!("Bearer {token}").parse()?,
+            traceparent: traceparent.map(str::parse).transpose()?,
         })
     }
 
@@ -48,6 +50,10 @@ impl GrpcDoor {
         request
             .metadata_mut()
             .insert("authorization", self.authorization.clone());
+        if let Some(traceparent) = &self.traceparent {
+            let metadata = request.metadata_mut();
+            metadata.insert("traceparent", traceparent.clone());
+        }
         request
     }
 

@@ -47,13 +47,16 @@ struct Problem {
 }
 
 impl HttpDoor {
-    pub(super) fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(url: &str, token: &str, traceparent: Option<&str>) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
         headers.insert(
             header::CONTENT_TYPE,
             header::HeaderValue::from_static("application/json"),
         );
+        if let Some(traceparent) = traceparent {
+            headers.insert("traceparent", traceparent.parse()?);
+        }
         Ok(Self {
             client: HttpClient::new(url)?,
             headers,

@@ -107,6 +107,8 @@ pub struct Plan {
     pub retry: bool,
     /// Holds the publisher back.
     pub gate: Option<Gate>,
+    /// The trace that the events are part of, as W3C `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 impl Default for Plan {
@@ -118,6 +120,7 @@ impl Default for Plan {
             batch: 1,
             retry: false,
             gate: None,
+            traceparent: None,
         }
     }
 }
@@ -216,12 +219,13 @@ enum Connection {
 }
 
 impl Connection {
-    async fn open(target: &Target) -> anyhow::Result<Self> {
-        let token = || target.token.as_deref().context("this door needs a token");
+    async fn open(target: &Target, traceparent: Option<&str>) -> anyhow::Result<Self> {
+        let (url, token) = (&target.url, target.token.as_deref());
+        let token = || token.context("this door needs a token");
         Ok(match target.door {
-            Door::Http => Self::Http(http::HttpDoor::new(&target.url, token()?)?),
-            Door::Grpc => Self::Grpc(grpc::GrpcDoor::new(&target.url, token()?)?),
-            Door::Nats => Self::Nats(nats::NatsDoor::connect(&target.url).await?),
+            Door::Http => Self::Http(http::HttpDoor::new(url, token()?, traceparent)?),
+            Door::Grpc => Self::Grpc(grpc::GrpcDoor::new(url, token()?, traceparent)?),
+            Door::Nats => Self::Nats(nats::NatsDoor::connect(url, traceparent).await?),
         })
     }
 
@@ -264,7 +268,7 @@ pub async fn run(
     });
     let mut workers = JoinSet::new();
     for _ in 0..plan.workers {
-        let connection = Connection::open(target).await?;
+        let connection = Connection::open(target, plan.traceparent.as_deref()).await?;
         workers.spawn(Arc::clone(&job).work(connection));
     }
     let mut tally = Tally::default();

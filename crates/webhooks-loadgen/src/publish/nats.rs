@@ -17,6 +17,7 @@ const ACK_LIMIT: Duration = Duration::from_secs(5);
 /// One connection to NATS.
 pub(super) struct NatsDoor {
     client: Client,
+    traceparent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -26,7 +27,7 @@ struct Ack {
 }
 
 impl NatsDoor {
-    pub(super) async fn connect(url: &str) -> anyhow::Result<Self> {
+    pub(super) async fn connect(url: &str, traceparent: Option<&str>) -> anyhow::Result<Self> {
         // The client reads no name and password from an address by itself.
         let address: ServerAddr = url.parse()?;
         let options = match (address.username(), address.password()) {
@@ -42,24 +43,29 @@ impl NatsDoor {
             .reconnect_delay_callback(|_| Duration::from_millis(100))
             .connect(url)
             .await?;
-        Ok(Self { client })
+        let traceparent = traceparent.map(str::to_owned);
+        Ok(Self {
+            client,
+            traceparent,
+        })
     }
 
     pub(super) async fn publish(&mut self, events: &[Event]) -> Vec<Verdict> {
-        join_all(events.iter().map(|event| publish(&self.client, event))).await
+        join_all(events.iter().map(|event| self.publish_one(event))).await
     }
-}
 
-async fn publish(client: &Client, event: &Event) -> Verdict {
-    let mut header = HeaderMap::new();
-    header.insert(headers::MSG_ID, event.spec.id.to_string());
-    let request = Request::new().headers(header).payload(event.bytes.clone());
-    match client
-        .send_request(subjects::intake(event.spec.workspace), request)
-        .await
-    {
-        Ok(reply) => of_reply(&reply.payload),
-        Err(error) => Verdict::unknown(error.to_string()),
+    async fn publish_one(&self, event: &Event) -> Verdict {
+        let mut header = HeaderMap::new();
+        header.insert(headers::MSG_ID, event.spec.id.to_string());
+        if let Some(traceparent) = &self.traceparent {
+            header.insert(headers::TRACEPARENT, traceparent.as_str());
+        }
+        let request = Request::new().headers(header).payload(event.bytes.clone());
+        let subject = subjects::intake(event.spec.workspace);
+        match self.client.send_request(subject, request).await {
+            Ok(reply) => of_reply(&reply.payload),
+            Err(error) => Verdict::unknown(error.to_string()),
+        }
     }
 }
 

@@ -469,6 +469,9 @@ impl<'a> Rig<'a> {
         }
         let received = ledger::read(&self.folder.join("received"))?;
         let repeats = Repeats::of(&received);
+        // Every endpoint at its cap.
+        let cap = usize::try_from(webhooks_domain::webhook::DEFAULT_IN_FLIGHT)?;
+        let in_flight = self.hooks.len() * cap;
         let evidence = Evidence {
             published,
             received,
@@ -479,6 +482,7 @@ impl<'a> Rig<'a> {
             counters: record::counters(&self.stack).await?,
             dispatcher_kills: self.cuts,
             max_attempts: MAX_ATTEMPTS,
+            ..Evidence::default()
         };
         let report = check::check(&evidence);
         self.stack.stop_all().await?;
@@ -493,6 +497,7 @@ impl<'a> Rig<'a> {
         }
         Ok(Outcome {
             lapses,
+            in_flight,
             report: Some(report),
             expectations: self.expectations,
             tallies: self.tallies,

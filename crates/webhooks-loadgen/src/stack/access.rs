@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, header};
 use tokio::process::Command;
 use uuid::Uuid;
 use webhooks_bus::{Bus, BusSettings, permissions::Role};
 use webhooks_devstack::wait_until;
+use webhooks_domain::sealing::{Binding, Keyring, Purpose, Sealed};
 use webhooks_runtime::{Secret, Settings as _};
 
-use super::{Api, DATABASE, READY_LIMIT, Stack, StackOptions, Workspace};
+use super::{Api, DATABASE, ENCRYPTION_KEYS, READY_LIMIT, Stack, StackOptions, Workspace};
 use crate::{
     client::HttpClient,
     publish::{Door, Target},
@@ -177,6 +179,38 @@ impl Stack {
         self.postgres.sql(DATABASE, statement).await
     }
 
+    /// Every signing key of this stack's webhooks, opened as management opens it: `v1` keys and the
+    /// seeds of `v1a` ones. For whoever searches for them.
+    ///
+    /// # Errors
+    /// PostgreSQL is down, or a key does not open.
+    pub async fn signing_keys(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let name = "WEBHOOKS_ENCRYPTION_KEYS";
+        let mut set = self.options.settings.iter().rev();
+        let keys = set.find(|(of, _)| of == name);
+        let keys = keys.map_or(ENCRYPTION_KEYS, |(_, keys)| keys);
+        let keyring = Keyring::parse(keys)?;
+        let rows = self
+            .sql(
+                "SELECT w.workspace_id, w.id, s.version, s.kind, s.key_id, encode(s.nonce, 'base64'), \
+                 translate(encode(s.ciphertext, 'base64'), E'\n', '') \
+                 FROM webhook_secrets s JOIN webhooks w ON w.id = s.webhook_id \
+                 WHERE s.kind IN ('SIGNING', 'ED25519')",
+            )
+            .await?;
+        rows.lines().map(|row| opened(&keyring, row)).collect()
+    }
+
+    /// Notes what a search is to look for, where this run is kept.
+    pub(super) async fn note_signing_keys(&self) -> anyhow::Result<()> {
+        if webhooks_devstack::is_kept() && self.postgres.pid().is_some() {
+            for key in self.signing_keys().await? {
+                webhooks_devstack::note_secret(&key);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn ingest_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.addresses.ingest)
     }
@@ -184,6 +218,31 @@ impl Stack {
     pub(super) fn database_url(&self) -> String {
         self.postgres.url(DATABASE)
     }
+}
+
+/// Opens one row: workspace, webhook, version, kind, key id, nonce, ciphertext.
+fn opened(keyring: &Keyring, row: &str) -> anyhow::Result<Vec<u8>> {
+    let fields: Vec<&str> = row.split('|').collect();
+    let [workspace, webhook, version, kind, key_id, nonce, ciphertext] = fields[..] else {
+        bail!("a sealed key of {} columns", fields.len());
+    };
+    let purpose = match kind {
+        "SIGNING" => Purpose::SigningKey,
+        _ => Purpose::Ed25519,
+    };
+    let binding = Binding {
+        workspace: workspace.parse()?,
+        webhook: webhook.parse()?,
+        version: version.parse()?,
+    };
+    let nonce = STANDARD.decode(nonce)?;
+    let nonce = nonce.try_into().map_err(|_| anyhow!("a nonce"))?;
+    let sealed = Sealed {
+        key_id: key_id.to_owned(),
+        nonce,
+        ciphertext: STANDARD.decode(ciphertext)?,
+    };
+    Ok(keyring.open_for(purpose, binding, &sealed)?)
 }
 
 /// The settings of the bus that every process of a stack has.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use futures::future::try_join_all;
-use webhooks_devstack::{NatsServer, free_port};
+use webhooks_devstack::{NatsBuilder, NatsServer, free_port};
 
 use super::StackOptions;
 
@@ -22,17 +22,25 @@ pub(super) async fn start(
         if routes.len() > 1 {
             config.push_str(&cluster(*route, &routes));
         }
-        NatsServer::builder(options.folder.join(name))
-            .name(name)
-            .sync_interval(options.sync)
-            .extra_config(config)
+        builder(options, name, config)
     });
     let builders: Vec<_> = builders.collect();
     // Together: a node is healthy only when it knows a leader.
-    let mut nodes =
-        try_join_all(builders.iter().map(webhooks_devstack::NatsBuilder::start)).await?;
+    let mut nodes = try_join_all(builders.iter().map(NatsBuilder::start)).await?;
     let first = nodes.remove(0);
     Ok((first, nodes))
+}
+
+/// The one node of a stack that starts it later.
+pub(super) fn prepare(options: &StackOptions, users: &str) -> anyhow::Result<NatsServer> {
+    builder(options, &name(1), users.to_owned()).prepare()
+}
+
+fn builder(options: &StackOptions, name: &str, config: String) -> NatsBuilder {
+    NatsServer::builder(options.folder.join(name))
+        .name(name)
+        .sync_interval(options.sync)
+        .extra_config(config)
 }
 
 fn name(number: u16) -> String {

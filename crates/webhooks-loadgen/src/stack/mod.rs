@@ -31,6 +31,7 @@ pub use self::{
     part::Part,
     usage::{Usage, processor_time},
 };
+use crate::check::Held;
 
 /// How long a part may take to be ready after a start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -154,6 +155,36 @@ impl Stack {
     /// # Errors
     /// A program is missing or does not become ready; the message ends with its log.
     pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
+        let (identities, users, workspaces) = Self::begin(&options)?;
+        let postgres = Postgres::builder(options.folder.join("postgres"));
+        let ((nats, peers), postgres) =
+            tokio::try_join!(cluster::start(&options, &users), postgres.start())?;
+        let servers = (nats, peers, postgres);
+        let mut stack = Self::with(options, servers, identities, workspaces)?;
+        stack.migrate().await?;
+        for part in stack.start_services()? {
+            stack.wait_ready(part).await?;
+        }
+        Ok(stack)
+    }
+
+    /// Makes everything ready to be started and starts nothing: [`start_services`](Self::start_services),
+    /// [`revive`](Self::revive) of the two servers and [`migrate`](Self::migrate) may follow in any
+    /// order. One node of NATS.
+    ///
+    /// # Errors
+    /// A program is missing, or the folder cannot be written.
+    pub async fn prepare(options: StackOptions) -> anyhow::Result<Self> {
+        let (identities, users, workspaces) = Self::begin(&options)?;
+        let nats = cluster::prepare(&options, &users)?;
+        let postgres = Postgres::builder(options.folder.join("postgres"));
+        let servers = (nats, Vec::new(), postgres.prepare().await?);
+        Self::with(options, servers, identities, workspaces)
+    }
+
+    /// Looks for the programs and makes the users of NATS: the identities, the server's part of its
+    /// configuration, and workspaces whose publishers are among the users.
+    fn begin(options: &StackOptions) -> anyhow::Result<(Identities, String, Vec<Uuid>)> {
         ensure!(
             options.bin_dir.join("webhooks").is_file(),
             "{} holds no programs: run `make build` (or `make build PROFILE=release`) first",
@@ -163,47 +194,62 @@ impl Stack {
             .with_context(|| format!("cannot create {}", options.folder.display()))?;
         // Every process is a user of its own, as in production.
         let identities = Identities::open(options.folder.join("identities"))?;
-        let free_workspaces: Vec<Uuid> = (0..WORKSPACES).map(|_| Uuid::new_v4()).collect();
-        let shards = bus_settings(&options)?.shards();
-        let users = identities.server_config(&free_workspaces, shards)?;
-        let postgres = Postgres::builder(options.folder.join("postgres"));
-        let ((nats, peers), postgres) =
-            tokio::try_join!(cluster::start(&options, &users), postgres.start())?;
-        postgres.ensure_database(DATABASE).await?;
-        let app_database_url = postgres.ensure_role(APP_ROLE, DATABASE).await?;
-        let addresses = Addresses {
-            api: free_port()?,
-            grpc: free_port()?,
-            ingest: free_port()?,
-            ingest_grpc: free_port()?,
-        };
-        let mut stack = Self {
+        let workspaces: Vec<Uuid> = (0..WORKSPACES).map(|_| Uuid::new_v4()).collect();
+        let shards = bus_settings(options)?.shards();
+        let users = identities.server_config(&workspaces, shards)?;
+        Ok((identities, users, workspaces))
+    }
+
+    fn with(
+        options: StackOptions,
+        (nats, peers, postgres): (NatsServer, Vec<NatsServer>, Postgres),
+        identities: Identities,
+        free_workspaces: Vec<Uuid>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
             options,
+            app_database_url: postgres.role_url(APP_ROLE, DATABASE),
             nats,
             peers,
             postgres,
             services: BTreeMap::new(),
-            addresses,
-            app_database_url,
+            addresses: Addresses {
+                api: free_port()?,
+                grpc: free_port()?,
+                ingest: free_port()?,
+                ingest_grpc: free_port()?,
+            },
             identities,
             free_workspaces: Mutex::new(free_workspaces),
-        };
-        stack
-            .operate(&["migrate", "--app-role", APP_ROLE])
-            .await
-            .context("`webhooks migrate` failed")?;
-        let dispatchers = (1..=stack.options.dispatchers).map(Part::Dispatcher);
+        })
+    }
+
+    /// Makes the database, the services' role, the schema and the streams, where they are missing.
+    ///
+    /// # Errors
+    /// A server is down, or `webhooks migrate` fails.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        self.postgres.ensure_database(DATABASE).await?;
+        self.postgres.ensure_role(APP_ROLE, DATABASE).await?;
+        let migrated = self.operate(&["migrate", "--app-role", APP_ROLE]);
+        migrated.await.context("`webhooks migrate` failed")?;
+        Ok(())
+    }
+
+    /// Starts every service and waits for none; gives which.
+    ///
+    /// # Errors
+    /// A program is missing, or there is no free port.
+    pub fn start_services(&mut self) -> anyhow::Result<Vec<Part>> {
+        let dispatchers = (1..=self.options.dispatchers).map(Part::Dispatcher);
         let parts: Vec<Part> = [Part::Management, Part::Ingest, Part::Fanout]
             .into_iter()
             .chain(dispatchers)
             .collect();
         for part in &parts {
-            stack.add(*part)?;
+            self.add(*part)?;
         }
-        for part in parts {
-            stack.wait_ready(part).await?;
-        }
-        Ok(stack)
+        Ok(parts)
     }
 
     /// Starts a service that is not there yet: one more dispatcher.
@@ -374,6 +420,7 @@ impl Stack {
     /// # Errors
     /// The system refuses.
     pub async fn stop_all(mut self) -> anyhow::Result<()> {
+        self.note_signing_keys().await?;
         let order = |part: &Part| match part {
             Part::Ingest => 0,
             Part::Fanout => 1,
@@ -389,6 +436,7 @@ impl Stack {
         }
         Ok(())
     }
+
     /// Processor time and memory of every process of the stack at this moment.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -401,6 +449,15 @@ impl Stack {
                 .chain(self.servers())
                 .filter_map(|(part, pid)| Some((part, pid?))),
         )
+    }
+
+    /// What each service that runs holds at this moment.
+    #[must_use]
+    pub fn held(&self) -> Vec<(Part, Held)> {
+        let services = self.services.iter();
+        services
+            .filter_map(|(part, service)| Some((*part, usage::held(service.pid()?)?)))
+            .collect()
     }
 
     /// What a service tells a collector of metrics.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Part;
+use crate::check::Held;
 
 /// What one tick of `/proc/<pid>/stat` is: Linux shows hundredths of a second whatever its own clock.
 const TICK: Duration = Duration::from_millis(10);
@@ -121,6 +122,20 @@ fn resident_bytes(pid: u32) -> u64 {
         * KIB
 }
 
+/// What a process holds at this moment; `None` when it is gone, or where there is no `/proc`.
+pub(super) fn held(pid: u32) -> Option<Held> {
+    let threads = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let threads = threads
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"))?;
+    Some(Held {
+        resident_bytes: resident_bytes(pid),
+        descriptors: u64::try_from(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+            .unwrap_or(u64::MAX),
+        threads: threads.trim().parse().ok()?,
+    })
+}
+
 /// Processor time of this process so far: the generator and the receiver in it.
 #[must_use]
 pub fn processor_time() -> Duration {
@@ -146,6 +161,19 @@ mod tests {
             })
         );
         assert_eq!(parse_stat("7 (x) S"), None);
+    }
+
+    #[test]
+    fn a_process_holds_memory_descriptors_and_threads_while_it_lives() {
+        let held = held(std::process::id());
+        if std::path::Path::new("/proc/self/status").exists() {
+            let held = held.expect("this process lives");
+            assert!(
+                held.resident_bytes > KIB && held.descriptors > 2 && held.threads > 0,
+                "{held:?}"
+            );
+        }
+        assert_eq!(super::held(u32::MAX), None);
     }
 
     #[test]

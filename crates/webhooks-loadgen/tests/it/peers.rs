@@ -89,6 +89,7 @@ async fn a_nats_publisher_notes_every_event_with_what_the_stream_said() {
         rate: Some(5_000.0),
         retry: true,
         gate: None,
+        traceparent: None,
     };
     let tally = publish::run(&target, &subject, &plan, &ledger, &CancellationToken::new())
         .await
