@@ -14,6 +14,7 @@ mod documents;
 mod faults;
 mod hooks;
 mod integrations;
+mod kubernetes;
 mod production;
 mod publisher;
 mod receiver_authentication;
