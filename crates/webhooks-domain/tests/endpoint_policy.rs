@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 use serde::Deserialize;
 use webhooks_domain::endpoint::{
-    AddressClass, AddressPolicy, Cidr, EndpointRefusal, EndpointUrl, classify, vet_addresses,
+    AddressClass, AddressPolicy, Cidr, EndpointRefusal, EndpointUrl, classify, forbidden_ranges,
+    vet_addresses,
 };
 
 #[derive(Deserialize)]
@@ -374,6 +375,34 @@ fn s_05_neighbours_of_forbidden_ranges_are_allowed() {
             assert_eq!(classify(mapped), AddressClass::Global, "mapped {text}");
         }
     }
+}
+
+#[test]
+fn the_ranges_for_a_second_wall_are_those_that_are_refused() {
+    let ranges = forbidden_ranges();
+    let listed = |ip: IpAddr| ranges.iter().any(|range| range.contains(ip));
+    for range in &ranges {
+        for ip in [range.first(), range.last()] {
+            assert!(range.contains(ip), "{ip} is not in {range}");
+            assert_ne!(classify(ip), AddressClass::Global, "{ip} of {range}");
+        }
+    }
+    for text in FORBIDDEN {
+        let range: Cidr = text.parse().expect("test data");
+        assert!(listed(range.first()) && listed(range.last()), "{text}");
+    }
+    for text in NEIGHBOURS {
+        assert!(!listed(text.parse().expect("test data")), "{text}");
+    }
+    let ends = |text: &str| {
+        let range: Cidr = text.parse().expect("test data");
+        (range.first().to_string(), range.last().to_string())
+    };
+    assert_eq!(ends("0.0.0.0/0").1, "255.255.255.255");
+    assert_eq!(ends("10.0.0.0/8").1, "10.255.255.255");
+    assert_eq!(ends("::1").1, "::1");
+    assert_eq!(ends("::/0").1, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+    assert_eq!(ends("2001:db8::/32").0, "2001:db8::");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::cidr::Cidr;
+
 /// What an address is for. Only [`AddressClass::Global`] may be dialled.
 ///
 /// For operators and logs; customers are never told the class of an address a name resolved to.
@@ -141,6 +143,35 @@ pub fn classify(ip: IpAddr) -> AddressClass {
         IpAddr::V4(ip) => classify_v4(ip),
         IpAddr::V6(ip) => classify_v6(ip),
     }
+}
+
+/// Every range that is not [`AddressClass::Global`], as a second wall (a firewall, a network policy)
+/// has to name it. Ranges may lie inside one another. IPv4 inside IPv6 is not told apart: for such a
+/// wall, a mapped address is outside of `2000::/3` like any other.
+#[must_use]
+pub fn forbidden_ranges() -> Vec<Cidr> {
+    let v4 = V4_DENIED.iter().map(|range| {
+        let network = IpAddr::V4(Ipv4Addr::from_bits(range.network));
+        (network, range.mask.count_ones())
+    });
+    // Beside a range there is, for each bit of its prefix, the range that differs in that bit.
+    let length = V6_GLOBAL.mask.count_ones();
+    let outside = (1..=length).map(|prefix| {
+        let mask = u128::MAX << (128 - prefix);
+        let network = (V6_GLOBAL.network & mask) ^ (1 << (128 - prefix));
+        (IpAddr::V6(Ipv6Addr::from_bits(network)), prefix)
+    });
+    let exceptions = V6_EXCEPTIONS.iter().map(|range| {
+        let network = IpAddr::V6(Ipv6Addr::from_bits(range.network));
+        (network, range.mask.count_ones())
+    });
+    v4.chain(outside)
+        .chain(exceptions)
+        .map(|(network, prefix)| {
+            let prefix = u8::try_from(prefix).expect("an address has at most 128 bits");
+            Cidr::new(network, prefix)
+        })
+        .collect()
 }
 
 fn classify_v4(ip: Ipv4Addr) -> AddressClass {

@@ -28,6 +28,32 @@ pub enum CidrError {
 }
 
 impl Cidr {
+    /// A range of a table. Bits below the prefix must be 0.
+    pub(super) const fn new(network: IpAddr, prefix: u8) -> Self {
+        Self { network, prefix }
+    }
+
+    /// Its lowest address.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        self.network
+    }
+
+    /// Its highest address.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        match self.network {
+            IpAddr::V4(network) => {
+                let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | host))
+            }
+            IpAddr::V6(network) => {
+                let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | host))
+            }
+        }
+    }
+
     /// Whether the range holds the address. IPv4-mapped addresses count as IPv4.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {

@@ -25,7 +25,7 @@ mod policy;
 mod refusal;
 mod url;
 
-pub use address::{AddressClass, classify};
+pub use address::{AddressClass, classify, forbidden_ranges};
 pub use cidr::{Cidr, CidrError};
 pub use headers::{CustomHeaders, HeaderRefusal};
 pub use outcome::{FailureClass, Outcome, UnknownWord, classify_response};

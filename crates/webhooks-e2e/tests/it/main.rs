@@ -18,6 +18,7 @@ mod fanout_killed;
 mod faults;
 mod hooks;
 mod integrations;
+mod kubernetes;
 mod moving;
 mod ownership;
 mod production;
