@@ -237,9 +237,10 @@ async fn f_24_a_resolver_that_comes_back_before_the_control_name_is_asked_is_not
         assert_eq!(result.reason(), Some("name_lookup_failed"), "{result:?}");
         assert_eq!(result.class, Some(FailureClass::Temporary));
     }
-    // Twice the name, once the control name, however many wait; each for A and AAAA, tried twice.
+    // Twice the name, once the control name, however many wait; each for A and AAAA, and tried again.
+    // Each attempt for itself would be at least eighty.
     let asked = dns.queries() - asked;
-    assert!(asked <= 12, "{asked} queries");
+    assert!(asked <= 30, "{asked} queries");
 }
 
 #[tokio::test]
