@@ -161,23 +161,43 @@ mod tests {
         }
     }
 
-    /// `lbk_(live|test)_[0-9A-Za-z]{50}`, which scanners look for.
+    /// `lbk_(live|test)_[0-9A-Za-z]{50}`, which scanners look for, a million times.
     #[test]
     fn every_token_has_the_form_that_scanners_look_for_and_no_two_are_alike() {
-        let mut seen = std::collections::BTreeSet::new();
-        for number in 0..20_000_u64 {
-            let mut random = [0; MINT_BYTES];
-            let blocks = random.chunks_mut(32).zip(0_u8..);
-            for (block, place) in blocks {
-                let digest = Sha256::digest([&number.to_be_bytes()[..], &[place]].concat());
-                block.copy_from_slice(&digest);
-            }
-            let token = Token::mint(TokenEnvironment::Live, &random);
-            let rest = token.reveal().strip_prefix("lbk_live_").unwrap();
-            assert_eq!(rest.len(), 50);
-            assert!(rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-            assert!(seen.insert(token.id().to_owned()), "{token:?}");
-        }
+        const THREADS: u64 = 4;
+        const EACH: usize = 250_000;
+        // Gives the ids. The checksum is looked at by `mint` itself, which ends with `parse`.
+        let mint = |thread: u64| -> Vec<[u8; ID_CHARS]> {
+            // SplitMix64, each thread from a place of its own: nothing of a token depends on how
+            // good the noise is.
+            let mut state = thread << 60;
+            let mut random = [0_u8; MINT_BYTES];
+            let ids = (0..EACH).map(|_| {
+                for block in random.chunks_exact_mut(8) {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                    block.copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes());
+                }
+                let token = Token::mint(TokenEnvironment::Live, &random);
+                let rest = token.reveal().strip_prefix("lbk_live_").unwrap();
+                assert_eq!(rest.len(), 50);
+                assert!(rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+                <[u8; ID_CHARS]>::try_from(token.id().as_bytes()).unwrap()
+            });
+            ids.collect()
+        };
+        let mut ids: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| scope.spawn(move || mint(thread)))
+                .collect();
+            let made = threads.into_iter().map(|thread| thread.join().unwrap());
+            made.flatten().collect()
+        });
+        assert_eq!(ids.len(), 1_000_000);
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 1_000_000, "an id came twice");
         let bits = f64::from(u8::try_from(SECRET_CHARS).unwrap()) * 62_f64.log2();
         assert!(bits >= 190.0, "{bits}");
     }
