@@ -24,14 +24,17 @@ UPDATE workspaces SET name = $2, plan = $3, sandbox = $4, notification_emails = 
   held_per_webhook = $10, updated_at = $11
 WHERE id = $1";
 
-/// Every token in force carries the workspace's rate in the read model.
+/// Every token in force carries the workspace's rate in the read model, which takes nothing but newer
+/// revisions.
 const TELL_TOKENS: &str = "
+WITH told AS (
+  UPDATE tokens SET revision = revision + 1
+  WHERE workspace_id = $1 AND revoked_at IS NULL RETURNING id, revision
+)
 INSERT INTO outbox (kind, workspace_id, key, revision)
-SELECT 'token', workspace_id, id, revision FROM tokens
-WHERE workspace_id = $1 AND revoked_at IS NULL";
+SELECT 'token', $1, id, revision FROM told";
 
-/// Every webhook carries how many deliveries may be held for it. The read model takes nothing but
-/// newer revisions.
+/// Every webhook carries how many deliveries may be held for it.
 const TELL_WEBHOOKS: &str = "
 WITH told AS (
   UPDATE webhooks SET revision = revision + 1 WHERE workspace_id = $1 RETURNING id, revision
