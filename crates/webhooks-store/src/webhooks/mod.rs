@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
-use webhooks_domain::webhook::{
-    DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus,
+use webhooks_domain::{
+    endpoint::url_for_record,
+    webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus},
 };
 
 use crate::{error::StoreError, pg};
@@ -301,7 +302,7 @@ impl WebhookRow {
     pub(crate) fn audited(&self) -> Value {
         json!({
             "name": self.name,
-            "endpointUrl": self.endpoint_url,
+            "endpointUrl": url_for_record(&self.endpoint_url),
             "status": self.status.as_str(),
             "statusReason": self.status_reason.map(StatusReason::as_str),
             "linkIds": self.link_ids,
@@ -309,11 +310,23 @@ impl WebhookRow {
             "source": self.source.as_str(),
             "profile": self.profile,
             "options": self.options.audited(),
-            "extras": self.extras.shown,
+            "extras": shown_for_record(&self.extras.shown),
             "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),
             "signingKeys": self.secrets.iter().map(secrets::audited).collect::<Vec<_>>(),
             "heldChoice": self.held_choice.as_str(),
             "revision": self.revision,
         })
     }
+}
+
+/// What is shown of headers and credentials, for the audit log: where a token comes from is a URL,
+/// too.
+fn shown_for_record(shown: &Value) -> Value {
+    let mut shown = shown.clone();
+    if let Some(url) = shown.pointer_mut("/auth/tokenUrl")
+        && let Some(text) = url.as_str()
+    {
+        *url = url_for_record(text).into();
+    }
+    shown
 }
