@@ -139,15 +139,17 @@ impl Management {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let outbox = Outbox::new(parts.store.clone(), ConfigWriter::new(&parts.bus));
+        let tail = TailHub::new(parts.bus.clone());
         let owed = Owed::new(
             parts.store.clone(),
             parts.bus.clone(),
             Arc::clone(&parts.clock),
+            tail.clone(),
         );
         Self {
             inner: Arc::new(Inner {
                 owed,
-                tail: TailHub::new(parts.bus.clone()),
+                tail,
                 outbox,
                 store: parts.store,
                 bus: parts.bus,
