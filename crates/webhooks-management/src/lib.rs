@@ -34,6 +34,7 @@ mod grpc;
 mod json;
 mod mail;
 mod model;
+mod opening;
 pub mod operator;
 mod origin;
 mod outbox;
