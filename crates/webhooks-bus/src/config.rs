@@ -267,7 +267,7 @@ impl ConfigWriter {
         .await
     }
 
-    /// Removes a webhook. Idempotent.
+    /// Removes a webhook, for ever, as [`Self::delete_token`] does. Idempotent.
     ///
     /// # Errors
     /// When NATS does not take it.
@@ -300,23 +300,24 @@ impl ConfigWriter {
         .await
     }
 
-    /// Makes a token known to ingest. Idempotent.
+    /// Makes a token known to ingest, unless the read model has the same or a newer revision, or
+    /// the token was revoked (ids are never used again): whoever read the row before it changed,
+    /// and writes after, gives nobody back what was taken. Idempotent.
     ///
     /// # Errors
     /// When NATS does not take it.
     pub async fn put_token(&self, token: &TokenConfig) -> Result<(), BusError> {
-        let value = Bytes::from(token.encode_to_vec());
-        let same = value.clone();
         self.compare_and_set(
             names::CONFIG,
             &token_key(&token.id),
-            Some(value),
-            move |found| found == same,
+            Some(token.encode_to_vec().into()),
+            |found| TokenConfig::decode(found).is_ok_and(|found| found.revision >= token.revision),
         )
         .await
     }
 
-    /// Makes a token unknown. Idempotent.
+    /// Makes a token unknown, for ever: the marker is written even where nothing was, because the
+    /// first write may still be under way. Idempotent.
     ///
     /// # Errors
     /// When NATS does not take it.
@@ -382,6 +383,8 @@ impl ConfigWriter {
     }
 
     /// Writes `value` (`None` = delete) to a key, unless `settled` says that what is there will do.
+    /// A deletion is final: no key of this bucket is of an id that is used twice, and the one kind
+    /// that is of a workspace, its trust, is never deleted.
     async fn compare_and_set(
         &self,
         bucket: &str,
@@ -398,15 +401,11 @@ impl ConfigWriter {
                 let deleted = found.header("KV-Operation").is_some();
                 let done = match &value {
                     None => deleted,
-                    Some(_) => {
-                        (deleted && key.starts_with("w.")) || (!deleted && settled(found.payload))
-                    }
+                    Some(_) => deleted || settled(found.payload),
                 };
                 if done {
                     return Ok(());
                 }
-            } else if value.is_none() {
-                return Ok(());
             }
             let mut headers = async_nats::HeaderMap::new();
             headers.insert(

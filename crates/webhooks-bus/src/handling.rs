@@ -1,10 +1,11 @@
 //! Handling one message: not letting go of it while work lasts, surviving what panics, keeping
 //! what can never be processed, and giving back what was fetched and not begun.
 
-use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt as _;
 use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
+use webhooks_runtime::panics;
 
 use crate::{
     bus::Bus,
@@ -68,7 +69,7 @@ impl Acker {
 /// Does the work, up to `times` times when it panics.
 ///
 /// # Errors
-/// The text of the last panic.
+/// Where it panicked last. The text of a panic may hold anything, so it is told to nobody.
 pub async fn survive<T, F>(times: u32, mut make: impl FnMut() -> F) -> Result<T, String>
 where
     F: Future<Output = T>,
@@ -78,21 +79,15 @@ where
         number += 1;
         match AssertUnwindSafe(make()).catch_unwind().await {
             Ok(done) => return Ok(done),
-            Err(panic) => {
-                let text = panic_text(&*panic);
-                tracing::error!(panic = text, number, "handling a message panicked");
+            Err(_) => {
+                let place = panics::place();
+                tracing::error!(panic.place = place, number, "handling a message panicked");
                 if number >= times {
-                    return Err(text.to_owned());
+                    return Err(format!("panicked at {place}"));
                 }
             }
         }
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 impl Bus {
@@ -175,7 +170,8 @@ mod tests {
     use super::survive;
 
     #[tokio::test]
-    async fn a_panic_is_tried_again_and_the_last_one_is_told() {
+    async fn a_panic_is_tried_again_and_the_last_one_is_told_by_its_place() {
+        webhooks_runtime::panics::install_hook();
         let mut runs = 0;
         let result = survive(3, || {
             runs += 1;
@@ -190,10 +186,13 @@ mod tests {
         let mut runs = 0;
         let result = survive(3, || {
             runs += 1;
-            async { panic!("never") }
+            async { panic!("canary-{}", 4711) }
         });
         let result: Result<(), String> = result.await;
-        assert_eq!(result, Err("never".to_owned()));
+        let told = result.unwrap_err();
+        assert!(told.starts_with("panicked at "), "{told}");
+        assert!(told.contains("handling.rs:"), "{told}");
+        assert!(!told.contains("canary"), "{told}");
         assert_eq!(runs, 3);
     }
 }

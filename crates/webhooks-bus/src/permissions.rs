@@ -135,6 +135,35 @@ const TABLE: &[(Right, &[Role])] = &[
     (Listen("wh.tail.>"), &[Management]),
 ];
 
+/// A row of the table as subjects, with wildcards: who may publish to them, and who may listen. For
+/// tests, which ask a server all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The services that may.
+    pub roles: &'static [Role],
+    /// Publish to these.
+    pub publish: Vec<String>,
+    /// Listen to these.
+    pub subscribe: Vec<String>,
+}
+
+/// The table, where dispatchers share `shards` streams of each kind.
+#[must_use]
+pub fn table(shards: u16) -> Vec<Row> {
+    let row = |(right, roles): &(Right, &'static [Role])| {
+        let (publish, subscribe) = match right {
+            Listen(subject) => (Vec::new(), vec![(*subject).to_owned()]),
+            right => (right.subjects(shards), Vec::new()),
+        };
+        Row {
+            roles: *roles,
+            publish,
+            subscribe,
+        }
+    };
+    TABLE.iter().map(row).collect()
+}
+
 /// What an operator may publish to.
 const OPERATOR: &[&str] = &[
     "$JS.API.>",

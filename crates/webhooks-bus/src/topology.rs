@@ -85,6 +85,8 @@ pub fn streams(settings: &BusSettings) -> Vec<Config> {
             retention: RetentionPolicy::WorkQueue,
             max_bytes: settings.intake_max_bytes,
             duplicate_window: SHORTEST_WINDOW,
+            // Publishers are strangers, and a batch that is begun and never ended is kept in memory.
+            allow_atomic_publish: false,
             ..base(names::INTAKE, vec![subjects::INTAKE_FILTER.to_owned()])
         },
         Config {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use webhooks_bus::{
     Bus, BusError, BusSettings, Identities, names,
-    permissions::{Role, inbox_prefix},
+    permissions::{Login, Role, Users, inbox_prefix, new_seed, public_key, server_config, table},
     subjects,
 };
 use webhooks_devstack::{NatsServer, wait_until};
@@ -32,11 +32,17 @@ struct User {
 
 impl World {
     async fn start() -> anyhow::Result<Self> {
+        Self::with(|identities, shards| Ok(identities.server_config(&[HERE, THERE], shards)?)).await
+    }
+
+    async fn with(
+        config: impl FnOnce(&Identities, u16) -> anyhow::Result<String>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let identities = Identities::open(folder.path().join("identities"))?;
         let shards = BusSettings::default().shards();
         let nats = NatsServer::builder(folder.path().join("nats"))
-            .extra_config(identities.server_config(&[HERE, THERE], shards)?)
+            .extra_config(config(&identities, shards)?)
             .start()
             .await?;
         let world = Self {
@@ -135,8 +141,147 @@ impl User {
     }
 }
 
-/// Subject, and the roles that may publish there; the operator may everywhere but where it is
-/// named otherwise.
+/// Whether a subject is one of a pattern's, as nats-server reads them.
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut wanted, mut given) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(one), Some(other)) if one == other => {}
+            _ => return false,
+        }
+    }
+}
+
+/// A subject that a pattern allows.
+fn one_of(pattern: &str) -> String {
+    let parts = pattern.split('.').map(|part| match part {
+        "*" => "one",
+        ">" => "one.two",
+        part => part,
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_row_of_the_table_holds_for_its_roles_and_for_no_others() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let shards = BusSettings::default().shards();
+    let rows = table(shards);
+    let (mut allowed, mut refused) = (0, 0);
+    for role in Role::ALL {
+        let mut user = world.service(role).await?;
+        let own = |row: &&webhooks_bus::permissions::Row| row.roles.contains(&role);
+        let permitted = |of: fn(&webhooks_bus::permissions::Row) -> &Vec<String>| {
+            let mine = rows.iter().filter(own);
+            let mut all: Vec<String> = mine.flat_map(|row| of(row).clone()).collect();
+            all.push("$JS.API.STREAM.INFO.*".to_owned());
+            all
+        };
+        let (publish, listen) = match role {
+            Role::Operator => (role.permissions(shards).publish, Vec::new()),
+            _ => (
+                permitted(|row| &row.publish),
+                permitted(|row| &row.subscribe),
+            ),
+        };
+        // Rows overlap: what one does not grant, another may.
+        let granted = |patterns: &[String], subject: &str| {
+            patterns.iter().any(|pattern| matches(pattern, subject))
+        };
+        for row in &rows {
+            for pattern in &row.publish {
+                let subject = one_of(pattern);
+                let expected = granted(&publish, &subject);
+                let may = user.may_publish(&subject).await?;
+                assert_eq!(may, expected, "{role} to {subject}");
+                assert!(may || !row.roles.contains(&role), "{role} to {subject}");
+                *(if may { &mut allowed } else { &mut refused }) += 1;
+            }
+            for pattern in &row.subscribe {
+                let subject = one_of(pattern);
+                let expected = granted(&listen, &subject);
+                let may = user.may_subscribe(&subject).await?;
+                assert_eq!(may, expected, "{role} on {subject}");
+                assert!(may || !row.roles.contains(&role), "{role} on {subject}");
+                *(if may { &mut allowed } else { &mut refused }) += 1;
+            }
+        }
+    }
+    println!(
+        "{allowed} allowed and {refused} refused, of {} rows",
+        rows.len()
+    );
+    assert!(
+        allowed > rows.len() && refused > rows.len(),
+        "{allowed}, {refused}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_logs_in_with_an_nkey_may_do_the_same() -> anyhow::Result<()> {
+    let seed = new_seed([7; 32])?;
+    let public = public_key(&seed)?;
+    let world = World::with(|identities, shards| {
+        let mut users = Users::default();
+        for role in Role::ALL {
+            users.services.push((role, identities.public_key(role)?));
+        }
+        users.publishers.push((HERE, Login::NKey(public.clone())));
+        Ok(server_config(&users, shards)?)
+    })
+    .await?;
+    let options = ConnectOptions::with_nkey(seed);
+    let mut user = world.user("nkey publisher", options).await?;
+    let answer = user
+        .client
+        .request(subjects::intake(HERE), r#"{"a": 1}"#.into())
+        .await?;
+    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(answer.starts_with(r#"{"stream":"INTAKE","#), "{answer}");
+    for subject in [
+        subjects::intake(THERE),
+        subjects::event(HERE, THERE),
+        subjects::report(0),
+        "$KV.CONFIG.t.x".to_owned(),
+        "$JS.API.STREAM.INFO.INTAKE".to_owned(),
+    ] {
+        assert!(!user.may_publish(&subject).await?, "{subject}");
+    }
+    for subject in [">", "workflow.events.v1.>", "wh.>"] {
+        assert!(!user.may_subscribe(subject).await?, "{subject}");
+    }
+    assert!(user.may_subscribe("_INBOX.>").await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_begins_no_batch() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let publisher = world.publisher(HERE).await?;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Batch-Id", "a-batch");
+    headers.insert("Nats-Batch-Sequence", "1");
+    headers.insert("Nats-Batch-Commit", "1");
+    let answer = publisher
+        .client
+        .request_with_headers(subjects::intake(HERE), headers, "{}".into())
+        .await?;
+    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(answer.contains("atomic publish is disabled"), "{answer}");
+    let bus = world.bus(Role::Operator).await?;
+    wait_until("a connection", LIMIT, async || {
+        bus.last_seq(names::INTAKE).await
+    })
+    .await?;
+    assert_eq!(bus.last_seq(names::INTAKE).await?, 0);
+    Ok(())
+}
+
+/// Subject, and the roles that may publish there, written by hand: what the table must not say. The
+/// operator may everywhere but where it is named otherwise.
 fn publishing() -> Vec<(String, &'static [Role])> {
     use Role::{Dispatcher, Fanout, Ingest, Management};
     let one = Uuid::from_u128(9);

@@ -225,7 +225,7 @@ impl Registry {
             held_choice: config.held_choice(),
             held_choice_at: config.held_choice_at,
             held_max: config.held_max,
-            url: with_query(&config.endpoint_url, &extras, &self.policy),
+            url: whole_url(&config.endpoint_url, &extras, &self.policy),
             plain_url: EndpointUrl::parse(&config.endpoint_url, &self.policy),
             endpoint: endpoint_hash(&config.endpoint_url),
             retry: self.retry(config),
@@ -350,20 +350,13 @@ fn shown(config: &WebhookConfig) -> Uuid {
 }
 
 /// The URL to call, with what the extras append to its query.
-fn with_query(
+fn whole_url(
     text: &str,
     extras: &EndpointExtras,
     policy: &AddressPolicy,
 ) -> Result<EndpointUrl, EndpointRefusal> {
-    let url = EndpointUrl::parse(text, policy)?;
-    if extras.query.is_empty() {
-        return Ok(url);
-    }
-    let mut whole = url.into_url();
-    whole
-        .query_pairs_mut()
-        .extend_pairs(extras.query.iter().map(|pair| (&pair.name, &pair.value)));
-    EndpointUrl::parse(whole.as_str(), policy)
+    let pairs = extras.query.iter().map(|pair| (&pair.name, &pair.value));
+    EndpointUrl::parse(text, policy)?.with_query(pairs, policy)
 }
 
 /// The custom headers that may be sent. One that may not (it was refused when it was saved) is left

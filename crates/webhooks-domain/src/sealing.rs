@@ -80,6 +80,8 @@ pub enum Purpose {
     Extras,
     /// A key that signs with `v1a` (ed25519).
     Ed25519,
+    /// An answer that is kept for a repeated call; its webhook is the digest of the caller's key.
+    Answer,
 }
 
 impl Purpose {
@@ -90,6 +92,7 @@ impl Purpose {
             Self::SigningKey => b"",
             Self::Extras => b"extras",
             Self::Ed25519 => b"ed25519",
+            Self::Answer => b"answer",
         }
     }
 }
@@ -117,6 +120,24 @@ pub enum SealError {
     /// Wrong key, wrong owner or damaged.
     #[error("the secret does not open: damaged, or it belongs elsewhere")]
     Refused,
+}
+
+/// Fewest different bytes of a key: 32 random ones have fewer once in 10^20 draws.
+const DIFFERENT_BYTES: usize = 12;
+
+/// Whether a key, in base64, was written by a person and not drawn at random: few different bytes, a
+/// count, or text. What is no base64 is no key and not judged.
+#[must_use]
+pub fn is_made_up_key(encoded: &str) -> bool {
+    let Ok(key) = STANDARD.decode(encoded.trim()) else {
+        return false;
+    };
+    let different = key.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let mut steps = key.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+    let first = steps.next();
+    different < DIFFERENT_BYTES
+        || steps.all(|step| Some(step) == first)
+        || key.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
 impl Keyring {
@@ -299,6 +320,8 @@ fn associated_data(purpose: Purpose, binding: Binding) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ring(text: &str) -> Keyring {
@@ -338,6 +361,43 @@ mod tests {
         let mut damaged = sealed;
         damaged.ciphertext[0] ^= 1;
         assert_eq!(ring.open(owner, &damaged).unwrap_err(), SealError::Refused);
+    }
+
+    #[test]
+    fn a_key_that_nobody_drew_is_seen() {
+        let made_up = |bytes: &[u8]| is_made_up_key(&STANDARD.encode(bytes));
+        let counted = |step: u8| {
+            (0..32_u8)
+                .map(|at| at.wrapping_mul(step))
+                .collect::<Vec<_>>()
+        };
+        for step in [0, 1, 3, 7, 255] {
+            assert!(made_up(&counted(step)), "{step}");
+        }
+        assert!(made_up(b"correct horse battery staple 32!"));
+        assert!(made_up(b"0123456789abcdef0123456789abcdef"));
+        let repeated: Vec<u8> = (0..32_u8).map(|at| (at % 11).wrapping_mul(97)).collect();
+        assert!(made_up(&repeated), "eleven different bytes");
+        // Its base64 has many different characters, which is no sign of chance.
+        assert!(is_made_up_key(
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+        ));
+        assert!(!is_made_up_key(
+            "9sX0bUj4Gq7nT2hVw8cLrYpZ3eDmKfA5iOzQ1xWvB6E="
+        ));
+        assert!(!is_made_up_key("not base64"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_random_key_is_not_made_up(key in any::<[u8; 32]>().prop_filter("drawn", |key| {
+            // proptest draws small and equal values more often than chance does.
+            key.iter().collect::<std::collections::BTreeSet<_>>().len() > 20
+                && key.iter().any(|byte| !byte.is_ascii())
+                && key[1].wrapping_sub(key[0]) != key[2].wrapping_sub(key[1])
+        })) {
+            prop_assert!(!is_made_up_key(&STANDARD.encode(key)));
+        }
     }
 
     #[test]

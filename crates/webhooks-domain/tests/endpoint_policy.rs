@@ -44,7 +44,7 @@ fn s_01_s_12_s_13_s_14_every_case_of_the_corpus_gets_its_verdict() {
     let corpus = corpus();
     let policy = AddressPolicy {
         own_hosts: corpus.policy.own_hosts,
-        own_ips: corpus.policy.own_ips,
+        own_ips: corpus.policy.own_ips.into_iter().map(Into::into).collect(),
         ..AddressPolicy::default()
     };
     assert!(corpus.cases.len() > 60, "the corpus has shrunk");
@@ -92,6 +92,21 @@ fn each_rule_has_its_reason() {
         own_ips: vec!["198.41.0.4".parse().expect("test data")],
         ..AddressPolicy::default()
     };
+    assert!(policy.knows_itself() && !AddressPolicy::default().knows_itself());
+    let ranges = AddressPolicy {
+        own_ips: vec!["198.41.0.0/24".parse().expect("test data")],
+        ..AddressPolicy::default()
+    };
+    for (ip, ours) in [
+        ("198.41.0.0", true),
+        ("198.41.0.255", true),
+        ("::ffff:198.41.0.9", true),
+        ("198.40.255.255", false),
+        ("198.41.1.0", false),
+    ] {
+        let verdict = ranges.vet_address(ip.parse().expect("test data"));
+        assert_eq!(verdict == Err(EndpointRefusal::OwnAddress), ours, "{ip}");
+    }
     let check = |text: &str, reason: &str| {
         let refusal = EndpointUrl::parse(text, &policy).expect_err(text);
         assert_eq!(refusal.reason(), reason, "{text}");
@@ -561,5 +576,19 @@ proptest! {
                 prop_assert!(!url.host().is_empty());
             }
         }
+    }
+}
+
+#[test]
+fn a_url_is_recorded_without_its_query_and_a_change_of_it_shows() {
+    use webhooks_domain::endpoint::url_for_record;
+    let plain = "https://example.com/hook";
+    assert_eq!(url_for_record(plain), plain);
+    let one = url_for_record("https://example.com/hook?token=canary");
+    let other = url_for_record("https://example.com/hook?token=kanary");
+    assert_ne!(one, other);
+    for record in [one, other] {
+        let digest = record.strip_prefix("https://example.com/hook?sha256:");
+        assert_eq!(digest.map(str::len), Some(8), "{record}");
     }
 }

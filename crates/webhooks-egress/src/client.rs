@@ -58,6 +58,11 @@ impl Egress {
                 "egress.opened: endpoints that production refuses are allowed"
             );
         }
+        if !config.policy.knows_itself() {
+            tracing::warn!(
+                "egress.own_unknown: neither WEBHOOKS_OWN_HOSTS nor WEBHOOKS_OWN_IPS is set, so a webhook may call this installation itself"
+            );
+        }
         let user_agent =
             HeaderValue::try_from(&config.user_agent).map_err(EgressError::UserAgent)?;
         let trust = Trust::load(&config)?;

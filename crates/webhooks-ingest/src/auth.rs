@@ -171,6 +171,7 @@ mod tests {
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             expires_at,
             events_per_second: 30,
+            revision: 1,
         }
     }
 

@@ -24,7 +24,7 @@ use webhooks_store::{RateChoice, RetryChoice, WebhookOptions};
 
 use crate::{
     error::{ManagementError, Violation, parse_id},
-    extras::Extras,
+    extras::{Auth, Extras},
     words::{ShownStatus, parse_source},
 };
 
@@ -90,6 +90,15 @@ pub(crate) struct Rules<'a> {
     pub(crate) retry: RetryBounds,
     /// The time, microseconds.
     pub(crate) now: i64,
+}
+
+/// What is stored of a webhook that is to be changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before<'a> {
+    /// Its endpoint's URL.
+    pub(crate) endpoint_url: &'a str,
+    /// Its headers and credentials.
+    pub(crate) extras: &'a Extras,
 }
 
 /// A new webhook, checked.
@@ -193,6 +202,7 @@ impl Draft {
             extras: judge
                 .extras(
                     &Extras::default(),
+                    false,
                     extras::Wish {
                         headers: self.headers,
                         auth: self.auth,
@@ -203,28 +213,36 @@ impl Draft {
             secret: judge.secret(self.secret),
             asymmetric: judge.asymmetric(self.signatures).unwrap_or_default(),
         };
+        judge.whole(&new.endpoint_url, &new.extras);
         judge.verdict(new)
     }
 
-    /// Whether the stored headers and credentials have to be opened to judge it.
+    /// Whether the stored headers and credentials have to be opened to judge it. They are for the
+    /// endpoint they were given for, so another endpoint touches them, too.
     pub(crate) fn touches_extras(&self) -> bool {
-        self.headers.is_some() || self.auth.is_some() || self.certificate.is_some()
+        self.headers.is_some()
+            || self.auth.is_some()
+            || self.certificate.is_some()
+            || self.endpoint_url.is_some()
     }
 
-    /// Checks changes to a webhook, of which `stored` are the headers and credentials. None at all
-    /// are fine.
+    /// Checks changes to a webhook. None at all are fine.
     ///
     /// # Errors
     /// Every rule that is broken.
     pub(crate) fn judge_changes(
         self,
         rules: &Rules<'_>,
-        stored: &Extras,
+        before: Before<'_>,
     ) -> Result<Changes, ManagementError> {
         let mut judge = Judge::new(self.problems, rules.addresses, rules.retry, rules.now);
+        let endpoint_url = judge.endpoint(self.endpoint_url);
+        let moves = endpoint_url
+            .as_deref()
+            .is_some_and(|after| judge.leads_elsewhere(before.endpoint_url, after));
         let changes = Changes {
             name: judge.name(self.name),
-            endpoint_url: judge.endpoint(self.endpoint_url),
+            endpoint_url,
             links: judge.links(self.links),
             triggers: judge.triggers(self.triggers),
             status: judge.status(self.status),
@@ -238,7 +256,8 @@ impl Draft {
             max_in_flight: judge.max_in_flight(self.max_in_flight),
             ordering: judge.ordering(self.ordering),
             extras: judge.extras(
-                stored,
+                before.extras,
+                moves,
                 extras::Wish {
                     headers: self.headers,
                     auth: self.auth,
@@ -248,6 +267,15 @@ impl Draft {
             asymmetric: judge.asymmetric(self.signatures),
             held: judge.held(self.held),
         };
+        if changes.endpoint_url.is_some() || changes.extras.is_some() {
+            judge.whole(
+                changes
+                    .endpoint_url
+                    .as_deref()
+                    .unwrap_or(before.endpoint_url),
+                changes.extras.as_ref().unwrap_or(before.extras),
+            );
+        }
         judge.verdict(changes)
     }
 }
@@ -311,10 +339,11 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn extras(&mut self, stored: &Extras, wish: extras::Wish) -> Option<Extras> {
+    fn extras(&mut self, stored: &Extras, moves: bool, wish: extras::Wish) -> Option<Extras> {
         let by = extras::By {
             addresses: self.policy,
             now: self.now,
+            moves,
         };
         extras::judge(&mut self.violations, stored, by, wish)
     }
@@ -342,6 +371,32 @@ impl<'a> Judge<'a> {
             self.refuse("endpointUrl", refusal.reason(), refusal.to_string());
         }
         Some(text)
+    }
+
+    /// Whether a request to `after` goes to another scheme, host or port than one to `before`. A
+    /// stored URL that the rules would refuse by now is another one than any.
+    fn leads_elsewhere(&self, before: &str, after: &str) -> bool {
+        let parse = |text| EndpointUrl::parse(text, self.policy);
+        match (parse(before), parse(after)) {
+            (Ok(before), Ok(after)) => !before.same_origin(&after),
+            (Ok(_) | Err(_), Ok(_) | Err(_)) => before != after,
+        }
+    }
+
+    /// The URL that is called: with the API key, if it stands in the query. A problem of the URL
+    /// alone is named already.
+    fn whole(&mut self, endpoint_url: &str, extras: &Extras) {
+        let Some(pair) = extras.auth.as_ref().and_then(Auth::query) else {
+            return;
+        };
+        let Ok(url) = EndpointUrl::parse(endpoint_url, self.policy) else {
+            return;
+        };
+        if let Err(refusal) = url.with_query([pair], self.policy) {
+            self.endpoint_refused = true;
+            let message = format!("with the API key in its query: {refusal}");
+            self.refuse("endpointUrl", refusal.reason(), message);
+        }
     }
 
     fn links(&mut self, links: Option<Vec<String>>) -> Option<Vec<Uuid>> {
@@ -445,7 +500,139 @@ mod tests {
     }
 
     fn changes(draft: Draft) -> Result<Changes, ManagementError> {
-        draft.judge_changes(&strict(), &Extras::default())
+        let before = Before {
+            endpoint_url: "https://example.com/hook",
+            extras: &Extras::default(),
+        };
+        draft.judge_changes(&strict(), before)
+    }
+
+    fn keyed(place: &str, value: &str) -> AuthDraft {
+        AuthDraft::ApiKey {
+            place: place.into(),
+            name: "key".into(),
+            value: Some(Secret::new(value)),
+        }
+    }
+
+    #[test]
+    fn a_url_is_judged_with_the_key_that_is_appended_to_it() {
+        let url = |bytes: usize| format!("https://example.com/{}", "x".repeat(bytes - 20));
+        let with = |url: String, auth: AuthDraft| Draft {
+            endpoint_url: Some(url),
+            auth: Some(Some(auth)),
+            ..draft()
+        };
+        let too_long = [("endpointUrl".to_owned(), "too_long")];
+        // 2,048 bytes: `?key=` and the value.
+        with(url(2_040), keyed("query", "abc"))
+            .judge_new(&strict())
+            .unwrap();
+        let error = with(url(2_040), keyed("query", "abcd"))
+            .judge_new(&strict())
+            .unwrap_err();
+        assert_eq!(problems(&error), too_long);
+        assert_eq!(error.row().2, "INVALID_ENDPOINT_URL");
+        // Escaped, the same value is longer.
+        let error = with(url(2_040), keyed("query", "a&b"))
+            .judge_new(&strict())
+            .unwrap_err();
+        assert_eq!(problems(&error), too_long);
+        with(url(2_040), keyed("header", "abcd"))
+            .judge_new(&strict())
+            .unwrap();
+
+        // Either half may come later than the other.
+        let stored = with(url(100), keyed("query", &"k".repeat(100)));
+        let stored = stored.judge_new(&strict()).unwrap();
+        let before = Before {
+            endpoint_url: &stored.endpoint_url,
+            extras: &stored.extras,
+        };
+        let longer = Draft {
+            endpoint_url: Some(url(2_000)),
+            ..Draft::default()
+        };
+        let error = longer.judge_changes(&strict(), before).unwrap_err();
+        assert_eq!(problems(&error), too_long);
+        let long = url(2_040);
+        let before = Before {
+            endpoint_url: &long,
+            extras: &Extras::default(),
+        };
+        let key = Draft {
+            auth: Some(Some(keyed("query", "abcd"))),
+            ..Draft::default()
+        };
+        let error = key.judge_changes(&strict(), before).unwrap_err();
+        assert_eq!(problems(&error), too_long);
+    }
+
+    #[test]
+    fn stored_credentials_are_not_led_to_another_host() {
+        let stored = Draft {
+            headers: Some(vec![HeaderDraft {
+                name: "X-Team".into(),
+                value: Some(Secret::new("blue")),
+            }]),
+            auth: Some(Some(keyed("header", "4711"))),
+            ..draft()
+        };
+        let stored = stored.judge_new(&strict()).unwrap();
+        let before = Before {
+            endpoint_url: &stored.endpoint_url,
+            extras: &stored.extras,
+        };
+        let to = |url: &str| Draft {
+            endpoint_url: Some(url.into()),
+            ..Draft::default()
+        };
+        for same in [
+            "https://example.com/another/path?x=1",
+            "https://EXAMPLE.com:443/hook",
+            "https://example.com./hook",
+        ] {
+            to(same).judge_changes(&strict(), before).unwrap();
+        }
+        let fields = |draft: Draft| {
+            let error = draft.judge_changes(&strict(), before).unwrap_err();
+            assert_eq!(error.row().2, "INVALID_ARGUMENT");
+            problems(&error)
+        };
+        let no = |field: &str| (field.to_owned(), "other_host");
+        for other in [
+            "https://example.net/hook",
+            "https://www.example.com/hook",
+            "https://example.com:8443/hook",
+        ] {
+            assert_eq!(fields(to(other)), [no("auth"), no("headers")], "{other}");
+            let masks = Draft {
+                headers: Some(vec![HeaderDraft {
+                    name: "X-Team".into(),
+                    value: Some(Secret::new("••••")),
+                }]),
+                auth: Some(Some(keyed("header", "••••"))),
+                ..to(other)
+            };
+            assert_eq!(fields(masks), [no("auth.value"), no("headers[0].value")]);
+            let again = Draft {
+                headers: Some(vec![HeaderDraft {
+                    name: "X-Team".into(),
+                    value: Some(Secret::new("blue")),
+                }]),
+                auth: Some(Some(keyed("header", "4711"))),
+                ..to(other)
+            };
+            again.judge_changes(&strict(), before).unwrap();
+            let dropped = Draft {
+                headers: Some(vec![]),
+                auth: Some(None),
+                ..to(other)
+            };
+            dropped.judge_changes(&strict(), before).unwrap();
+        }
+        // With nothing stored there is nothing to lead away.
+        changes(to("https://example.net/hook")).unwrap();
     }
 
     fn problems(error: &ManagementError) -> Vec<(String, &'static str)> {

@@ -16,10 +16,11 @@ use webhooks_proto::{
 use webhooks_runtime::Secret;
 
 /// What stands for a value.
-const MASK: &str = "••••";
+pub(crate) const MASK: &str = "••••";
 
 /// From how many characters on a value's last ones are shown, and how many.
-const SHOWN_FROM_CHARS: usize = 12;
+/// What people choose themselves is shorter as a rule, and four characters of that are too many.
+const SHOWN_FROM_CHARS: usize = 24;
 const SHOWN_CHARS: usize = 4;
 
 /// The header of bearer and basic authentication.
@@ -226,7 +227,32 @@ pub(crate) fn mask(value: &str) -> String {
     MASK.chars().chain(value.chars().skip(shown)).collect()
 }
 
+/// Whether `text` stands for `value`: its mask, of this release or of an earlier one, which showed
+/// the end of shorter values, too.
+pub(crate) fn is_mask_of(text: &str, value: &str) -> bool {
+    let end = text.strip_prefix(MASK);
+    end.is_some_and(|end| end.chars().count() <= SHOWN_CHARS && value.ends_with(end))
+}
+
 impl Auth {
+    /// The pair that it appends to the URL's query, if it does.
+    pub(crate) fn query(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::ApiKey {
+                place: Place::Query,
+                name,
+                value,
+            } => Some((name, value.expose())),
+            Self::ApiKey {
+                place: Place::Header,
+                ..
+            }
+            | Self::Bearer { .. }
+            | Self::Basic { .. }
+            | Self::OAuth2 { .. } => None,
+        }
+    }
+
     /// The header it needs, if it is one.
     pub(crate) fn header(&self) -> Option<(&str, String)> {
         match self {
@@ -253,9 +279,10 @@ impl Auth {
             Self::Bearer { token } => ShownAuth::Bearer {
                 token: mask(token.expose()),
             },
-            Self::Basic { username, password } => ShownAuth::Basic {
+            Self::Basic { username, .. } => ShownAuth::Basic {
                 username: username.clone(),
-                password: mask(password.expose()),
+                // Chosen by a person, and used elsewhere too: nothing of it is shown.
+                password: MASK.to_owned(),
             },
             Self::ApiKey { place, name, value } => ShownAuth::ApiKey {
                 place: *place,
@@ -321,14 +348,9 @@ impl Extras {
             auth.and_then(Auth::header)
                 .map(|(name, value)| header(name, &value)),
         );
-        let query = match auth {
-            Some(Auth::ApiKey {
-                place: Place::Query,
-                name,
-                value,
-            }) => vec![header(name, value.expose())],
-            _ => Vec::new(),
-        };
+        let query = auth.and_then(Auth::query);
+        let query = query.map(|(name, value)| header(name, value));
+        let query = query.into_iter().collect();
         let token = match auth {
             Some(Auth::OAuth2 {
                 token_url,
@@ -478,9 +500,29 @@ mod tests {
     #[test]
     fn a_mask_shows_the_end_of_what_is_long() {
         assert_eq!(mask(""), "••••");
-        assert_eq!(mask("12345678901"), "••••");
-        assert_eq!(mask("123456789012"), "••••9012");
-        assert_eq!(mask("ääääääääääüöß!"), "••••üöß!");
+        assert_eq!(mask("12345678901234567890123"), "••••");
+        assert_eq!(mask("123456789012345678901234"), "••••1234");
+        assert_eq!(mask("ääääääääääääääääääääüöß!"), "••••üöß!");
+        let password = Auth::Basic {
+            username: "ann".into(),
+            password: Secret::new("correct horse battery staple"),
+        };
+        let expected = ShownAuth::Basic {
+            username: "ann".into(),
+            password: "••••".into(),
+        };
+        assert_eq!(password.shown(), expected);
+    }
+
+    #[test]
+    fn a_mask_stands_for_its_value_only() {
+        for text in ["••••", "••••9012", "••••2"] {
+            assert!(is_mask_of(text, "123456789012"), "{text}");
+        }
+        for text in ["", "•••", "9012", "••••9013", "••••89012", "••••••••"]
+        {
+            assert!(!is_mask_of(text, "123456789012"), "{text}");
+        }
     }
 
     #[test]
@@ -555,7 +597,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_value(auth.shown()).unwrap(),
-            json!({ "type": "apiKey", "in": "query", "name": "key", "value": "••••cdef" })
+            json!({ "type": "apiKey", "in": "query", "name": "key", "value": "••••" })
         );
         let (name, value) = Auth::Basic {
             username: "Aladdin".into(),

@@ -34,6 +34,7 @@ mod grpc;
 mod json;
 mod mail;
 mod model;
+mod opening;
 pub mod operator;
 mod origin;
 mod outbox;
@@ -110,6 +111,11 @@ impl Service {
                 "endpoints that are not public are allowed here: for development and private installations only"
             );
         }
+        if !config.addresses.knows_itself() {
+            tracing::warn!(
+                "neither WEBHOOKS_OWN_HOSTS nor WEBHOOKS_OWN_IPS is set, so a webhook may be made that calls this installation itself"
+            );
+        }
         let store = Store::connect(&config.store).context("cannot use WEBHOOKS_DATABASE_URL")?;
         let bus = Bus::connect(config.bus.clone(), "webhooks-management")
             .await
@@ -142,6 +148,7 @@ impl Service {
                 clock: Arc::clone(&ctx.clock),
                 readiness: ctx.readiness.clone(),
                 shutdown: ctx.shutdown.clone(),
+                production: config.production,
                 mailer: Mailer::new(&config.mail).context("cannot send mails")?,
                 dashboard: config.mail.dashboard_url.clone(),
             },
@@ -286,14 +293,30 @@ async fn begin(ctx: &Context, around: &Surroundings, retention_days: u32) -> any
     Ok(())
 }
 
+/// What the database's role may do that it must not; in production only, and only with the schema that
+/// this program was built with.
+async fn role_checked(
+    around: &Surroundings,
+) -> Result<Vec<&'static str>, webhooks_store::StoreError> {
+    around.store.check_schema().await?;
+    match around.production {
+        true => around.store.role_may_too_much().await,
+        false => Ok(Vec::new()),
+    }
+}
+
 /// Waits until Postgres answers and has this program's schema. Migrations come from `webhooks
 /// migrate`, which may run a little later than this process: so a wrong schema is waited for too,
 /// visibly.
 async fn schema_checked(around: &Surroundings, ctx: &Context) -> anyhow::Result<()> {
     let mut failures = 0_u32;
     loop {
-        match around.store.check_schema().await {
-            Ok(()) => return Ok(()),
+        match role_checked(around).await {
+            Ok(too_much) if too_much.is_empty() => return Ok(()),
+            Ok(too_much) => anyhow::bail!(
+                "the role in WEBHOOKS_DATABASE_URL {}: production needs one that `webhooks migrate --app-role` made",
+                too_much.join(", ")
+            ),
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let reason = webhooks_runtime::error_chain(&error);

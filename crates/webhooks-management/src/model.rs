@@ -158,6 +158,7 @@ pub(crate) fn token_config(row: &TokenRow) -> wire::TokenConfig {
         scopes: row.scopes.clone(),
         expires_at: row.expires_at.unwrap_or(0),
         events_per_second: row.events_per_second.unwrap_or(0),
+        revision: row.revision,
     }
 }
 

@@ -55,7 +55,7 @@ impl Visit {
 
     /// Who pays for a call without valid credentials.
     pub(crate) fn payer(&self) -> Payer {
-        self.ip.map_or(Payer::Rest, Payer::Address)
+        self.ip.map_or(Payer::Rest, Payer::at)
     }
 
     /// The request's id as a header.

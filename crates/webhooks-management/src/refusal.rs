@@ -42,6 +42,11 @@ pub enum Refusal {
     /// Too many look on at once.
     #[error("too many clients follow deliveries at the moment")]
     TooManyTails,
+    /// The workspace looks on as often as it may.
+    #[error(
+        "the workspace follows its deliveries {0} times at once already, and no more are possible"
+    )]
+    TooManyTailsOfWorkspace(u32),
 }
 
 impl Refusal {
@@ -62,7 +67,7 @@ impl Refusal {
                 Code::ResourceExhausted,
                 "MAX_JOBS_REACHED",
             ),
-            Self::TooManyTails => (
+            Self::TooManyTails | Self::TooManyTailsOfWorkspace(_) => (
                 S::TOO_MANY_REQUESTS,
                 Code::ResourceExhausted,
                 "MAX_TAILS_REACHED",
@@ -77,7 +82,7 @@ impl Refusal {
 
     /// The `details` of the flat body.
     pub(crate) fn details(self) -> Option<Map<String, Value>> {
-        let Self::TooManyJobs(limit) = self else {
+        let (Self::TooManyJobs(limit) | Self::TooManyTailsOfWorkspace(limit)) = self else {
             return None;
         };
         match json!({ "limit": limit }) {

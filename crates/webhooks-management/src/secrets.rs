@@ -2,12 +2,13 @@
 //! idempotency keys, because the answer to a creation holds the secret.
 
 use rand::{TryRngCore as _, rngs::OsRng};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use webhooks_domain::{
     sealing::{Binding, Keyring, NONCE_BYTES, Purpose, SEAL_RANDOM_BYTES, SealError, Sealed},
     signing::{NEW_KEY_BYTES, SigningKey},
 };
-use webhooks_store::SealedSecret;
+use webhooks_store::{IdempotencyKey, SealedSecret};
 
 /// The system cannot give random bytes. There is nothing sensible to do without them.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +74,22 @@ pub(crate) fn open(
     keyring.open_for(purpose, binding, &sealed)
 }
 
-/// What a kept answer belongs to: sealed for one workspace, it opens for no other.
-fn answer_binding(workspace: Uuid) -> Binding {
-    // Version 0 is no signing key's.
+/// What a kept answer belongs to: the workspace, and in the webhook's place the token and the key it
+/// is kept for, so that a row copied to another call's place does not open there. Answers of releases
+/// before this purpose do not open any more; they would have lived for 24 hours.
+fn answer_binding(workspace: Uuid, key: IdempotencyKey<'_>) -> Binding {
+    let mut digest = Sha256::new();
+    // A token's id has neither a NUL nor another length, so no two pairs read alike.
+    for part in [key.token_id.as_bytes(), b"\0", key.key.as_bytes()] {
+        digest.update(part);
+    }
+    let mut call = [0; 16];
+    for (slot, byte) in call.iter_mut().zip(digest.finalize()) {
+        *slot = byte;
+    }
     Binding {
         workspace,
-        webhook: Uuid::nil(),
+        webhook: Uuid::from_bytes(call),
         version: 0,
     }
 }
@@ -90,13 +101,12 @@ fn answer_binding(workspace: Uuid) -> Binding {
 pub(crate) fn seal_answer(
     keyring: &Keyring,
     workspace: Uuid,
+    key: IdempotencyKey<'_>,
     answer: &[u8],
 ) -> Result<Vec<u8>, NoRandomness> {
-    let sealed = keyring.seal(
-        answer_binding(workspace),
-        answer,
-        random::<SEAL_RANDOM_BYTES>()?,
-    );
+    let binding = answer_binding(workspace, key);
+    let random = random::<SEAL_RANDOM_BYTES>()?;
+    let sealed = keyring.seal_for(Purpose::Answer, binding, answer, random);
     let id = sealed.key_id.as_bytes();
     let mut kept = Vec::with_capacity(1 + id.len() + NONCE_BYTES + sealed.ciphertext.len());
     // Key ids are a few characters; one beyond 255 bytes would not open again and is cut to fail so.
@@ -110,10 +120,11 @@ pub(crate) fn seal_answer(
 /// Opens a kept answer.
 ///
 /// # Errors
-/// Sealed with a key that is gone, for another workspace, or damaged.
+/// Sealed with a key that is gone, for another call, or damaged.
 pub(crate) fn open_answer(
     keyring: &Keyring,
     workspace: Uuid,
+    key: IdempotencyKey<'_>,
     kept: &[u8],
 ) -> Result<Vec<u8>, SealError> {
     let parts = || {
@@ -127,7 +138,7 @@ pub(crate) fn open_answer(
         })
     };
     let sealed = parts().ok_or(SealError::Refused)?;
-    keyring.open(answer_binding(workspace), &sealed)
+    keyring.open_for(Purpose::Answer, answer_binding(workspace, key), &sealed)
 }
 
 #[cfg(test)]
@@ -135,17 +146,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_answer_opens_for_its_workspace_only() {
+    fn a_kept_answer_opens_for_its_call_only() {
         let keyring = Keyring::parse("k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
         let (here, there) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let kept = seal_answer(&keyring, here, b"{\"secret\":1}").unwrap();
+        let key = |token_id, key| IdempotencyKey { token_id, key };
+        let own = key("Ab3dEf6hIj9l", "once");
+        let kept = seal_answer(&keyring, here, own, b"{\"secret\":1}").unwrap();
         assert!(!kept.windows(6).any(|part| part == b"secret"));
         assert_eq!(
-            open_answer(&keyring, here, &kept).unwrap(),
+            open_answer(&keyring, here, own, &kept).unwrap(),
             b"{\"secret\":1}"
         );
-        assert_eq!(open_answer(&keyring, there, &kept), Err(SealError::Refused));
-        assert_eq!(open_answer(&keyring, here, &[]), Err(SealError::Refused));
+        for (workspace, key) in [
+            (there, own),
+            (here, key("Ab3dEf6hIj9l", "twice")),
+            (here, key("zb3dEf6hIj9l", "once")),
+        ] {
+            let refused = open_answer(&keyring, workspace, key, &kept);
+            assert_eq!(refused, Err(SealError::Refused));
+        }
+        assert_eq!(
+            open_answer(&keyring, here, own, &[]),
+            Err(SealError::Refused)
+        );
+        // An answer is no signing key, wherever its row is put.
+        let length = 1 + usize::from(kept[0]);
+        let sealed = Sealed {
+            key_id: "k1".into(),
+            nonce: kept[length..length + NONCE_BYTES].try_into().unwrap(),
+            ciphertext: kept[length + NONCE_BYTES..].to_vec(),
+        };
+        let as_key = keyring.open(answer_binding(here, own), &sealed);
+        assert_eq!(as_key, Err(SealError::Refused));
     }
 
     #[test]

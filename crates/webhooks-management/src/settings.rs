@@ -22,6 +22,8 @@ const MIN_OPERATOR_TOKEN_BYTES: usize = 32;
 /// What the service is told by the environment.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Whether what is for development is refused.
+    pub production: bool,
     /// Where REST is served.
     pub api_address: SocketAddr,
     /// Where gRPC is served.
@@ -56,6 +58,7 @@ impl Settings for Config {
     fn read(env: &mut Env) -> Self {
         let rates = RateLimits::default();
         let config = Self {
+            production: env.is_production(),
             api_address: env.socket_addr(
                 "WEBHOOKS_API_ADDR",
                 "127.0.0.1:0",

@@ -32,6 +32,7 @@ mod clock;
 mod context;
 mod errors;
 mod metrics;
+pub mod panics;
 mod readiness;
 mod run;
 pub mod settings;

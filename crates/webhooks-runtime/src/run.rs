@@ -25,6 +25,7 @@ use crate::{
     context::Context,
     errors::error_chain,
     metrics::Metrics,
+    panics,
     settings::{Env, Settings},
     shutdown::Signals,
     tasks::OnError,
@@ -146,6 +147,7 @@ where
             return ExitCode::FAILURE;
         }
     };
+    panics::install_hook();
     install_tls_provider();
     let metrics = Metrics::install(telemetry.meter());
     let result = runtime.block_on(Box::pin(async {

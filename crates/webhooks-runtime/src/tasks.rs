@@ -5,7 +5,6 @@
 //! and, by policy, takes the service down so that the orchestrator can start a whole one.
 
 use std::{
-    any::Any,
     future::Future,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +15,7 @@ use anyhow::anyhow;
 use futures::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{backoff::Backoff, readiness::Readiness};
+use crate::{backoff::Backoff, panics, readiness::Readiness};
 
 /// What the end of a task with an error (or a panic) means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,14 +193,9 @@ async fn guarded<E: Into<anyhow::Error>>(
 ) -> anyhow::Result<()> {
     match AssertUnwindSafe(future).catch_unwind().await {
         Ok(result) => result.map_err(Into::into),
-        Err(panic) => Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))),
+        // Its text may hold anything; see the module.
+        Err(_) => Err(anyhow!("panicked at {}", panics::place())),
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -252,12 +246,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_like_any_other() {
+        crate::panics::install_hook();
         let (tasks, shutdown, readiness) = tasks();
         tasks.spawn("loop", OnError::Log, async { explode() });
         tasks.drain(LIMIT).await.unwrap();
         assert!(!shutdown.is_cancelled());
         assert!(tasks.take_fatal().is_none());
-        assert_eq!(readiness.state().missing(), ["task.loop: panicked: boom 7"]);
+        let missing = readiness.state().missing();
+        let text = missing.join(" ");
+        assert!(text.contains("task.loop: panicked at "), "{text}");
+        assert!(text.contains("tasks.rs:"), "{text}");
+        assert!(!text.contains("boom"), "{text}");
     }
 
     #[tokio::test]

@@ -50,6 +50,24 @@ async fn serve(probe: Probe, ctx: Context) -> anyhow::Result<()> {
             ctx.shutdown.cancelled().await;
             Ok(())
         }
+        "panic" => {
+            ctx.tasks.spawn("pump", OnError::Log, async {
+                let secret = "canary-4711";
+                let number = secret
+                    .parse::<u32>()
+                    .map_err(|error| format!("{secret}: {error}"));
+                number.map(drop).expect("canary-4711 is a number");
+                anyhow::Ok(())
+            });
+            ctx.tasks.spawn("essential", OnError::StopService, async {
+                if ctx_is_here() {
+                    panic!("canary-{}", 4711);
+                }
+                anyhow::Ok(())
+            });
+            ctx.shutdown.cancelled().await;
+            Ok(())
+        }
         "trace" => {
             let span = tracing::info_span!(target: "webhooks_probe", "deliver one");
             ensure!(
@@ -70,17 +88,23 @@ async fn serve(probe: Probe, ctx: Context) -> anyhow::Result<()> {
     }
 }
 
+/// So that what comes after the panic is not known to be unreachable.
+fn ctx_is_here() -> bool {
+    std::env::var_os("WEBHOOKS_PROBE").is_some()
+}
+
 fn main() -> ExitCode {
     if std::env::var_os("WEBHOOKS_PROBE_CHILD").is_some() {
         return webhooks_runtime::run("probe", serve);
     }
-    let checks: [(&str, Check); 7] = [
+    let checks: [(&str, Check); 8] = [
         ("bad settings are all reported with exit 64", bad_settings),
         (
             "a failing service exits 1 and logs the chain once",
             failing_service,
         ),
         ("a dead essential task is the exit reason", dead_task),
+        ("a panic is told by its place, never by its text", panicking),
         ("SIGTERM drains and exits 0", drain),
         ("a drain that takes too long exits 1", drain_deadline),
         ("a second signal exits 130 at once", second_signal),
@@ -143,6 +167,21 @@ fn dead_task(folder: &Path) -> anyhow::Result<()> {
         "{}: {log}",
         output.status
     );
+    Ok(())
+}
+
+fn panicking(folder: &Path) -> anyhow::Result<()> {
+    let output = service(folder, "panic").output()?;
+    let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(said.matches("process.rs:").count() >= 2, "{said}");
+    ensure!(
+        said.contains("task essential failed: panicked at "),
+        "{said}"
+    );
+    for part in ["canary", "invalid digit"] {
+        ensure!(!said.contains(part), "{part} in {said}");
+    }
     Ok(())
 }
 

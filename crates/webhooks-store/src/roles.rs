@@ -22,6 +22,29 @@ const APPEND_ONLY: &[&str] = &["audit_log"];
 /// Tables that are only read.
 const READ_ONLY: &[&str] = &["_sqlx_migrations"];
 
+/// What the role of this connection may do to the audit log beyond reading and adding to it, or could
+/// by taking the place of a role that it belongs to.
+const TOO_MUCH: &str = "
+SELECT
+  EXISTS (SELECT FROM pg_roles r WHERE r.rolsuper AND pg_has_role(r.oid, 'MEMBER')) AS is_superuser,
+  pg_has_role(n.nspowner, 'MEMBER') AS owns_schema,
+  pg_has_role(c.relowner, 'MEMBER') AS owns_table,
+  has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
+  has_table_privilege(c.oid, 'DELETE') AS may_delete,
+  has_table_privilege(c.oid, 'TRUNCATE') AS may_truncate
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass('audit_log')";
+
+/// Each column of [`TOO_MUCH`] in words.
+const IN_WORDS: [(&str, &str); 6] = [
+    ("is_superuser", "is a superuser"),
+    ("owns_schema", "owns the schema"),
+    ("owns_table", "owns the audit log"),
+    ("may_update", "may change the audit log"),
+    ("may_delete", "may delete from the audit log"),
+    ("may_truncate", "may empty the audit log"),
+];
+
 /// A table, and whether it belongs to history.
 struct Table {
     name: String,
@@ -29,6 +52,26 @@ struct Table {
 }
 
 impl Store {
+    /// What the role that this store connects as may do and a running service's must not, in words
+    /// that go on with "the role …". Empty = nothing; the schema has to be there.
+    ///
+    /// # Errors
+    /// When the database fails, or there is no audit log.
+    pub async fn role_may_too_much(&self) -> Result<Vec<&'static str>, StoreError> {
+        let row = sqlx::query(TOO_MUCH)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or(StoreError::NotFound("the audit log"))?;
+        let mut all = Vec::new();
+        for (column, words) in IN_WORDS {
+            let may: bool = row.try_get(column)?;
+            if may {
+                all.push(words);
+            }
+        }
+        Ok(all)
+    }
+
     /// Lets `role`, which exists, run the service on this schema: all of it in one transaction, as
     /// often as is liked. What it was granted before beyond that is taken back.
     ///

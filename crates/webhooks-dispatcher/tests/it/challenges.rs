@@ -10,7 +10,7 @@ use webhooks_domain::{
     challenge::{Body, EVENT_TYPE, bound_to},
     clock::Clock as _,
     ids,
-    sealing::{Binding, Keyring, Purpose},
+    sealing::{Binding, Keyring, Purpose, SEAL_RANDOM_BYTES},
 };
 use webhooks_proto::{
     internal::v1::{DeliveryJob, DeliveryRef, EndpointExtras, SealedSecret, Status, WebhookConfig},
@@ -78,7 +78,12 @@ impl World {
             version: 2,
         };
         let keyring = Keyring::parse(&keyring_text())?;
-        let sealed = keyring.seal_for(Purpose::Extras, binding, &extras.encode_to_vec(), [2; 24]);
+        let sealed = keyring.seal_for(
+            Purpose::Extras,
+            binding,
+            &extras.encode_to_vec(),
+            [2; SEAL_RANDOM_BYTES],
+        );
         Ok(SealedSecret {
             key_id: sealed.key_id,
             version: 2,

@@ -69,6 +69,15 @@ impl Cidr {
     }
 }
 
+impl From<IpAddr> for Cidr {
+    /// The range of one address.
+    fn from(ip: IpAddr) -> Self {
+        let network = ip.to_canonical();
+        let prefix = if network.is_ipv4() { 32 } else { 128 };
+        Self { network, prefix }
+    }
+}
+
 impl FromStr for Cidr {
     type Err = CidrError;
 

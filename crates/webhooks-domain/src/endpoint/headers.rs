@@ -21,8 +21,9 @@ pub const MAX_VALUE_BYTES: usize = 4_096;
 /// Most bytes of all names and values together.
 pub const MAX_TOTAL_BYTES: usize = 8 * 1_024;
 
-/// Names that are ours or the protocol's, lower case. They cannot be set.
-pub const PROTECTED: [&str; 26] = [
+/// Names that are ours, the protocol's, or open the metadata service of a cloud, lower case. They
+/// cannot be set.
+pub const PROTECTED: [&str; 25] = [
     "accept-encoding",
     "baggage",
     "connection",
@@ -36,9 +37,8 @@ pub const PROTECTED: [&str; 26] = [
     "http2-settings",
     "keep-alive",
     "max-forwards",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
+    "metadata",
+    "metadata-flavor",
     "te",
     "traceparent",
     "tracestate",
@@ -51,13 +51,17 @@ pub const PROTECTED: [&str; 26] = [
     "x-real-ip",
 ];
 
-/// Beginnings of names that are ours or say who calls, lower case. They cannot be set.
-pub const PROTECTED_PREFIXES: [&str; 5] = [
+/// Beginnings of names that are ours, speak to a proxy or to a cloud's own services, or say who
+/// calls, lower case. They cannot be set.
+pub const PROTECTED_PREFIXES: [&str; 8] = [
     "webhook-",
     "linkbreakers-",
     "x-linkbreakers-",
     "x-forwarded-",
     "x-envoy-",
+    "proxy-",
+    "x-amz-",
+    "x-aws-",
 ];
 
 /// Whether `name` is one that a customer cannot set. Case does not matter.
@@ -254,6 +258,96 @@ mod tests {
             assert_eq!(reason(name, "x"), Some("header_name_reserved"), "{name}");
         }
         assert!(PROTECTED.is_sorted());
+    }
+
+    #[test]
+    fn every_name_that_says_something_we_say_is_refused_and_so_are_its_look_alikes() {
+        let rows = [
+            "Host",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Connection",
+            "TE",
+            "Upgrade",
+            "Content-Type",
+            "User-Agent",
+            "webhook-id",
+            "webhook-timestamp",
+            "webhook-signature",
+            "webhook-anything",
+            "x-linkbreakers-event",
+            "Proxy-Authorization",
+            "Proxy-Authenticate",
+            "Proxy-Connection",
+            "Proxy-Anything",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "X-Amz-Date",
+            "X-Amz-Security-Token",
+            "x-aws-ec2-metadata-token",
+            "x-aws-ec2-metadata-token-ttl-seconds",
+            "Metadata-Flavor",
+            "Metadata",
+        ];
+        for name in rows {
+            let mixed: String = name
+                .chars()
+                .enumerate()
+                .map(|(at, letter)| match at % 2 {
+                    0 => letter.to_ascii_uppercase(),
+                    _ => letter.to_ascii_lowercase(),
+                })
+                .collect();
+            for spelt in [
+                name.to_owned(),
+                name.to_lowercase(),
+                name.to_uppercase(),
+                mixed,
+            ] {
+                assert_eq!(reason(&spelt, "x"), Some("header_name_reserved"), "{spelt}");
+            }
+            // Letters that look the same, full-width forms, hyphens of other kinds, and characters
+            // that nobody sees: a name has none of them.
+            let hyphen = |other: &str| name.replace('-', other);
+            let swapped = |from: char, to: &str| name.to_lowercase().replace(from, to);
+            let look_alikes = [
+                swapped('o', "\u{43e}"),
+                swapped('e', "\u{435}"),
+                swapped('a', "\u{430}"),
+                swapped('t', "\u{ff54}"),
+                swapped('k', "\u{212a}"),
+                swapped('i', "\u{131}"),
+                swapped('s', "\u{17f}"),
+                hyphen("\u{2010}"),
+                hyphen("\u{2212}"),
+                hyphen("\u{ff0d}"),
+                format!("{name}\u{200b}"),
+                format!("\u{feff}{name}"),
+                format!("{name} "),
+                format!(" {name}"),
+                format!("{name}:"),
+                format!("{name}\0"),
+                format!("{name}\t"),
+            ];
+            for spelt in look_alikes {
+                let same = spelt.eq_ignore_ascii_case(name);
+                let expected = match same {
+                    true => "header_name_reserved",
+                    false => "header_name_invalid",
+                };
+                assert_eq!(reason(&spelt, "x"), Some(expected), "{spelt:?}");
+            }
+        }
+        for free in [
+            "x-amzn",
+            "metadata-x",
+            "x-metadata",
+            "proxy",
+            "x-host",
+            "hosts",
+        ] {
+            assert_eq!(reason(free, "x"), None, "{free}");
+        }
     }
 
     #[test]

@@ -31,4 +31,4 @@ pub use headers::{CustomHeaders, HeaderRefusal};
 pub use outcome::{FailureClass, Outcome, UnknownWord, classify_response};
 pub use policy::{AddressPolicy, vet_addresses};
 pub use refusal::EndpointRefusal;
-pub use url::{EndpointUrl, MAX_URL_BYTES};
+pub use url::{EndpointUrl, MAX_URL_BYTES, url_for_record};

@@ -22,8 +22,8 @@ pub struct AddressPolicy {
     pub allow_hosts: Vec<String>,
     /// Our own host names; refused whatever the other switches say.
     pub own_hosts: Vec<String>,
-    /// Our own public addresses; refused whatever the other switches say.
-    pub own_ips: Vec<IpAddr>,
+    /// Our own public addresses and ranges; refused whatever the other switches say.
+    pub own_ips: Vec<Cidr>,
 }
 
 impl AddressPolicy {
@@ -33,13 +33,19 @@ impl AddressPolicy {
         self.allow_http || !self.allow_cidrs.is_empty() || !self.allow_hosts.is_empty()
     }
 
+    /// Whether we would know ourselves: without a name or an address of ours, a webhook may call us.
+    #[must_use]
+    pub fn knows_itself(&self) -> bool {
+        !self.own_hosts.is_empty() || !self.own_ips.is_empty()
+    }
+
     /// The verdict on one address.
     ///
     /// # Errors
     /// [`EndpointRefusal::OwnAddress`] or [`EndpointRefusal::BlockedAddress`].
     pub fn vet_address(&self, ip: IpAddr) -> Result<(), EndpointRefusal> {
         let ip = ip.to_canonical();
-        if self.own_ips.iter().any(|own| own.to_canonical() == ip) {
+        if self.own_ips.iter().any(|own| own.contains(ip)) {
             return Err(EndpointRefusal::OwnAddress);
         }
         if self.opens(ip) || classify(ip) == AddressClass::Global {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ::url::{Host, Url};
+use sha2::{Digest as _, Sha256};
 
 use super::policy::{AddressPolicy, is_blocked_port};
 use super::refusal::EndpointRefusal;
@@ -58,6 +59,35 @@ impl EndpointUrl {
         };
         endpoint.check(policy)?;
         Ok(endpoint)
+    }
+
+    /// The URL with pairs appended to its query, such as an API key, judged as a whole: what is
+    /// called is what has to obey the rules, so who saves a webhook asks the same as who calls it.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn with_query<N, V>(
+        self,
+        pairs: impl IntoIterator<Item = (N, V)>,
+        policy: &AddressPolicy,
+    ) -> Result<Self, EndpointRefusal>
+    where
+        N: AsRef<str>,
+        V: AsRef<str>,
+    {
+        let mut pairs = pairs.into_iter().peekable();
+        if pairs.peek().is_none() {
+            return Ok(self);
+        }
+        let mut whole = self.url;
+        whole.query_pairs_mut().extend_pairs(pairs);
+        Self::parse(whole.as_str(), policy)
+    }
+
+    /// Whether both lead to the same scheme, host and port.
+    #[must_use]
+    pub fn same_origin(&self, other: &Self) -> bool {
+        self.url.origin() == other.url.origin()
     }
 
     /// Judges an already parsed URL again, for a caller that does not know under which policy it
@@ -128,6 +158,24 @@ impl EndpointUrl {
     pub fn without_query(&self) -> &str {
         self.text.split('?').next().unwrap_or_default()
     }
+}
+
+/// How many bytes of a URL's digest are kept.
+const DIGEST_BYTES: usize = 4;
+
+/// A URL as it may be kept for ever: without its query, where people put tokens, and in its place the
+/// beginning of the whole's SHA-256, so that a change of it shows. So short a digest confirms no guess.
+#[must_use]
+pub fn url_for_record(text: &str) -> String {
+    let Some((before, _)) = text.split_once('?') else {
+        return text.to_owned();
+    };
+    let digest = Sha256::digest(text.as_bytes());
+    let mut record = format!("{before}?sha256:");
+    for byte in digest.iter().take(DIGEST_BYTES) {
+        record.push_str(&format!("{byte:02x}"));
+    }
+    record
 }
 
 /// What can only be seen before parsing.

@@ -295,7 +295,7 @@ async fn s_16_our_own_addresses_are_refused_whatever_else_is_allowed() {
     let dns = DnsServer::start(|_| Reply::addresses(&["127.0.0.1"])).await;
     let receiver = Receiver::start(Script::Answer(ok())).await;
     let mut config = with_dns(&dns);
-    config.policy.own_ips = vec![[127, 0, 0, 1].into()];
+    config.policy.own_ips = vec![std::net::IpAddr::from([127, 0, 0, 1]).into()];
     let egress = egress(config);
     for host in ["hooks.example.com", "127.0.0.1", "[::ffff:127.0.0.1]"] {
         let result = post_to(&egress, host, &receiver).await;

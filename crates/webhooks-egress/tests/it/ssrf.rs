@@ -47,7 +47,7 @@ fn corpus() -> (Vec<Case>, AddressPolicy) {
     let corpus: Corpus = serde_json::from_str(text).expect("test data");
     let policy = AddressPolicy {
         own_hosts: corpus.policy.own_hosts,
-        own_ips: corpus.policy.own_ips,
+        own_ips: corpus.policy.own_ips.into_iter().map(Into::into).collect(),
         ..AddressPolicy::default()
     };
     (corpus.cases, policy)

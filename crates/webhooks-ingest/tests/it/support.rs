@@ -104,6 +104,7 @@ impl Stack {
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             expires_at: 0,
             events_per_second: 0,
+            revision: 1,
         };
         ConfigWriter::new(&self.bus)
             .put_token(&config)

@@ -43,6 +43,8 @@ pub(crate) struct Surroundings {
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: CancellationToken,
     pub(crate) mailer: Mailer,
+    /// Whether the database's role must not be able to change the audit log.
+    pub(crate) production: bool,
     /// Where customers see their webhooks.
     pub(crate) dashboard: Option<String>,
 }

@@ -93,7 +93,8 @@ fn too_many(leftovers: usize, listed: usize) -> bool {
     leftovers > FEW_LEFTOVERS && leftovers * 2 > listed
 }
 
-/// Tokens: the writer compares before it writes, so what is right costs a look each.
+/// Tokens: the writer compares before it writes, so what is right costs a look each. A page may be
+/// older than a revocation by the time it is written; the writer then writes nothing.
 async fn tokens(around: &Surroundings) -> anyhow::Result<()> {
     let mut after: Option<String> = None;
     loop {

@@ -1,5 +1,6 @@
 //! Judging headers and credentials. Values that a change leaves out, or sends as the mask that was
-//! shown, are the stored ones: who reads a webhook, changes it and writes it back keeps them.
+//! shown, are the stored ones: who reads a webhook, changes it and writes it back keeps them, unless
+//! he leads it to another host.
 
 use webhooks_domain::{
     endpoint::{
@@ -14,7 +15,8 @@ use webhooks_runtime::Secret;
 use crate::{
     error::Violation,
     extras::{
-        Auth, ClientAuth, ClientCertificate, Extras, Place, ShownCertificate, mask, shown_time,
+        Auth, ClientAuth, ClientCertificate, Extras, Place, ShownCertificate, is_mask_of,
+        shown_time,
     },
 };
 
@@ -43,6 +45,10 @@ pub(super) struct By<'a> {
     pub(super) addresses: &'a AddressPolicy,
     /// The time, microseconds: certificates expire.
     pub(super) now: i64,
+    /// Whether the endpoint becomes another host's. Stored values were given for the one before:
+    /// whoever may change a webhook, but was never told them, could otherwise have them sent to
+    /// himself.
+    pub(super) moves: bool,
 }
 
 /// Everything about headers and credentials that was asked for.
@@ -118,26 +124,38 @@ pub(super) fn judge(
         auth,
         certificate,
     } = wish;
+    let before = violations.len();
+    if by.moves {
+        let left = [
+            ("auth", auth.is_none() && stored.auth.is_some()),
+            (
+                "clientCertificate",
+                certificate.is_none() && stored.client_certificate.is_some(),
+            ),
+            ("headers", own.is_none() && !stored.headers.is_empty()),
+        ];
+        let left = left.into_iter().filter(|(_, left)| *left);
+        violations.extend(left.map(|(field, _)| for_another_host(field)));
+    }
     if own.is_none() && auth.is_none() && certificate.is_none() {
         return None;
     }
-    let before = violations.len();
     let auth = match auth {
         None => stored.auth.clone(),
         Some(None) => None,
-        Some(Some(draft)) => judge_auth(violations, stored.auth.as_ref(), by.addresses, draft),
+        Some(Some(draft)) => judge_auth(violations, stored.auth.as_ref(), by, draft),
     };
     let client_certificate = match certificate {
         None => stored.client_certificate.clone(),
         Some(None) => None,
         Some(Some(draft)) => {
             let stored = stored.client_certificate.as_ref();
-            judge_certificate(violations, stored, draft, by.now.div_euclid(1_000_000))
+            judge_certificate(violations, stored, by, draft)
         }
     };
     let headers = match own {
         None => stored.headers.clone(),
-        Some(drafts) => judge_headers(violations, stored, drafts),
+        Some(drafts) => judge_headers(violations, stored, by, drafts),
     };
     if violations.len() > before {
         return None;
@@ -171,6 +189,7 @@ pub(super) fn judge(
 fn judge_headers(
     violations: &mut Vec<Violation>,
     stored: &Extras,
+    by: By<'_>,
     drafts: Vec<HeaderDraft>,
 ) -> Vec<(String, Secret)> {
     if drafts.len() > headers::MAX_HEADERS {
@@ -187,7 +206,7 @@ fn judge_headers(
             .map(|(_, value)| value);
         let field = format!("headers[{index}].value");
         // The name is judged all the same.
-        let value = kept(violations, &field, draft.value, known);
+        let value = kept(violations, by, &field, draft.value, known);
         let text = value.as_ref().map_or("x", Secret::expose);
         if let Err(refusal) = CustomHeaders::check([(&draft.name, text)]) {
             let part = match refusal.reason() {
@@ -213,7 +232,7 @@ fn judge_headers(
 fn judge_auth(
     violations: &mut Vec<Violation>,
     stored: Option<&Auth>,
-    addresses: &AddressPolicy,
+    by: By<'_>,
     draft: AuthDraft,
 ) -> Option<Auth> {
     let auth = match draft {
@@ -222,7 +241,7 @@ fn judge_auth(
                 Some(Auth::Bearer { token }) => Some(token),
                 _ => None,
             };
-            let token = kept(violations, "auth.token", token, known)?;
+            let token = kept(violations, by, "auth.token", token, known)?;
             if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refuse(
                     violations,
@@ -241,7 +260,7 @@ fn judge_auth(
                 let message = "has neither a colon nor control characters";
                 return refuse(violations, "auth.username", message);
             }
-            let password = kept(violations, "auth.password", password, known)?;
+            let password = kept(violations, by, "auth.password", password, known)?;
             if password.expose().chars().any(char::is_control) {
                 return refuse(violations, "auth.password", "has no control characters");
             }
@@ -261,7 +280,7 @@ fn judge_auth(
                 let message = "has 1 to 128 letters, digits or any of -._~";
                 return refuse(violations, "auth.name", message);
             }
-            let value = kept(violations, "auth.value", value, known)?;
+            let value = kept(violations, by, "auth.value", value, known)?;
             Auth::ApiKey { place, name, value }
         }
         AuthDraft::OAuth2 {
@@ -286,7 +305,7 @@ fn judge_auth(
                 "post" => ClientAuth::Post,
                 _ => return refuse(violations, "auth.clientAuth", "is basic or post"),
             };
-            if let Err(refusal) = EndpointUrl::parse(&token_url, addresses) {
+            if let Err(refusal) = EndpointUrl::parse(&token_url, by.addresses) {
                 let refused =
                     Violation::new("auth.tokenUrl", refusal.reason(), refusal.to_string());
                 violations.push(refused);
@@ -307,7 +326,7 @@ fn judge_auth(
                     "are at most 50 of 1 to 256 visible ASCII characters other than \" and \\";
                 return refuse(violations, "auth.scopes", message);
             }
-            let client_secret = kept(violations, "auth.clientSecret", client_secret, known)?;
+            let client_secret = kept(violations, by, "auth.clientSecret", client_secret, known)?;
             if client_secret.expose().is_empty() || !short(client_secret.expose()) {
                 let message = "has 1 to 2048 bytes and no control characters";
                 return refuse(violations, "auth.clientSecret", message);
@@ -348,11 +367,12 @@ fn judge_auth(
 fn judge_certificate(
     violations: &mut Vec<Violation>,
     stored: Option<&ClientCertificate>,
+    by: By<'_>,
     draft: CertificateDraft,
-    now: i64,
 ) -> Option<ClientCertificate> {
     const CHAIN: &str = "clientCertificate.certificate";
     const KEY: &str = "clientCertificate.privateKey";
+    let now = by.now.div_euclid(1_000_000);
     let mut no = |field: &str, reason: &'static str, message: String| {
         violations.push(Violation::new(field, reason, message));
         None
@@ -362,6 +382,9 @@ fn judge_certificate(
         |given: &Secret| stored.is_some_and(|stored| stored.shown.private_key == given.expose());
     let key = match given {
         Some(given) if !masked(&given) => Some(given),
+        _ if by.moves && stored.is_some() => {
+            return no(KEY, OTHER_HOST, GIVE_AGAIN.to_owned());
+        }
         _ => stored.map(|stored| stored.key.clone()),
     };
     let chain = draft
@@ -426,19 +449,33 @@ fn judge_certificate(
 /// The value that was given, or the one that is stored.
 fn kept(
     violations: &mut Vec<Violation>,
+    by: By<'_>,
     field: &str,
     given: Option<Secret>,
     known: Option<&Secret>,
 ) -> Option<Secret> {
-    let masked = |given: &Secret| known.is_some_and(|known| mask(known.expose()) == given.expose());
+    let masked =
+        |given: &Secret| known.is_some_and(|known| is_mask_of(given.expose(), known.expose()));
     let value = match given {
         Some(given) if !masked(&given) => Some(given),
+        _ if by.moves && known.is_some() => {
+            violations.push(for_another_host(field));
+            return None;
+        }
         _ => known.cloned(),
     };
     if value.is_none() {
         violations.push(Violation::new(field, "missing", "has to be given"));
     }
     value
+}
+
+/// The reason and the words for a value that is stored for another host.
+const OTHER_HOST: &str = "other_host";
+const GIVE_AGAIN: &str = "has to be given again for another host";
+
+fn for_another_host(field: &str) -> Violation {
+    Violation::new(field, OTHER_HOST, GIVE_AGAIN)
 }
 
 fn refuse<T>(violations: &mut Vec<Violation>, field: &str, message: &str) -> Option<T> {
@@ -477,6 +514,7 @@ mod tests {
         By {
             addresses,
             now: NOW,
+            moves: false,
         }
     }
 
@@ -512,7 +550,8 @@ mod tests {
             client_certificate: None,
         };
         assert_eq!(judged(&stored, None, None), Ok(None));
-        for value in [None, Some("••••alue")] {
+        // The last one is a mask of an earlier release, which showed more.
+        for value in [None, Some("••••"), Some("••••alue")] {
             let same = judged(&stored, Some(vec![header("x-team", value)]), None);
             let same = same.unwrap().unwrap();
             assert_eq!(same.headers[0].1.expose(), "a long enough value");
@@ -707,6 +746,27 @@ mod tests {
         let shown = made.shown().client_certificate.unwrap();
         assert_eq!(shown.not_after, "2040-01-01T00:00:00Z");
         assert_eq!(shown.fingerprint.len(), 64);
+        let moves = By {
+            moves: true,
+            ..by(&AddressPolicy::default())
+        };
+        let elsewhere = |private_key: Option<&str>| {
+            let mut violations = Vec::new();
+            let wish = Wish {
+                certificate: Some(Some(CertificateDraft {
+                    certificate: Some(good.clone()),
+                    private_key: private_key.map(Secret::new),
+                })),
+                ..Wish::default()
+            };
+            judge(&mut violations, &made, moves, wish);
+            violations.pop().map(|one| (one.field, one.reason))
+        };
+        for kept in [None, Some("••••")] {
+            let expected = ("clientCertificate.privateKey".to_owned(), OTHER_HOST);
+            assert_eq!(elsewhere(kept), Some(expected));
+        }
+        assert_eq!(elsewhere(Some(&own)), None);
         // What was read can be written back, and a certificate renewed under its key.
         let same = judged_certificate(&made, None, Some("••••"));
         assert_eq!(same, Ok(made.clone()));

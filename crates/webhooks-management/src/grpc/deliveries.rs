@@ -141,7 +141,8 @@ impl DeliveryService for Grpc {
                 let tail = self.management.tail(&caller, webhook).await?;
                 let reports = stream::unfold(tail, |mut tail| async move {
                     let tailed = tail.next().await?;
-                    Some((Ok(tailed_message(&tailed)), tail))
+                    let message = tailed.map(|tailed| tailed_message(&tailed));
+                    Some((message.map_err(|error| super::status_of(&error)), tail))
                 });
                 Ok(Response::new(reports.boxed()))
             },

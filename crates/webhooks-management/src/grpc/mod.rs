@@ -21,11 +21,7 @@ use anyhow::Context as _;
 use subtle::ConstantTimeEq as _;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status,
-    metadata::MetadataMap,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::ServingStatus;
 use webhooks_proto::{
     FILE_DESCRIPTOR_SET,
@@ -51,6 +47,7 @@ use crate::{
     auth::{Authenticator, Caller, bearer},
     background::ReportBatcher,
     error::{ManagementError, parse_id},
+    opening::{Limits, incoming},
     origin::REQUEST_ID,
     rate::{Payer, RateLimiter},
     service::Management,
@@ -309,10 +306,7 @@ pub(crate) async fn serve(
             OperatorServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(ReportServiceServer::new(grpc).max_decoding_message_size(MAX_REPORT_BYTES))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled(),
-        );
+        .serve_with_incoming_shutdown(incoming(listener, Limits::default()), shutdown.cancelled());
     // A health watch never ends by itself, and would hold the drain for ever.
     let deadline = async {
         shutdown.cancelled().await;

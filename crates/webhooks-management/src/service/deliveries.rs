@@ -5,6 +5,7 @@ use webhooks_domain::{
     challenge,
     delivery::DeliveryState,
     ids::{self, Trigger},
+    token::grants,
     webhook::WebhookStatus,
 };
 use webhooks_store::{
@@ -14,9 +15,10 @@ use webhooks_store::{
 use super::{
     Answer, DeliveryQuery, Management, Once, Page, Prepared, actor,
     once::{Claim, store_key},
+    prepare::Signature,
     query::bound_to,
 };
-use crate::{auth::Caller, error::ManagementError, page::ListScope, refusal::Refusal};
+use crate::{auth::Caller, error::ManagementError, page::ListScope, refusal::Refusal, rest::WRITE};
 
 /// A page that may tell less than all.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +89,8 @@ impl Management {
         })
     }
 
-    /// The request of a delivery as it would be sent now: the frozen body, a fresh signature.
+    /// The request of a delivery as it would be sent now: the frozen body, a fresh signature, which
+    /// only callers see who may have the request sent again.
     ///
     /// # Errors
     /// There is no such delivery, it is a challenge, its webhook is gone, or its payload is.
@@ -102,13 +105,12 @@ impl Management {
         let body = self.inner.store.delivery_body(caller.workspace, id).await?;
         let body = body.ok_or(Refusal::PayloadExpired)?;
         let message = message_id(&delivery_key(&delivery));
-        self.prepare(
-            &webhook,
-            &message,
-            delivery.trigger,
-            delivery.attempt_count.max(1),
-            body.into(),
-        )
+        let signature = match grants(&caller.scopes, WRITE) {
+            true => Signature::Shown,
+            false => Signature::Masked,
+        };
+        let attempt = (delivery.trigger, delivery.attempt_count.max(1));
+        self.prepare(&webhook, &message, attempt, body.into(), signature)
     }
 
     /// Sends the bytes of a delivery again, as a new delivery with the same `webhook-id`.
@@ -171,7 +173,9 @@ impl Management {
                 .bus
                 .mark_cancelled(id, delivery.webhook_id)
                 .await?;
-            store.record_reports(&[cancellation(&delivery, now)]).await?;
+            let cancelled = [cancellation(&delivery, now)];
+            store.record_reports(&cancelled).await?;
+            this.inner.tail.told(&cancelled);
             tracing::info!(delivery.id = %id, workspace.id = %caller.workspace, "delivery.cancelled");
             let (delivery, _) = this.get_delivery(&caller, id).await?;
             Ok(delivery)

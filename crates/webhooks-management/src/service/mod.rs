@@ -146,10 +146,12 @@ impl Management {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let outbox = Outbox::new(parts.store.clone(), ConfigWriter::new(&parts.bus));
+        let tail = TailHub::new(parts.bus.clone());
         let owed = Owed::new(
             parts.store.clone(),
             parts.bus.clone(),
             Arc::clone(&parts.clock),
+            tail.clone(),
         );
         let challenges = Challenges::new(
             parts.store.clone(),
@@ -161,7 +163,7 @@ impl Management {
             inner: Arc::new(Inner {
                 owed,
                 challenges,
-                tail: TailHub::new(parts.bus.clone()),
+                tail,
                 outbox,
                 store: parts.store,
                 bus: parts.bus,

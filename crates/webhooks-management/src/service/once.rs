@@ -98,7 +98,7 @@ impl Management {
             Begun::InProgress => Err(ManagementError::IdempotencyInProgress),
             Begun::Mismatch => Err(ManagementError::IdempotencyReused),
             Begun::Replay { status, body } => {
-                let body = secrets::open_answer(&self.inner.keyring, caller.workspace, &body)
+                let body = secrets::open_answer(&self.inner.keyring, caller.workspace, key, &body)
                     .map_err(ManagementError::internal)?;
                 let ok = status == StatusCode::OK.as_u16();
                 if ok {
@@ -164,9 +164,9 @@ impl Management {
         body: &[u8],
     ) -> Result<(), ManagementError> {
         let Some(once) = once else { return Ok(()) };
-        let sealed = secrets::seal_answer(&self.inner.keyring, caller.workspace, body)
-            .map_err(ManagementError::internal)?;
         let key = store_key(caller, once);
+        let sealed = secrets::seal_answer(&self.inner.keyring, caller.workspace, key, body)
+            .map_err(ManagementError::internal)?;
         Ok(self
             .inner
             .store

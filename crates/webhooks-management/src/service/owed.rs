@@ -27,7 +27,10 @@ use webhooks_proto::{
 use webhooks_runtime::{Backoff, error_chain};
 use webhooks_store::{DeliveryFacts, OwedDelivery, OwedRow, ReportRecord, Store};
 
-use super::deliveries::{MessageKey, message_id};
+use super::{
+    TailHub,
+    deliveries::{MessageKey, message_id},
+};
 
 /// Rows of one drain step.
 const BATCH: u32 = 200;
@@ -54,15 +57,17 @@ pub struct Owed {
     store: Store,
     bus: Bus,
     clock: Arc<dyn Clock>,
+    tail: TailHub,
     hurry: Arc<Notify>,
 }
 
 impl Owed {
-    pub(super) fn new(store: Store, bus: Bus, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(store: Store, bus: Bus, clock: Arc<dyn Clock>, tail: TailHub) -> Self {
         Self {
             store,
             bus,
             clock,
+            tail,
             hurry: Arc::default(),
         }
     }
@@ -133,7 +138,7 @@ impl Owed {
         });
         let Some((body, endpoint)) = bound.flatten() else {
             // Retention was faster. It is over, and history says so.
-            let lost = ReportRecord {
+            let lost = [ReportRecord {
                 delivery: facts(&row.delivery),
                 state: DeliveryState::Cancelled,
                 attempts_made: 0,
@@ -143,8 +148,10 @@ impl Owed {
                 reason: PAYLOAD_EXPIRED.to_owned(),
                 waits_for: None,
                 snapshot: None,
-            };
-            return Ok(self.store.record_reports(&[lost]).await?);
+            }];
+            self.store.record_reports(&lost).await?;
+            self.tail.told(&lost);
+            return Ok(());
         };
         let delivery = &row.delivery;
         let job = DeliveryJob {

@@ -1,5 +1,7 @@
 //! A request as the dispatcher would send it, for people to look at: the same body, the same
-//! headers, a signature that verifies. Credentials that the customer gave are shown as masks.
+//! headers, a signature that verifies. Credentials that the customer gave are shown as masks, and so
+//! is the signature to whoever may only read: with it he could send the request himself, and the
+//! receiver would take it for ours.
 
 use bytes::Bytes;
 use webhooks_domain::{
@@ -11,7 +13,16 @@ use webhooks_runtime::telemetry::{TRACE_RANDOM_BYTES, next_traceparent};
 use webhooks_store::{SealedSecret, WebhookRow};
 
 use super::{Management, secrets::binding};
-use crate::{error::ManagementError, secrets};
+use crate::{error::ManagementError, extras::MASK, secrets};
+
+/// Whether a request is shown with its signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// As it would be sent.
+    Shown,
+    /// As a mask.
+    Masked,
+}
 
 /// A request, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,17 +64,16 @@ impl Management {
         &self,
         webhook: &WebhookRow,
         message_id: &str,
-        trigger: Trigger,
-        attempt: u32,
+        (trigger, attempt): (Trigger, u32),
         body: Bytes,
+        signature: Signature,
     ) -> Result<Prepared, ManagementError> {
         let now = self.now();
         let seconds = now.div_euclid(1_000_000);
-        let mut signature = signing::sign(&self.keys(webhook, now)?, message_id, seconds, &body);
-        if let Some(key) = self.asymmetric_key(webhook)? {
-            signature.push(' ');
-            signature.push_str(&key.sign(message_id, seconds, &body));
-        }
+        let signature = match signature {
+            Signature::Shown => self.signature(webhook, message_id, now, &body)?,
+            Signature::Masked => MASK.to_owned(),
+        };
         let traceparent = next_traceparent(None, rand::random::<[u8; TRACE_RANDOM_BYTES]>());
         let mut headers: Vec<(String, String)> = [
             ("content-type", "application/json".to_owned()),
@@ -82,10 +92,26 @@ impl Management {
         .to_vec();
         headers.extend(masked(&webhook.extras.shown));
         Ok(Prepared {
-            url: webhook.endpoint_url.clone(),
+            url: masked_url(&webhook.endpoint_url, &webhook.extras.shown),
             headers,
             body,
         })
+    }
+
+    fn signature(
+        &self,
+        webhook: &WebhookRow,
+        message_id: &str,
+        now: i64,
+        body: &[u8],
+    ) -> Result<String, ManagementError> {
+        let seconds = now.div_euclid(1_000_000);
+        let mut signature = signing::sign(&self.keys(webhook, now)?, message_id, seconds, body);
+        if let Some(key) = self.asymmetric_key(webhook)? {
+            signature.push(' ');
+            signature.push_str(&key.sign(message_id, seconds, body));
+        }
+        Ok(signature)
     }
 
     /// The keys that sign at this moment, newest first.
@@ -124,6 +150,23 @@ impl Management {
         let opened = secrets::open(&self.inner.keyring, purpose, binding, secret);
         opened.map_err(ManagementError::internal)
     }
+}
+
+/// The URL with the API key that is appended to its query, as it may be shown.
+fn masked_url(url: &str, shown: &serde_json::Value) -> String {
+    let auth = &shown["auth"];
+    let (Some(name), Some(value)) = (auth["name"].as_str(), auth["value"].as_str()) else {
+        return url.to_owned();
+    };
+    if auth["type"] != "apiKey" || auth["in"] != "query" {
+        return url.to_owned();
+    }
+    let joint = match url.split_once('?') {
+        None => "?",
+        Some((_, "")) => "",
+        Some(_) => "&",
+    };
+    format!("{url}{joint}{name}={value}")
 }
 
 /// The customer's own headers, as they may be shown.
@@ -173,6 +216,23 @@ mod tests {
             request.curl(),
             r#"curl -X POST 'https://example.com/a?b='\''c'\''' -H 'x: it'\''s' --data-binary '{"a":"'\''$(rm)"}'"#
         );
+    }
+
+    #[test]
+    fn a_key_in_the_query_is_shown_where_it_goes() {
+        let shown = |place: &str| json!({ "auth": { "type": "apiKey", "in": place, "name": "key", "value": "••••" } });
+        for (url, expected) in [
+            ("https://a.example/x", "https://a.example/x?key=••••"),
+            ("https://a.example/x?", "https://a.example/x?key=••••"),
+            (
+                "https://a.example/x?b=1",
+                "https://a.example/x?b=1&key=••••",
+            ),
+        ] {
+            assert_eq!(masked_url(url, &shown("query")), expected);
+            assert_eq!(masked_url(url, &shown("header")), url);
+            assert_eq!(masked_url(url, &json!({})), url);
+        }
     }
 
     #[test]

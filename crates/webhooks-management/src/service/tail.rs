@@ -6,12 +6,16 @@
 //! something, so it is done only for workspaces at which somebody looks: a client's replica says so
 //! every [`SAY_EVERY`], and the others remember it for [`WANTED_FOR`].
 //!
+//! A tail lasts for as long as the token that opened it would open it: every [`ALLOWED_FOR`] the token
+//! is looked up, and what is revoked, has expired, or lost the scope ends it. So does a look-up that
+//! fails, for nobody can say then; a client that may go on opens another.
+//!
 //! Nobody is owed this: a client that is too slow misses reports and is told how many; a report that
 //! was recorded within the first moments of a tail, or while NATS was away, is in history alone.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,14 +29,24 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_bus::{Bus, subjects};
+use webhooks_domain::{clock::Clock, token::grants};
 use webhooks_proto::internal::v1 as wire;
-use webhooks_store::{AttemptRow, DeliveryRow, ReportRecord};
+use webhooks_runtime::error_chain;
+use webhooks_store::{AttemptRow, DeliveryRow, ReportRecord, Store, TokenRow};
 
 use super::Management;
-use crate::{auth::Caller, error::ManagementError, model, refusal::Refusal};
+use crate::{auth::Caller, error::ManagementError, model, refusal::Refusal, rest::READ};
 
 /// Most clients that follow at once, in one process.
 const MAX_CLIENTS: usize = 100;
+
+/// Most of them that follow one workspace: one customer does not take the others' places.
+const MAX_CLIENTS_OF_WORKSPACE: u32 = 10;
+
+/// How often it is looked up whether a client still may, and how long that look-up may take. Both
+/// together are the longest that a tail outlives its token.
+const ALLOWED_FOR: Duration = Duration::from_secs(3);
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reports that wait for one client; more are left out and counted.
 const CLIENT_BUFFER: usize = 1_024;
@@ -64,6 +78,7 @@ struct Shared {
     outgoing: mpsc::Sender<(Uuid, Bytes)>,
     queue: Mutex<Option<mpsc::Receiver<(Uuid, Bytes)>>>,
     clients: Arc<Semaphore>,
+    of_workspace: Mutex<HashMap<Uuid, u32>>,
     closed: CancellationToken,
 }
 
@@ -80,22 +95,90 @@ pub struct Tailed {
     pub skipped: u64,
 }
 
-/// One client's tail. Ends when the service does.
+/// One client's tail. Ends when the service does, or the token that opened it.
 pub struct Tail {
     reports: mpsc::Receiver<Tailed>,
     closed: CancellationToken,
+    /// The token no longer opens it.
+    lost: CancellationToken,
+    ended: bool,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
 impl Tail {
-    /// The next report; `None` = the service ends.
-    pub async fn next(&mut self) -> Option<Tailed> {
-        let closed = self.closed.clone();
-        closed
-            .run_until_cancelled(self.reports.recv())
-            .await
-            .flatten()
+    /// The next report, or once why there are no more; `None` = it has ended.
+    pub async fn next(&mut self) -> Option<Result<Tailed, ManagementError>> {
+        if self.ended {
+            return None;
+        }
+        let next = tokio::select! {
+            biased;
+            // What waits for a client that is slow is no longer for it.
+            () = self.lost.cancelled() => Some(Err(ManagementError::Unauthenticated)),
+            () = self.closed.cancelled() => None,
+            one = self.reports.recv() => one.map(Ok),
+        };
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
     }
+}
+
+/// A client's place: one of the process's, and one of its workspace's.
+struct Place {
+    hub: TailHub,
+    workspace: Uuid,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.hub.of_workspace();
+        if let Some(count) = taken.get_mut(&self.workspace) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.workspace);
+            }
+        }
+    }
+}
+
+/// Who follows, and what tells whether he still may.
+struct Follower {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    token_id: String,
+    workspace: Uuid,
+}
+
+impl Follower {
+    /// Whether the token still opens the tail.
+    async fn may_follow(&self) -> bool {
+        let found = self.store.token_by_id(&self.token_id);
+        match tokio::time::timeout(LOOK_UP_WITHIN, found).await {
+            Ok(Ok(row)) => {
+                row.is_some_and(|row| opens(&row, self.workspace, self.clock.now_micros()))
+            }
+            Ok(Err(error)) => {
+                tracing::info!(
+                    error = error_chain(&error),
+                    "a tail ends: its token cannot be looked up"
+                );
+                false
+            }
+            Err(_) => {
+                tracing::info!("a tail ends: its token was not looked up in time");
+                false
+            }
+        }
+    }
+}
+
+/// Whether a token opens a workspace's tail.
+fn opens(row: &TokenRow, workspace: Uuid, now: i64) -> bool {
+    row.workspace_id == workspace
+        && row.revoked_at.is_none()
+        && row.expires_at.is_none_or(|at| at > now)
+        && grants(&row.scopes, READ)
 }
 
 impl TailHub {
@@ -108,6 +191,7 @@ impl TailHub {
                 outgoing,
                 queue: Mutex::new(Some(queue)),
                 clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
+                of_workspace: Mutex::default(),
                 closed: CancellationToken::new(),
             }),
         }
@@ -211,10 +295,37 @@ impl TailHub {
         }
     }
 
-    /// Follows a workspace, or one webhook of it.
-    async fn open(&self, workspace: Uuid, webhook: Option<Uuid>) -> Result<Tail, ManagementError> {
+    fn of_workspace(&self) -> MutexGuard<'_, HashMap<Uuid, u32>> {
+        let taken = self.shared.of_workspace.lock();
+        taken.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for one more client of a workspace.
+    fn place(&self, workspace: Uuid) -> Result<Place, Refusal> {
         let permit = Arc::clone(&self.shared.clients).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::TooManyTails)?;
+        let mut taken = self.of_workspace();
+        let count = taken.entry(workspace).or_default();
+        if *count >= MAX_CLIENTS_OF_WORKSPACE {
+            return Err(Refusal::TooManyTailsOfWorkspace(MAX_CLIENTS_OF_WORKSPACE));
+        }
+        *count += 1;
+        drop(taken);
+        Ok(Place {
+            hub: self.clone(),
+            workspace,
+            _permit: permit,
+        })
+    }
+
+    /// Follows a workspace, or one webhook of it.
+    async fn open(
+        &self,
+        follower: Follower,
+        webhook: Option<Uuid>,
+    ) -> Result<Tail, ManagementError> {
+        let workspace = follower.workspace;
+        let place = self.place(workspace)?;
         let reports = self
             .shared
             .bus
@@ -226,9 +337,27 @@ impl TailHub {
             .boxed();
         self.say(workspace).await;
         let (tell, told) = mpsc::channel(CLIENT_BUFFER);
-        let follow = self
+        let lost = CancellationToken::new();
+        let following = self
             .clone()
-            .follow(workspace, webhook, reports, tell, permit);
+            .follow(workspace, webhook, reports, tell, place);
+        let loses = lost.clone();
+        let follow = async move {
+            let ends = async {
+                loop {
+                    tokio::time::sleep(ALLOWED_FOR).await;
+                    if !follower.may_follow().await {
+                        // Before the reports end, so that whoever waits for one is told why.
+                        loses.cancel();
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = ends => {}
+                () = following => {}
+            }
+        };
         #[expect(
             clippy::disallowed_methods,
             reason = "ends with its client, whose handle aborts it"
@@ -237,6 +366,8 @@ impl TailHub {
         Ok(Tail {
             reports: told,
             closed: self.shared.closed.clone(),
+            lost,
+            ended: false,
             _task: tokio_util::task::AbortOnDropHandle::new(task),
         })
     }
@@ -247,7 +378,7 @@ impl TailHub {
         webhook: Option<Uuid>,
         mut reports: BoxStream<'static, Tailed>,
         tell: mpsc::Sender<Tailed>,
-        _permit: OwnedSemaphorePermit,
+        _place: Place,
     ) {
         let mut skipped = 0;
         let mut again = tokio::time::interval(SAY_EVERY);
@@ -297,7 +428,13 @@ impl Management {
         if let Some(webhook) = webhook {
             self.get_webhook(caller, webhook).await?;
         }
-        self.inner.tail.open(caller.workspace, webhook).await
+        let follower = Follower {
+            store: self.inner.store.clone(),
+            clock: Arc::clone(&self.inner.clock),
+            token_id: caller.token_id.clone(),
+            workspace: caller.workspace,
+        };
+        self.inner.tail.open(follower, webhook).await
     }
 }
 
@@ -351,4 +488,45 @@ fn tailed(payload: &Bytes) -> Option<Tailed> {
         }),
         skipped: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use webhooks_store::TokenKeyType;
+
+    use super::*;
+
+    #[test]
+    fn a_token_opens_a_tail_for_as_long_as_it_would_open_it_anew() {
+        let workspace = Uuid::from_u128(1);
+        let row = TokenRow {
+            id: "Ab3dEf6hIj9l".into(),
+            hash: [0; 32],
+            workspace_id: workspace,
+            name: "test".into(),
+            key_type: TokenKeyType::Secret,
+            scopes: vec!["webhooks:read".into()],
+            created_by: Uuid::from_u128(2),
+            created_at: 0,
+            updated_at: 0,
+            expires_at: Some(100),
+            last_used_at: None,
+            revoked_at: None,
+            revision: 1,
+            events_per_second: None,
+        };
+        let check = |change: &dyn Fn(&mut TokenRow), now: i64, expected: bool| {
+            let mut row = row.clone();
+            change(&mut row);
+            assert_eq!(opens(&row, workspace, now), expected, "{row:?}");
+        };
+        check(&|_| (), 99, true);
+        check(&|_| (), 100, false);
+        check(&|row| row.expires_at = None, i64::MAX, true);
+        check(&|row| row.revoked_at = Some(1), 0, false);
+        check(&|row| row.scopes = vec!["webhooks:write".into()], 0, true);
+        check(&|row| row.scopes = vec!["events:write".into()], 0, false);
+        check(&|row| row.scopes = Vec::new(), 0, true);
+        check(&|row| row.workspace_id = Uuid::from_u128(9), 0, false);
+    }
 }

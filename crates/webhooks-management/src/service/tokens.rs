@@ -211,12 +211,15 @@ impl Management {
             row: &as_stored(&new),
             text: token.reveal(),
         })?;
-        let sealed = secrets::seal_answer(&self.inner.keyring, caller.workspace, &body)
+        let key = once.map(|once| store_key(caller, once));
+        let sealed = key
+            .map(|key| secrets::seal_answer(&self.inner.keyring, caller.workspace, key, &body))
+            .transpose()
             .map_err(ManagementError::internal)?;
-        let kept = once.map(|once| KeptAnswer {
-            key: store_key(caller, once),
+        let kept = key.zip(sealed.as_deref()).map(|(key, body)| KeptAnswer {
+            key,
             status: http::StatusCode::OK.as_u16(),
-            body: &sealed,
+            body,
         });
         let made = self
             .inner

@@ -25,6 +25,7 @@ use super::{
     Answer, HistoryFace, Management, Once, Prepared, actor,
     deliveries::{MessageKey, claim_lost, message_id},
     once::{Claim, store_key},
+    prepare::Signature,
 };
 use crate::{
     auth::Caller,
@@ -105,7 +106,9 @@ impl Management {
             delivery: trial.facts.delivery_id,
             trigger: Trigger::Test,
         });
-        self.prepare(&webhook, &message, Trigger::Test, 1, body.into())
+        // Whoever may ask for a preview may also have it sent.
+        let attempt = (Trigger::Test, 1);
+        self.prepare(&webhook, &message, attempt, body.into(), Signature::Shown)
     }
 
     /// Payloads as a webhook of the caller's workspace would get them, one for each kind.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    draft::{Changes, Draft, NewDraft, RetryBounds, Rules},
+    draft::{Before, Changes, Draft, NewDraft, RetryBounds, Rules},
     error::{ManagementError, Violation},
     extras::{Extras, Shown},
     secrets,
@@ -240,7 +240,11 @@ impl Management {
                 true => self.open_extras(&row)?,
                 false => Extras::default(),
             };
-            let changes = draft.clone().judge_changes(&rules, &stored)?;
+            let before = Before {
+                endpoint_url: &row.endpoint_url,
+                extras: &stored,
+            };
+            let changes = draft.clone().judge_changes(&rules, before)?;
             let mut patch = self.patch(&row, changes, &stored)?;
             if if_match.is_some() {
                 patch.expected_revision = Some(row.revision);

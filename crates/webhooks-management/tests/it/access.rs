@@ -108,11 +108,15 @@ async fn the_life_of_a_token() {
         ["webhooks:write"]
     );
 
+    let stale = known_to_ingest(&world, id).await.unwrap();
     let deleted = world.delete(&path, &token).await;
     assert_eq!(
         (deleted.status, &deleted.body),
         (StatusCode::OK, &json!({}))
     );
+    // Whoever read the row before it was revoked, and writes it now, gives nothing back.
+    let writer = webhooks_bus::ConfigWriter::new(&world.bus);
+    writer.put_token(&stale).await.unwrap();
     refused(
         &world.get("/v1/webhooks", &secret).await,
         401,

@@ -151,3 +151,21 @@ async fn an_operators_change_is_in_the_workspaces_log() {
         "by hand, not over the network"
     );
 }
+
+#[tokio::test]
+async fn in_production_management_does_not_run_as_a_role_that_could_change_the_audit_log() {
+    let mut world = World::start().await;
+    world.stop_service().await;
+    world.set("WEBHOOKS_ENV", "production");
+    let why = world.start_in_vain().await;
+    for part in ["is a superuser", "owns the audit log", "--app-role"] {
+        assert!(why.contains(part), "{why}");
+    }
+    world.sql("CREATE ROLE app_in_production LOGIN").await;
+    world.store.grant_to("app_in_production").await.unwrap();
+    let url = world.setting("WEBHOOKS_DATABASE_URL");
+    let app = url.replacen("postgres://postgres@", "postgres://app_in_production@", 1);
+    assert_ne!(app, url);
+    world.set("WEBHOOKS_DATABASE_URL", &app);
+    world.start_service().await;
+}

@@ -151,8 +151,8 @@ async fn options_and_secrets_are_the_same_over_grpc() {
     assert_eq!(webhook.rate_limit.unwrap().burst, 5);
     assert_eq!(webhook.max_in_flight, 3);
     assert_eq!(webhook.ordering(), v1::Ordering::Visitor);
-    assert_eq!(webhook.headers, [header("X-Team", "••••alue")]);
-    assert_eq!(webhook.auth, Some(bearer("••••cdef")));
+    assert_eq!(webhook.headers, [header("X-Team", "••••")]);
+    assert_eq!(webhook.auth, Some(bearer("••••")));
     assert!(webhook.public_key.starts_with("whpk_"));
     // Sorted maps make the same request the same bytes.
     let again = client
@@ -189,7 +189,7 @@ async fn options_and_secrets_are_the_same_over_grpc() {
     assert_eq!(changed.retry_policy.unwrap().preset, "standard");
     assert_eq!((changed.rate_limit, changed.max_in_flight), (None, 0));
     assert_eq!(changed.auth, None);
-    assert_eq!(changed.headers, [header("X-Team", "••••alue")]);
+    assert_eq!(changed.headers, [header("X-Team", "••••")]);
     let replayed = client
         .update_webhook(with_token(token, update.clone()))
         .await

@@ -631,9 +631,163 @@ async fn who_looks_on_is_told_over_both_faces() {
     let told = tokio::time::timeout(LIMIT, stream.next()).await.unwrap();
     let told = told.unwrap().unwrap();
     assert_eq!(told.delivery.unwrap().id, id_in(&ours).to_string());
+    // What a person takes back is told, too.
+    let taken = delivery(workspace.id, webhook, "taken");
+    record(&world, &[&taken], true).await;
+    let path = format!("/v1/deliveries/{}/cancel", id_in(&taken));
+    delivery_in(&post(&world, &path, token, &[]).await);
+    while !text.contains(r#""state":"CANCELLED""#) {
+        let chunk = tokio::time::timeout(LIMIT, events.chunk()).await.unwrap();
+        text.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap()));
+    }
+    let told = tokio::time::timeout(LIMIT, stream.next()).await.unwrap();
+    let told = told.unwrap().unwrap().delivery.unwrap();
+    assert_eq!(told.id, id_in(&taken).to_string());
+    assert_eq!(told.state(), v1::DeliveryState::Cancelled);
     // An open tail does not keep the service from stopping.
     world.stop_service().await;
     assert!(stream.next().await.is_none_or(|last| last.is_err()));
+}
+
+#[tokio::test]
+async fn a_tail_ends_with_the_token_that_opened_it() {
+    let (world, workspace, ..) = stage().await;
+    let channel = world.channel().await;
+    let open = async |token: &str| {
+        let request = with_token(token, v1::TailDeliveriesRequest::default());
+        let opened = DeliveryServiceClient::new(channel.clone())
+            .tail_deliveries(request)
+            .await;
+        opened.unwrap().into_inner()
+    };
+    let (revoked, narrowed, expired) = (
+        world.token(workspace.id, &["webhooks:read"]).await,
+        world.token(workspace.id, &["webhooks:read"]).await,
+        world.token(workspace.id, &["webhooks:read"]).await,
+    );
+    let client = reqwest::Client::builder().build().unwrap();
+    let mut events = client
+        .get(world.url("/v1/deliveries/tail"))
+        .bearer_auth(&revoked)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(events.status(), StatusCode::OK);
+    let mut goes_on = open(&workspace.token).await;
+    let mut ending = [
+        open(&revoked).await,
+        open(&narrowed).await,
+        open(&expired).await,
+    ];
+    let id = |token: &str| token["lbk_test_".len()..][..12].to_owned();
+    let path = format!("/v1/workspace-tokens/{}", id(&revoked));
+    let reply = world.delete(&path, &workspace.token).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    // The others by another hand than this process's.
+    for (change, token) in [
+        ("scopes = '{events:write}'", &narrowed),
+        ("expires_at = now()", &expired),
+    ] {
+        let id = id(token);
+        let update = format!("UPDATE tokens SET {change} WHERE id = '{id}' RETURNING id");
+        assert!(world.sql(&update).await.contains(&id));
+    }
+    for stream in &mut ending {
+        let last = tokio::time::timeout(LIMIT, stream.next()).await.unwrap();
+        let refused = last.unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(stream.next().await.is_none());
+    }
+    let mut text = String::new();
+    while let Some(chunk) = tokio::time::timeout(LIMIT, events.chunk())
+        .await
+        .unwrap()
+        .unwrap()
+    {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    assert!(
+        text.ends_with(": the token no longer opens this\n\n"),
+        "{text}"
+    );
+    let still = tokio::time::timeout(std::time::Duration::ZERO, goes_on.next()).await;
+    assert!(still.is_err(), "who still may is not cut off: {still:?}");
+}
+
+#[tokio::test]
+async fn a_workspace_has_so_many_tails_and_takes_no_others_place() {
+    let (world, workspace, ..) = stage().await;
+    let channel = world.channel().await;
+    let open = async |token: &str| {
+        let request = with_token(token, v1::TailDeliveriesRequest::default());
+        DeliveryServiceClient::new(channel.clone())
+            .tail_deliveries(request)
+            .await
+    };
+    let mut tails = Vec::new();
+    for _ in 0..10 {
+        tails.push(open(&workspace.token).await.unwrap());
+    }
+    let refused = open(&workspace.token).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("10 times"), "{refused:?}");
+    let over = world.get("/v1/deliveries/tail", &workspace.token).await;
+    assert_eq!(over.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(over.body["codeType"], "MAX_TAILS_REACHED");
+    let stranger = world.workspace(Plan::Enterprise).await;
+    open(&stranger.token).await.unwrap();
+    tails.pop();
+    wait_until("a free place", LIMIT, async || {
+        open(&workspace.token).await.map(drop)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn whoever_may_only_read_does_not_see_a_signature_that_verifies() {
+    let (world, workspace, webhook, _) = stage().await;
+    let original = delivery(workspace.id, webhook, "e1");
+    record(&world, &[&original], false).await;
+    tell(&world, vec![failed(&original)]).await;
+    let reader = world.token(workspace.id, &["webhooks:read"]).await;
+    let writer = world.token(workspace.id, &["webhooks:write"]).await;
+    let path = format!("/v1/deliveries/{}/request", id_in(&original));
+    let rest = async |token: &str| {
+        let reply = world.get(&path, token).await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        let request = reply.body["request"].clone();
+        let headers = request["headers"].as_array().unwrap();
+        let named = |header: &&Value| header["name"] == "webhook-signature";
+        let signature = headers.iter().find(named).unwrap()["value"].clone();
+        (request["curl"].as_str().unwrap().to_owned(), signature)
+    };
+    let (curl, signature) = rest(&reader).await;
+    assert_eq!(signature, "••••");
+    assert!(curl.contains("webhook-signature: ••••"), "{curl}");
+    assert!(!curl.contains("v1,"), "{curl}");
+    let (curl, signature) = rest(&writer).await;
+    assert!(signature.as_str().unwrap().starts_with("v1,"));
+    assert!(curl.contains("webhook-signature: v1,"), "{curl}");
+
+    let mut client = DeliveryServiceClient::new(world.channel().await);
+    for (token, shown) in [(&reader, false), (&writer, true)] {
+        let request = v1::GetDeliveryRequestContentRequest {
+            id: id_in(&original).to_string(),
+        };
+        let content = client
+            .get_delivery_request_content(with_token(token, request))
+            .await
+            .unwrap()
+            .into_inner();
+        let signature = content
+            .headers
+            .iter()
+            .find(|header| header.name == "webhook-signature")
+            .unwrap();
+        assert_eq!(signature.value.starts_with("v1,"), shown, "{signature:?}");
+        assert_eq!(content.curl.contains("v1,"), shown);
+    }
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn options_are_shown_masked_and_reach_the_read_model() {
         "rateLimit": { "count": 600, "periodSeconds": 60, "burst": 10 },
         "maxInFlight": 2,
         "ordering": "LINK",
-        "headers": [{ "name": "X-Team", "value": "••••alue" }],
+        "headers": [{ "name": "X-Team", "value": "••••" }],
         "auth": { "type": "apiKey", "in": "query", "name": "key", "value": "••••" },
         "signatures": ["v1", "v1a"],
     });
@@ -160,6 +160,91 @@ async fn options_are_shown_masked_and_reach_the_read_model() {
         (None, None, None)
     );
     assert_eq!((config.max_in_flight, config.ed25519), (0, None));
+}
+
+#[tokio::test]
+async fn stored_credentials_do_not_follow_a_webhook_to_another_host() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let id = id_of(&world.post(token, &full_body()).await);
+    let to = |url: &str| json!({ "endpointUrl": url });
+    let thief = to("https://thief.example.com/hook");
+    let reply = world.patch(&id.to_string(), token, &thief).await;
+    let other_host = |field: &str| (field.to_owned(), "other_host".to_owned());
+    assert_eq!(
+        refused(&reply, 400, "INVALID_ARGUMENT"),
+        [other_host("auth"), other_host("headers")]
+    );
+    assert!(
+        reply
+            .body
+            .to_string()
+            .contains("has to be given again for another host"),
+        "{reply:?}"
+    );
+    let mut client = webhooks_proto::v1::webhook_service_client::WebhookServiceClient::new(
+        world.channel().await,
+    );
+    let request = webhooks_proto::v1::UpdateWebhookRequest {
+        id: id.to_string(),
+        endpoint_url: Some("https://thief.example.com/hook".into()),
+        ..webhooks_proto::v1::UpdateWebhookRequest::default()
+    };
+    let request = crate::support::with_token(token, request);
+    let status = client.update_webhook(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    let details = tonic_types::StatusExt::get_error_details(&status);
+    let violations = &details.bad_request().unwrap().field_violations;
+    let fields: Vec<_> = violations.iter().map(|one| one.field.as_str()).collect();
+    assert_eq!(fields, ["auth", "headers"]);
+    let config = configured(&world, workspace.id, id).await;
+    assert_eq!(config.endpoint_url, "https://example.com/hook");
+
+    // Another path of the same host, or the same values again, or none: all of that goes.
+    let path = world
+        .patch(&id.to_string(), token, &to("https://example.com/other"))
+        .await;
+    assert_eq!(path.status, StatusCode::OK, "{path:?}");
+    let mut again = thief.clone();
+    for member in ["headers", "auth"] {
+        again[member] = full_body()[member].clone();
+    }
+    let again = world.patch(&id.to_string(), token, &again).await;
+    assert_eq!(again.status, StatusCode::OK, "{again:?}");
+    let none = json!({ "endpointUrl": "https://example.com/", "headers": [], "auth": null });
+    let none = world.patch(&id.to_string(), token, &none).await;
+    assert_eq!(none.status, StatusCode::OK, "{none:?}");
+    // A webhook that has a signing secret only goes wherever its owner wants it to go.
+    let free = world.patch(&id.to_string(), token, &thief).await;
+    assert_eq!(free.status, StatusCode::OK, "{free:?}");
+}
+
+#[tokio::test]
+async fn a_preview_shows_the_key_where_it_goes_and_a_url_is_judged_with_it() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut body = full_body();
+    body["endpointUrl"] = json!("https://example.com/hook?a=1");
+    let id = id_of(&world.post(token, &body).await);
+    let preview = format!("{}/preview", path(id));
+    let shown = world.send(Method::POST, &preview, token, &[], None).await;
+    let request = &shown.body["request"];
+    assert_eq!(request["url"], "https://example.com/hook?a=1&key=••••");
+    let curl = request["curl"].as_str().unwrap();
+    assert!(
+        curl.contains("'https://example.com/hook?a=1&key=••••'"),
+        "{curl}"
+    );
+    assert!(!curl.contains("canary"), "{curl}");
+
+    body["endpointUrl"] = json!(format!("https://example.com/{}", "x".repeat(2_020)));
+    let long = world.post(token, &body).await;
+    assert_eq!(
+        refused(&long, 400, "INVALID_ENDPOINT_URL"),
+        [("endpointUrl".to_owned(), "too_long".to_owned())]
+    );
 }
 
 #[tokio::test]

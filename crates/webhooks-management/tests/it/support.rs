@@ -160,6 +160,29 @@ impl World {
 
     /// Starts the service (again), and waits until it is ready.
     pub(crate) async fn start_service(&mut self) {
+        self.begin_service();
+        self.wait_ready().await;
+    }
+
+    /// Starts the service, which is to end by itself, and tells why it did.
+    pub(crate) async fn start_in_vain(&mut self) -> String {
+        self.begin_service();
+        wait_until("the end of the service", LIMIT, async || {
+            let missing = self.context.readiness.state().missing();
+            let ended = missing.iter().find(|one| one.starts_with("task.service"));
+            ended.cloned().ok_or(missing)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// A setting as it is now.
+    pub(crate) fn setting(&self, name: &str) -> String {
+        let last = self.variables.iter().rev().find(|(known, _)| known == name);
+        last.expect("it is set").1.clone()
+    }
+
+    fn begin_service(&mut self) {
         self.context = Context::for_tests();
         // Later variables win, so a test can overrule.
         let mut env = Env::from_vars(self.variables.clone());
@@ -169,7 +192,6 @@ impl World {
         self.context
             .tasks
             .spawn("service", OnError::Log, Box::pin(service));
-        self.wait_ready().await;
     }
 
     /// Stops the service as SIGTERM does, and waits for its end.

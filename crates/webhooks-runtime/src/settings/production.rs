@@ -5,13 +5,16 @@
 //! reads itself: fan-out is not asked for a database. The rules are this one function of what a
 //! process asked for and what it was told.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use webhooks_domain::{endpoint::Cidr, sealing::is_made_up_key};
+
 use super::{Env, SETTING_ENVIRONMENT};
 
 /// Fewest characters of a token that services share.
 const TOKEN_MIN_CHARS: usize = 32;
 
-/// Fewest different characters in it, and fewest different bytes in a key: 32 random bytes have
-/// fewer than 16 different ones once in 10^15 draws.
+/// Fewest different characters in it.
 const TOKEN_MIN_DIFFERENT: usize = 12;
 
 /// How the ids and beginnings of what is written in examples look.
@@ -57,11 +60,12 @@ pub(super) fn problems(
     {
         refuse(
             "WEBHOOKS_DATABASE_URL",
-            "production needs sslmode=verify-full (or verify-ca)",
+            "production needs sslmode=verify-full: verify-ca takes any name that the authority signed",
         );
     }
     if asked("WEBHOOKS_ENCRYPTION_KEYS")
-        && value("WEBHOOKS_ENCRYPTION_KEYS").is_some_and(|keys| keys.split(',').any(is_made_up_key))
+        && value("WEBHOOKS_ENCRYPTION_KEYS")
+            .is_some_and(|keys| keys.split(',').any(is_made_up_pair))
     {
         refuse(
             "WEBHOOKS_ENCRYPTION_KEYS",
@@ -137,10 +141,26 @@ pub(super) fn problems(
             "opens private addresses to every customer: set WEBHOOKS_EGRESS_ALLOW_CIDRS_ACKNOWLEDGED=true if that is meant",
         );
     }
+    if asked("WEBHOOKS_TRUSTED_PROXIES")
+        && value("WEBHOOKS_TRUSTED_PROXIES").is_some_and(|ranges| holds_everybody(&ranges))
+    {
+        refuse(
+            "WEBHOOKS_TRUSTED_PROXIES",
+            "believes everybody's X-Forwarded-For, so everybody chooses his address: name the proxies",
+        );
+    }
+    if asked("WEBHOOKS_SMTP_URL")
+        && value("WEBHOOKS_SMTP_URL").is_some_and(|url| mail_is_readable(&url))
+    {
+        refuse(
+            "WEBHOOKS_SMTP_URL",
+            "production needs encrypted mail: smtps://, or smtp://…?tls=required",
+        );
+    }
     found
 }
 
-/// Whether the server's certificate is checked. A Unix socket needs none.
+/// Whether the server's certificate is checked, with its name. A Unix socket needs none.
 fn database_is_verified(url: &str) -> bool {
     let (rest, query) = url.split_once('?').unwrap_or((url, ""));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
@@ -157,7 +177,7 @@ fn database_is_verified(url: &str) -> bool {
     socket
         || matches!(
             parameter("sslmode").or_else(|| parameter("ssl-mode")),
-            Some("verify-full" | "verify-ca")
+            Some("verify-full")
         )
 }
 
@@ -172,10 +192,55 @@ fn different(text: &str) -> usize {
         .len()
 }
 
-/// `id:base64`: by its id, or because its text repeats itself.
-fn is_made_up_key(pair: &str) -> bool {
+/// `id:base64`: by its id, or because nobody drew its bytes.
+fn is_made_up_pair(pair: &str) -> bool {
     let (id, key) = pair.trim().split_once(':').unwrap_or((pair, ""));
-    starts_made_up(id) || different(key) < TOKEN_MIN_DIFFERENT
+    starts_made_up(id) || is_made_up_key(key)
+}
+
+/// Whether a list of ranges has one that holds every address of a kind.
+fn holds_everybody(ranges: &str) -> bool {
+    let everybody = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    ranges.split(',').any(|range| {
+        let all_ones = |ip: IpAddr| match ip {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::BROADCAST),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::from_bits(u128::MAX)),
+        };
+        let range = range.trim().parse::<Cidr>();
+        // A range that holds the first and the last address holds all.
+        range.is_ok_and(|range| {
+            everybody
+                .iter()
+                .any(|ip| range.contains(*ip) && range.contains(all_ones(*ip)))
+        })
+    })
+}
+
+/// Whether what is sent to a mail server, its password too, can be read on the way. Within this
+/// machine there is no way.
+fn mail_is_readable(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("smtp://") else {
+        return false;
+    };
+    let (authority, parameters) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
+    let parameters = parameters
+        .split_once('?')
+        .map_or(parameters, |parts| parts.1);
+    if parameters.split('&').any(|pair| pair == "tls=required") {
+        return false;
+    }
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let host = match host.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let local = host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback());
+    !local
 }
 
 fn is_made_up_token(token: &str) -> bool {
@@ -255,6 +320,8 @@ mod tests {
             ("WEBHOOKS_MANAGEMENT_GRPC_TLS_CA", "a"),
             ("WEBHOOKS_EGRESS_ALLOW_HTTP", "false"),
             ("WEBHOOKS_EGRESS_CONTROL_NAME", "example.com"),
+            ("WEBHOOKS_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::/32"),
+            ("WEBHOOKS_SMTP_URL", "smtps://user:password@mail.example"),
         ])
     }
 
@@ -303,6 +370,30 @@ mod tests {
     }
 
     #[test]
+    fn mail_is_encrypted_or_stays_on_this_machine() {
+        for url in [
+            "smtps://u:p@mail.example",
+            "smtp://u:p@mail.example:587?tls=required",
+            "smtp://mail.example/?x=1&tls=required",
+            "smtp://localhost:25",
+            "smtp://u:p@127.0.0.1:1025",
+            "smtp://[::1]:1025/",
+        ] {
+            assert!(!mail_is_readable(url), "{url}");
+        }
+        for url in [
+            "smtp://mail.example",
+            "smtp://u:p@mail.example:25/?tls=opportunistic",
+            "smtp://localhost.example",
+            "smtp://localhost@mail.example",
+            "smtp://10.0.0.1:25",
+            "smtp://[2001:db8::1]:25",
+        ] {
+            assert!(mail_is_readable(url), "{url}");
+        }
+    }
+
+    #[test]
     fn each_opening_is_refused_by_name() {
         for (name, value, refused) in [
             ("WEBHOOKS_NATS_NKEY_SEED", "", "WEBHOOKS_NATS_NKEY_SEED"),
@@ -320,8 +411,43 @@ mod tests {
                 "WEBHOOKS_DATABASE_URL",
             ),
             (
+                "WEBHOOKS_DATABASE_URL",
+                "postgres://u:p@h/d?sslmode=verify-ca",
+                "WEBHOOKS_DATABASE_URL",
+            ),
+            (
+                "WEBHOOKS_TRUSTED_PROXIES",
+                "10.0.0.1,0.0.0.0/0",
+                "WEBHOOKS_TRUSTED_PROXIES",
+            ),
+            (
+                "WEBHOOKS_TRUSTED_PROXIES",
+                "::/0",
+                "WEBHOOKS_TRUSTED_PROXIES",
+            ),
+            (
+                "WEBHOOKS_TRUSTED_PROXIES",
+                "::ffff:0:0/96",
+                "WEBHOOKS_TRUSTED_PROXIES",
+            ),
+            (
+                "WEBHOOKS_SMTP_URL",
+                "smtp://mail.example:25",
+                "WEBHOOKS_SMTP_URL",
+            ),
+            (
                 "WEBHOOKS_ENCRYPTION_KEYS",
                 "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+                "WEBHOOKS_ENCRYPTION_KEYS",
+            ),
+            (
+                "WEBHOOKS_ENCRYPTION_KEYS",
+                "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+                "WEBHOOKS_ENCRYPTION_KEYS",
+            ),
+            (
+                "WEBHOOKS_ENCRYPTION_KEYS",
+                "k:Y29ycmVjdCBob3JzZSBiYXR0ZXJ5IHN0YXBsZSAzMiE=",
                 "WEBHOOKS_ENCRYPTION_KEYS",
             ),
             (

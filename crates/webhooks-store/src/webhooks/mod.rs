@@ -14,6 +14,7 @@ use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 use webhooks_domain::{
     challenge,
+    endpoint::url_for_record,
     webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus},
 };
 
@@ -325,7 +326,7 @@ impl WebhookRow {
     pub(crate) fn audited(&self) -> Value {
         json!({
             "name": self.name,
-            "endpointUrl": self.endpoint_url,
+            "endpointUrl": url_for_record(&self.endpoint_url),
             "endpointVerified": self.has_verified_endpoint(),
             "status": self.status.as_str(),
             "statusReason": self.status_reason.map(StatusReason::as_str),
@@ -334,11 +335,23 @@ impl WebhookRow {
             "source": self.source.as_str(),
             "profile": self.profile,
             "options": self.options.audited(),
-            "extras": self.extras.shown,
+            "extras": shown_for_record(&self.extras.shown),
             "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),
             "signingKeys": self.secrets.iter().map(secrets::audited).collect::<Vec<_>>(),
             "heldChoice": self.held_choice.as_str(),
             "revision": self.revision,
         })
     }
+}
+
+/// What is shown of headers and credentials, for the audit log: where a token comes from is a URL,
+/// too.
+fn shown_for_record(shown: &Value) -> Value {
+    let mut shown = shown.clone();
+    if let Some(url) = shown.pointer_mut("/auth/tokenUrl")
+        && let Some(text) = url.as_str()
+    {
+        *url = url_for_record(text).into();
+    }
+    shown
 }

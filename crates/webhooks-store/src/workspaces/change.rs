@@ -25,11 +25,15 @@ UPDATE workspaces SET name = $2, plan = $3, sandbox = $4, notification_emails = 
   verification_exempt_hosts = $13
 WHERE id = $1";
 
-/// Every token in force carries the workspace's rate in the read model.
+/// Every token in force carries the workspace's rate in the read model, which takes nothing but newer
+/// revisions.
 const TELL_TOKENS: &str = "
+WITH told AS (
+  UPDATE tokens SET revision = revision + 1
+  WHERE workspace_id = $1 AND revoked_at IS NULL RETURNING id, revision
+)
 INSERT INTO outbox (kind, workspace_id, key, revision)
-SELECT 'token', workspace_id, id, revision FROM tokens
-WHERE workspace_id = $1 AND revoked_at IS NULL";
+SELECT 'token', $1, id, revision FROM told";
 
 /// Every webhook carries how many deliveries may be held for it, and whether it waits for its
 /// endpoint's answer to a challenge. The read model takes nothing but

@@ -333,3 +333,80 @@ async fn a_deletion_may_ask_for_the_revision_that_was_seen() {
     assert!(delete(Some(1)).await.unwrap());
     assert!(!delete(Some(1)).await.unwrap());
 }
+
+#[tokio::test]
+async fn the_audit_log_keeps_no_query() {
+    let database = Database::fresh().await;
+    let workspace = database.workspace().await;
+    let mut new = new_webhook(workspace);
+    new.endpoint_url = "https://example.com/hook?token=canary-1".into();
+    new.extras.shown = serde_json::json!({
+        "auth": { "type": "oauth2ClientCredentials", "tokenUrl": "https://id.example/t?k=canary-2" }
+    });
+    let made = database
+        .store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap();
+    let patch = WebhookPatch {
+        endpoint_url: Some("https://example.com/hook?token=canary-3".into()),
+        ..WebhookPatch::default()
+    };
+    let changed = update(&database.store, &made, patch).await;
+    assert!(changed.endpoint_url.ends_with("canary-3"), "it is in force");
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT coalesce(before::text, '') || coalesce(after::text, '') FROM audit_log",
+    )
+    .fetch_all(&database.sql)
+    .await
+    .unwrap();
+    let all = rows.join("\n");
+    assert!(all.contains("https://example.com/hook?sha256:"), "{all}");
+    assert!(all.contains("https://id.example/t?sha256:"), "{all}");
+    assert!(!all.contains("canary"), "{all}");
+    let changes = "SELECT count(*) FROM audit_log
+        WHERE before->>'endpointUrl' <> after->>'endpointUrl'";
+    assert_eq!(database.count(changes).await, 1, "the change shows");
+}
+
+/// Masks of earlier releases, which showed the end of what is shorter, and of passwords.
+#[tokio::test]
+async fn the_migration_of_masks_leaves_nothing_of_a_value() {
+    let database = Database::fresh().await;
+    let workspace = database.workspace().await;
+    let made = make(&database.store, workspace).await;
+    let shown = serde_json::json!({
+        "headers": [
+            { "name": "X-A", "value": "••••abcd" },
+            { "name": "X-B", "value": "••••a\"\\b" },
+            { "name": "value", "value": "••••" },
+        ],
+        "auth": { "type": "basic", "username": "••••ann \"value\": \"••••x\"", "password": "••••1234" },
+    });
+    sqlx::query("UPDATE webhooks SET extras_shown = $1")
+        .bind(&shown)
+        .execute(&database.sql)
+        .await
+        .unwrap();
+    let migration = include_str!("../../../../migrations/0014_masks.sql");
+    for _ in 0..2 {
+        sqlx::raw_sql(migration)
+            .execute(&database.sql)
+            .await
+            .unwrap();
+    }
+    let row = database
+        .store
+        .get_webhook(workspace, made.id)
+        .await
+        .unwrap();
+    let expected = serde_json::json!({
+        "headers": [
+            { "name": "X-A", "value": "••••" },
+            { "name": "X-B", "value": "••••" },
+            { "name": "value", "value": "••••" },
+        ],
+        "auth": { "type": "basic", "username": "••••ann \"value\": \"••••x\"", "password": "••••" },
+    });
+    assert_eq!(row.unwrap().extras.shown, expected);
+}

@@ -96,6 +96,52 @@ async fn the_services_role_cannot_change_or_delete_audit_rows_nor_the_schema() {
 }
 
 #[tokio::test]
+async fn a_role_that_could_change_the_audit_log_is_seen() {
+    let database = Database::fresh().await;
+    let (store, _sql) = as_the_service(&database, "app_seen").await;
+    assert_eq!(store.role_may_too_much().await.unwrap(), [""; 0]);
+    let owner = database.store.role_may_too_much().await.unwrap();
+    assert_eq!(owner.len(), 6, "{owner:?}");
+    for (grant, revoke, expected) in [
+        (
+            "GRANT UPDATE (actor) ON audit_log TO app_seen",
+            "REVOKE ALL ON audit_log FROM app_seen",
+            "may change the audit log",
+        ),
+        (
+            "GRANT DELETE ON audit_log TO app_seen",
+            "REVOKE ALL ON audit_log FROM app_seen",
+            "may delete from the audit log",
+        ),
+        (
+            "GRANT TRUNCATE ON audit_log TO PUBLIC",
+            "REVOKE ALL ON audit_log FROM PUBLIC",
+            "may empty the audit log",
+        ),
+    ] {
+        for (statement, seen) in [(grant, vec![expected]), (revoke, vec![])] {
+            sqlx::raw_sql(statement)
+                .execute(&database.sql)
+                .await
+                .unwrap();
+            assert_eq!(
+                store.role_may_too_much().await.unwrap(),
+                seen,
+                "{statement}"
+            );
+        }
+    }
+    // Whoever may take the place of the owner may do what he may.
+    let owner = "CREATE ROLE app_owner; ALTER TABLE audit_log OWNER TO app_owner;
+        GRANT app_owner TO app_seen WITH INHERIT FALSE";
+    sqlx::raw_sql(owner).execute(&database.sql).await.unwrap();
+    assert_eq!(
+        store.role_may_too_much().await.unwrap(),
+        ["owns the audit log"]
+    );
+}
+
+#[tokio::test]
 async fn even_who_owns_everything_does_not_change_audit_rows_by_mistake() {
     let database = Database::fresh().await;
     database.workspace().await;

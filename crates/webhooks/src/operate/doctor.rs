@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use webhooks_bus::{Bus, names, topology::MIN_SERVER};
 use webhooks_devstack::http_get;
 use webhooks_domain::event::parse_rfc3339_micros;
+use webhooks_runtime::Env;
 
 use super::{bus, connected, now, store};
 use crate::{cli::DoctorOptions, console::say};
@@ -170,14 +171,38 @@ async fn database() -> Vec<Finding> {
             anyhow::Error::from(error)
         )),
     };
-    vec![Finding::Fine("PostgreSQL answers".to_owned()), schema]
+    let role = match store.role_may_too_much().await {
+        Ok(too_much) => role(&too_much, Env::from_process().is_production()),
+        Err(error) => Finding::Unknown(format!(
+            "what the database's role may do: {:#}",
+            anyhow::Error::from(error)
+        )),
+    };
+    vec![Finding::Fine("PostgreSQL answers".to_owned()), schema, role]
+}
+
+/// Whether the role could change the audit log, with which management refuses to be production.
+fn role(too_much: &[&str], production: bool) -> Finding {
+    if too_much.is_empty() {
+        return Finding::Fine(
+            "the database's role can only read and add to the audit log".to_owned(),
+        );
+    }
+    let text = format!(
+        "the database's role {}: production wants one that `webhooks migrate --app-role` made",
+        too_much.join(", ")
+    );
+    match production {
+        true => Finding::Bad(text),
+        false => Finding::Warning(text),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Finding, clock, sync_interval};
+    use super::{Finding, clock, role, sync_interval};
 
     #[test]
     fn only_always_is_fine() {
@@ -191,6 +216,23 @@ mod tests {
             "{usual:?}"
         );
         assert!(matches!(sync_interval(&json!({})), Finding::Unknown(_)));
+    }
+
+    #[test]
+    fn a_role_that_may_too_much_is_bad_in_production_and_named() {
+        assert!(matches!(role(&[], true), Finding::Fine(_)));
+        let owns = ["is a superuser", "owns the audit log"];
+        for (production, bad) in [(true, true), (false, false)] {
+            let found = role(&owns, production);
+            assert_eq!(matches!(found, Finding::Bad(_)), bad, "{found:?}");
+            let (Finding::Bad(text) | Finding::Warning(text)) = found else {
+                panic!("{found:?}");
+            };
+            assert!(
+                text.contains("is a superuser, owns the audit log"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

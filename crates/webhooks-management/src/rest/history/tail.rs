@@ -27,7 +27,9 @@ pub(super) fn response(tail: Tail) -> Response {
     let greeting = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b": following\n\n"))]);
     let reports = stream::unfold(tail, |mut tail| async move {
         let part = match tokio::time::timeout(HEARTBEAT, tail.next()).await {
-            Ok(Some(tailed)) => event(&tailed),
+            Ok(Some(Ok(tailed))) => event(&tailed),
+            // Who connects again is told why by the answer.
+            Ok(Some(Err(_))) => Bytes::from_static(b": the token no longer opens this\n\n"),
             Ok(None) => return None,
             Err(_) => Bytes::from_static(b": still here\n\n"),
         };

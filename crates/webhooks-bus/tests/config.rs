@@ -1,0 +1,109 @@
+//! The read model at a real nats-server: what a writer that is late may not undo.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use prost::Message as _;
+use uuid::Uuid;
+use webhooks_bus::{Bus, BusSettings, ConfigWriter};
+use webhooks_devstack::{NatsServer, wait_until};
+use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+const ID: &str = "Ab3dEf6hIj9l";
+
+async fn start() -> anyhow::Result<(NatsServer, Bus, tempfile::TempDir)> {
+    let dir = tempfile::tempdir()?;
+    let nats = NatsServer::builder(dir.path().join("nats")).start().await?;
+    let settings = BusSettings {
+        url: nats.url(),
+        ..BusSettings::default()
+    };
+    let bus = Bus::connect(settings, "test").await?;
+    wait_until("the streams", LIMIT, async || {
+        let applied = bus.apply_topology().await;
+        applied.map_err(|error| error.to_string())
+    })
+    .await?;
+    Ok((nats, bus, dir))
+}
+
+fn token(revision: i64, scope: &str) -> TokenConfig {
+    TokenConfig {
+        id: ID.to_owned(),
+        workspace_id: Uuid::from_u128(7).as_bytes().to_vec().into(),
+        hash: vec![1; 32].into(),
+        scopes: vec![scope.to_owned()],
+        expires_at: 0,
+        events_per_second: 0,
+        revision,
+    }
+}
+
+async fn value(bus: &Bus, key: &str) -> anyhow::Result<Option<bytes::Bytes>> {
+    let bucket = bus.jetstream().get_key_value("CONFIG").await?;
+    Ok(bucket.get(key.to_owned()).await?)
+}
+
+async fn stored(bus: &Bus) -> anyhow::Result<Option<TokenConfig>> {
+    let found = value(bus, &format!("t.{ID}")).await?;
+    Ok(found.map(TokenConfig::decode).transpose()?)
+}
+
+#[tokio::test]
+async fn a_revoked_token_does_not_come_back_by_a_late_write() -> anyhow::Result<()> {
+    let (_nats, bus, _dir) = start().await?;
+    let writer = ConfigWriter::new(&bus);
+    let old = token(1, "events:write");
+    writer.put_token(&old).await?;
+    ensure!(stored(&bus).await? == Some(old.clone()), "it is known");
+    writer.delete_token(ID).await?;
+    for late in [old, token(9, "events:write")] {
+        writer.put_token(&late).await?;
+        ensure!(stored(&bus).await?.is_none(), "{late:?} came back");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_revoked_before_it_was_ever_written_is_never_written() -> anyhow::Result<()> {
+    let (_nats, bus, _dir) = start().await?;
+    let writer = ConfigWriter::new(&bus);
+    writer.delete_token(ID).await?;
+    writer.put_token(&token(1, "events:write")).await?;
+    ensure!(stored(&bus).await?.is_none(), "the revocation was first");
+    let (workspace, webhook) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    writer.delete_webhook(workspace, webhook).await?;
+    let late = WebhookConfig {
+        id: webhook.as_bytes().to_vec().into(),
+        workspace_id: workspace.as_bytes().to_vec().into(),
+        revision: 1,
+        ..WebhookConfig::default()
+    };
+    writer.put_webhook(&late).await?;
+    let key = format!("w.{workspace}.{webhook}");
+    ensure!(value(&bus, &key).await?.is_none(), "the deletion was first");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_older_revision_of_a_token_does_not_undo_a_newer_one() -> anyhow::Result<()> {
+    let (_nats, bus, _dir) = start().await?;
+    let writer = ConfigWriter::new(&bus);
+    writer.put_token(&token(2, "webhooks:read")).await?;
+    // The scope that was taken away, and one of a release that wrote no revision.
+    for late in [token(1, "events:write"), token(0, "events:write")] {
+        writer.put_token(&late).await?;
+        ensure!(
+            stored(&bus).await? == Some(token(2, "webhooks:read")),
+            "{late:?} won"
+        );
+    }
+    writer.put_token(&token(3, "events:write")).await?;
+    ensure!(
+        stored(&bus).await? == Some(token(3, "events:write")),
+        "a newer one is taken"
+    );
+    Ok(())
+}
