@@ -19,7 +19,7 @@ use webhooks_domain::{
     event::EventLimits,
     token::{MINT_BYTES, Token, TokenEnvironment},
 };
-use webhooks_ingest::{AcceptSettings, Config, Ingest};
+use webhooks_ingest::{AcceptSettings, BODY_MEMORY, Config, Ingest};
 use webhooks_proto::{
     internal::v1::{DeadLetter, TokenConfig},
     v1::event_service_client::EventServiceClient,
@@ -48,6 +48,7 @@ pub(crate) struct Stack {
 pub(crate) struct Options {
     pub(crate) bus: BusSettings,
     pub(crate) quota_per_second: u32,
+    pub(crate) body_memory: Option<usize>,
 }
 
 impl Stack {
@@ -60,7 +61,7 @@ impl Stack {
         let nats = NatsServer::builder(folder.path()).start().await.unwrap();
         let settings = BusSettings {
             url: nats.url(),
-            ..options.bus
+            ..options.bus.clone()
         };
         let bus = Bus::connect(settings.clone(), "test").await.unwrap();
         wait_until("the connection", LIMIT, async || {
@@ -74,7 +75,7 @@ impl Stack {
         .unwrap();
         bus.apply_topology().await.unwrap();
         let ctx = Context::for_tests();
-        let ingest = Ingest::build(config(settings, options.quota_per_second), &ctx)
+        let ingest = Ingest::build(config(settings, &options), &ctx)
             .await
             .unwrap();
         let (http, grpc) = (ingest.http_address(), ingest.grpc_address());
@@ -230,7 +231,7 @@ impl Stack {
     }
 }
 
-fn config(bus: BusSettings, quota_per_second: u32) -> Config {
+fn config(bus: BusSettings, options: &Options) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Config {
         bus,
@@ -239,10 +240,11 @@ fn config(bus: BusSettings, quota_per_second: u32) -> Config {
         grpc_tls: GrpcServerTls::default(),
         max_connections: 64,
         intake_concurrency: 64,
+        body_memory: options.body_memory.unwrap_or(BODY_MEMORY),
         accept: AcceptSettings {
             publish_timeout: Duration::from_secs(2),
             max_in_flight: 1_024,
-            quota_per_second,
+            quota_per_second: options.quota_per_second,
             limits: EventLimits::DEFAULT,
         },
     }
