@@ -163,8 +163,14 @@ impl Ingest {
             } else {
                 readiness.ok("events");
             }
+            match acceptor.held_back() {
+                Some(reason) => readiness.fail("retries", reason),
+                None => readiness.ok("retries"),
+            }
         });
-        let filling = webhooks_bus::watch_fill(&bus, drained.clone());
+        let filling = webhooks_bus::watch_fill(&bus, drained.clone(), |full| {
+            acceptor.hold_back(full);
+        });
         let (result, (), ()) = tokio::join!(Box::pin(doors), Box::pin(watching), Box::pin(filling));
         bus.flush().await;
         result

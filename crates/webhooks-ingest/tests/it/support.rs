@@ -192,7 +192,7 @@ impl Stack {
     /// Waits until so many dead letters are kept, and returns them.
     pub(crate) async fn dead_letters(&self, count: u64) -> Vec<DeadLetter> {
         use prost::Message as _;
-        let messages = self.messages(names::DEAD, count).await;
+        let messages = self.messages(names::REFUSED, count).await;
         messages
             .into_iter()
             .map(|message| DeadLetter::decode(message.payload).unwrap())
@@ -224,8 +224,10 @@ impl Stack {
         .await
         .unwrap();
         let mut messages = Vec::new();
-        for seq in 1..=self.bus.last_seq(stream).await.unwrap() {
-            messages.extend(self.bus.get(stream, seq).await.unwrap());
+        let mut next = 1;
+        while let Some(message) = self.bus.get_next(stream, ">", next).await.unwrap() {
+            next = message.seq + 1;
+            messages.push(message);
         }
         messages
     }

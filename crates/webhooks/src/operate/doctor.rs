@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use serde_json::Value;
 use tokio::time::timeout;
-use webhooks_bus::{Bus, names, topology::MIN_SERVER};
+use webhooks_bus::{Bus, topology::MIN_SERVER};
 use webhooks_devstack::http_get;
 use webhooks_domain::event::parse_rfc3339_micros;
 
@@ -82,7 +82,7 @@ async fn nats(bus: &Bus) -> Vec<Finding> {
             bus.settings().replicas
         )));
     }
-    if let Ok(letters) = bus.message_count(names::DEAD).await {
+    if let Ok(letters) = bus.letters().await {
         findings.push(match letters {
             0 => Finding::Fine("no dead letters".to_owned()),
             some => Finding::Warning(format!("{some} dead letters: `webhooks dead list`")),
