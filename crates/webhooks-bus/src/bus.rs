@@ -3,15 +3,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
-use webhooks_proto::internal::v1::DeadLetter;
 
-use crate::{
-    error::{BusError, PublishError},
-    permissions,
-    publish::{Batcher, Outgoing},
-    settings::BusSettings,
-    subjects,
-};
+use crate::{error::BusError, permissions, publish::Batcher, settings::BusSettings};
 
 /// How long a request to JetStream may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -193,30 +186,6 @@ impl Bus {
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
             }
         }
-    }
-
-    /// Keeps what could not be processed where an operator finds it.
-    ///
-    /// # Errors
-    /// As [`Bus::publish`]; the caller must not acknowledge the message then.
-    pub async fn bury(&self, letter: DeadLetter) -> Result<(), PublishError> {
-        use prost::Message as _;
-        metrics::counter!("webhooks_dead_letters_total", "source" => letter.source.clone(), "reason" => letter.reason.clone()).increment(1);
-        tracing::warn!(
-            dead.source = letter.source,
-            dead.reason = letter.reason,
-            dead.detail = letter.detail,
-            stream = letter.stream,
-            stream.seq = letter.stream_seq,
-            "dead letter kept"
-        );
-        let id = format!("{}:{}:{}", letter.source, letter.stream, letter.stream_seq);
-        let message = Outgoing::new(
-            subjects::dead(&letter.source),
-            &id,
-            letter.encode_to_vec().into(),
-        );
-        self.publish(message, REQUEST_TIMEOUT).await.map(|_| ())
     }
 
     /// Writes out what the client has buffered. Call it before the process ends: acknowledgements

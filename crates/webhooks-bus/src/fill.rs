@@ -1,10 +1,15 @@
-//! The alarm before a stream is full: a full one refuses, and then publishers wait.
+//! The alarm before a stream is full, and the stop where the server knows no limit.
+//!
+//! A stream with a limit refuses when it is full, and then publishers wait. A stream with schedules can
+//! have none (RETRIES: the server refuses `discard: new` beside schedules, and `discard: old` would lose),
+//! so it would grow until the disk is full. There the stop is ours: from 85 % of what it is meant for on,
+//! ingest takes no more events, and what is owed later can go out and make room.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{bus::Bus, topology};
+use crate::{bus::Bus, read::Fill, settings::BusSettings, subjects::names, topology};
 
 /// How often streams are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -36,36 +41,103 @@ impl Level {
     }
 }
 
-/// Shows how full each stream with a limit is (`webhooks_stream_fill_ratio`), and logs once when one
-/// passes a mark, until `shutdown`. One service does it for all.
-pub async fn watch_fill(bus: &Bus, shutdown: CancellationToken) {
-    let limited = topology::streams(bus.settings())
-        .into_iter()
-        .filter(|stream| stream.max_bytes > 0);
-    let names: Vec<String> = limited.map(|stream| stream.name).collect();
+/// Below this share a stop that began at [`NEARLY_FULL`] ends: not at the same mark, or it would flicker.
+pub const ROOM_AGAIN: f64 = 0.80;
+
+/// A stream that is looked at.
+struct Watched {
+    name: String,
+    /// Ours, for streams that the server puts no limit to; 0 = the server's holds.
+    max_bytes: u64,
+    level: Level,
+    /// It is too full for more events to be taken.
+    stops: bool,
+}
+
+impl Watched {
+    fn all(settings: &BusSettings) -> Vec<Self> {
+        let streams = topology::streams(settings).into_iter();
+        let watched = streams.map(|stream| Self {
+            max_bytes: if stream.max_bytes > 0 {
+                0
+            } else {
+                u64::try_from(settings.retries_max_bytes).unwrap_or(0)
+            },
+            name: stream.name,
+            level: Level::Fine,
+            stops: false,
+        });
+        watched.collect()
+    }
+
+    fn note(&mut self, fill: Fill) {
+        let name = || self.name.clone();
+        let fill = Fill {
+            max_bytes: if self.max_bytes > 0 {
+                self.max_bytes
+            } else {
+                fill.max_bytes
+            },
+            ..fill
+        };
+        let ratio = fill.ratio();
+        metrics::gauge!("webhooks_stream_fill_ratio", "stream" => name()).set(ratio);
+        metrics::gauge!("webhooks_stream_bytes", "stream" => name()).set(number(fill.bytes));
+        metrics::gauge!("webhooks_stream_messages", "stream" => name()).set(number(fill.messages));
+        metrics::gauge!("webhooks_stream_oldest_seconds", "stream" => name())
+            .set(fill.oldest.as_secs_f64());
+        self.stops = self.max_bytes > 0 && stops(self.stops, ratio);
+        let level = Level::of(ratio);
+        if std::mem::replace(&mut self.level, level) == level {
+            return;
+        }
+        let (stream, percent) = (self.name.as_str(), ratio * 100.0);
+        match level {
+            Level::Fine => tracing::info!(stream, percent, "stream.has_room"),
+            Level::Filling => tracing::warn!(stream, percent, "stream.filling"),
+            Level::NearlyFull => tracing::error!(stream, percent, "stream.nearly_full"),
+        }
+    }
+}
+
+/// Whether no more is to be taken at this share, when none was taken `before`.
+fn stops(before: bool, ratio: f64) -> bool {
+    ratio >= if before { ROOM_AGAIN } else { NEARLY_FULL }
+}
+
+fn number(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge needs no more")]
+    let number = count as f64;
+    number
+}
+
+/// Shows how full each stream is, how many messages it has and how old the oldest is
+/// (`webhooks_stream_…`), and how far fan-out is behind (`webhooks_events_lag`); logs once when a stream
+/// passes a mark. RETRIES has no limit at the server, so `stop` is told at every look why nothing more
+/// may be taken, or that it may. Until `shutdown`: one question for each stream every five seconds.
+pub async fn watch_fill(bus: &Bus, shutdown: CancellationToken, stop: impl Fn(Option<String>)) {
+    let mut streams = Watched::all(bus.settings());
     let watching = async {
-        let mut levels: HashMap<&str, Level> = HashMap::new();
         loop {
-            for name in &names {
+            for stream in &mut streams {
                 // NATS away is told elsewhere.
-                let Ok(fill) = bus.fill(name).await else {
+                let Ok(fill) = bus.fill(&stream.name).await else {
                     break;
                 };
-                let ratio = fill.ratio();
-                metrics::gauge!("webhooks_stream_fill_ratio", "stream" => name.clone()).set(ratio);
-                let level = Level::of(ratio);
-                if levels.insert(name, level).unwrap_or_default() == level {
-                    continue;
-                }
-                let percent = ratio * 100.0;
-                match level {
-                    Level::Fine => tracing::info!(stream = name, percent, "stream.has_room"),
-                    Level::Filling => tracing::warn!(stream = name, percent, "stream.filling"),
-                    Level::NearlyFull => {
-                        tracing::error!(stream = name, percent, "stream.nearly_full");
-                    }
-                }
+                stream.note(fill);
             }
+            if let Ok(fanout) = bus
+                .consumer_state(names::EVENTS, names::EVENTS_CONSUMER)
+                .await
+            {
+                let behind = fanout.pending.saturating_add(fanout.unacknowledged);
+                metrics::gauge!("webhooks_events_lag").set(number(behind));
+            }
+            let full = streams.iter().find(|stream| stream.stops);
+            stop(full.map(|stream| {
+                let (name, percent) = (&stream.name, NEARLY_FULL * 100.0);
+                format!("{name} has reached {percent} % of WEBHOOKS_RETRIES_MAX_BYTES")
+            }));
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
@@ -74,7 +146,24 @@ pub async fn watch_fill(bus: &Bus, shutdown: CancellationToken) {
 
 #[cfg(test)]
 mod tests {
-    use super::Level;
+    use super::{Level, stops};
+
+    #[test]
+    fn a_stop_begins_at_eighty_five_and_ends_below_eighty() {
+        let mut stopped = false;
+        for (ratio, expected) in [
+            (0.84, false),
+            (0.85, true),
+            (0.84, true),
+            (0.80, true),
+            (0.79, false),
+            (0.84, false),
+            (1.2, true),
+        ] {
+            stopped = stops(stopped, ratio);
+            assert_eq!(stopped, expected, "{ratio}");
+        }
+    }
 
     #[test]
     fn f_09_the_marks_are_at_seventy_and_eighty_five() {

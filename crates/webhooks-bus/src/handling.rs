@@ -4,6 +4,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt as _;
+use uuid::Uuid;
 use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
 use webhooks_runtime::panics;
 
@@ -11,6 +12,7 @@ use crate::{
     bus::Bus,
     error::PublishError,
     pull::{Acker, Pull, Pulled},
+    subjects::names,
 };
 
 /// How often a message that is still being worked on says so: well below
@@ -19,6 +21,9 @@ pub const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// Bytes of a payload that are kept when the whole does not fit a dead letter.
 pub const DEAD_PAYLOAD_KEPT: usize = 512 * 1024;
+
+/// The same for what was sent to INTAKE and is larger than any event.
+pub const REFUSED_PAYLOAD_KEPT: usize = 4 * 1024;
 
 /// Most messages given back at a time.
 const HAND_BACK_BATCH: usize = 256;
@@ -105,30 +110,73 @@ impl Bus {
         detail: &str,
         now_micros: i64,
     ) -> Result<(), PublishError> {
-        let letter = DeadLetter {
-            source: source.to_owned(),
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-            stream: stream.to_owned(),
-            subject: pulled.subject.clone(),
-            stream_seq: pulled.stream_seq,
-            payload: pulled.payload.clone(),
-            headers: header_list(pulled),
-            at: now_micros,
-        };
+        let letter = letter_of(source, stream, pulled, reason, detail, now_micros);
         match self.bury(letter.clone()).await {
+            Err(PublishError::TooLarge(_)) => self.bury(cut(letter, DEAD_PAYLOAD_KEPT)).await,
+            result => result,
+        }
+    }
+
+    /// Keeps a message of INTAKE that is no event, for its workspace (nil: none is named). What is
+    /// larger than any event (`whole` bytes) is of use to nobody but for its beginning, and is cut.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn refuse_pulled(
+        &self,
+        workspace: Uuid,
+        pulled: &Pulled,
+        reason: &str,
+        detail: &str,
+        (whole, now_micros): (usize, i64),
+    ) -> Result<(), PublishError> {
+        let letter = letter_of("ingest", names::INTAKE, pulled, reason, detail, now_micros);
+        if letter.payload.len() > whole {
+            let letter = cut(letter, REFUSED_PAYLOAD_KEPT);
+            return self.bury_refused(workspace, letter).await;
+        }
+        match self.bury_refused(workspace, letter.clone()).await {
             Err(PublishError::TooLarge(_)) => {
-                let bytes = letter.payload.len();
-                let cut = DeadLetter {
-                    detail: format!("{detail} (the payload had {bytes} bytes and was cut)"),
-                    payload: letter.payload.slice(..bytes.min(DEAD_PAYLOAD_KEPT)),
-                    headers: Vec::new(),
-                    ..letter
-                };
-                self.bury(cut).await
+                let letter = cut(letter, REFUSED_PAYLOAD_KEPT);
+                self.bury_refused(workspace, letter).await
             }
             result => result,
         }
+    }
+}
+
+fn letter_of(
+    source: &str,
+    stream: &str,
+    pulled: &Pulled,
+    reason: &str,
+    detail: &str,
+    now_micros: i64,
+) -> DeadLetter {
+    DeadLetter {
+        source: source.to_owned(),
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
+        stream: stream.to_owned(),
+        subject: pulled.subject.clone(),
+        stream_seq: pulled.stream_seq,
+        payload: pulled.payload.clone(),
+        headers: header_list(pulled),
+        at: now_micros,
+    }
+}
+
+/// The letter with the beginning of its payload only, and without headers, which may be as large.
+fn cut(letter: DeadLetter, kept: usize) -> DeadLetter {
+    let bytes = letter.payload.len();
+    DeadLetter {
+        detail: format!(
+            "{} (the payload had {bytes} bytes and was cut)",
+            letter.detail
+        ),
+        payload: letter.payload.slice(..bytes.min(kept)),
+        headers: Vec::new(),
+        ..letter
     }
 }
 

@@ -24,6 +24,7 @@ mod handling;
 mod health;
 mod identities;
 mod leases;
+mod letters;
 mod ops;
 mod parked;
 pub mod permissions;
@@ -43,9 +44,10 @@ pub use bus::Bus;
 pub use cancelled::{CANCELLED_KEPT, CancelledMirror, Mark};
 pub use config::{ConfigMirror, ConfigSink, ConfigWriter};
 pub use error::{BusError, PublishError};
-pub use fill::{FILLING, NEARLY_FULL, watch_fill};
+pub use fill::{FILLING, NEARLY_FULL, ROOM_AGAIN, watch_fill};
 pub use handling::{
-    BATCH_PROGRESS_EVERY, DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, survive, while_working_on,
+    BATCH_PROGRESS_EVERY, DEAD_PAYLOAD_KEPT, PROGRESS_EVERY, REFUSED_PAYLOAD_KEPT, survive,
+    while_working_on,
 };
 pub use health::{
     HealthEntry, HealthMirror, HealthStore, Signature, configured, effective_status, health_of,
@@ -53,6 +55,7 @@ pub use health::{
 };
 pub use identities::{Identities, IdentityError, write_new_seed};
 pub use leases::{Handover, LeaseEvent, Leases, LeasesSettings};
+pub use letters::{FIRST_REFUSED, REFUSED_PER_WORKSPACE, letters_stream};
 pub use ops::{OpsEvent, OpsFailure};
 pub use parked::FIRE_MARGIN;
 pub use publish::{BATCHES_IN_FLIGHT, MAX_BATCH, Outgoing, Stored};

@@ -19,7 +19,10 @@ use std::{fmt::Write as _, str::FromStr};
 use nkeys::{KeyPair, KeyPairType};
 use uuid::Uuid;
 
-use crate::subjects::{INTAKE_FILTER, OPS_FILTER, intake, names};
+use crate::{
+    subjects::{INTAKE_FILTER, OPS_FILTER, intake, names},
+    topology,
+};
 
 /// The account that streams and services live in.
 pub const ACCOUNT: &str = "WEBHOOKS";
@@ -56,8 +59,6 @@ enum Right {
     Listen(&'static str),
     /// Pull from a durable consumer that is there, and acknowledge: stream, consumer.
     Pull(&'static str, &'static str),
-    /// Ask how far a consumer has come: stream, consumer.
-    Ask(&'static str, &'static str),
     /// Make, pull from and delete the consumers of partitions, and look at their messages: prefix of
     /// the streams.
     Partitions(&'static str),
@@ -73,7 +74,7 @@ enum Right {
     Put(&'static str, &'static str),
 }
 
-use Right::{Ask, Follow, Listen, Partitions, Publish, Pull, Put, Read, ReadPartitions, Remove};
+use Right::{Follow, Listen, Partitions, Publish, Pull, Put, Read, ReadPartitions, Remove};
 
 /// The table. The operator may do all of it and more, see [`OPERATOR`].
 const TABLE: &[(Right, &[Role])] = &[
@@ -93,11 +94,6 @@ const TABLE: &[(Right, &[Role])] = &[
     // Management's are replays and tests.
     (Publish("wh.dlv.>"), &[Fanout, Dispatcher, Management]),
     (Partitions("DELIVERIES"), &[Dispatcher]),
-    // Ordered webhooks wait until everything before is fanned out.
-    (
-        Ask(names::EVENTS, names::EVENTS_CONSUMER),
-        &[Dispatcher, Management],
-    ),
     (Publish("wh.sched.>"), &[Dispatcher]),
     // What was parked and may go before its time.
     (Publish("wh.due.>"), &[Dispatcher]),
@@ -110,7 +106,7 @@ const TABLE: &[(Right, &[Role])] = &[
     (Remove(names::HELD), &[Dispatcher]),
     (Publish("wh.rpt.>"), &[Fanout, Dispatcher]),
     (Pull(names::REPORTS, names::REPORTS_CONSUMER), &[Management]),
-    (Publish("wh.dead.ingest"), &[Ingest]),
+    (Publish("wh.refused.>"), &[Ingest]),
     (Publish("wh.dead.fanout"), &[Fanout]),
     (Publish("wh.dead.dispatcher"), &[Dispatcher]),
     (Publish("wh.dead.management"), &[Management]),
@@ -253,8 +249,12 @@ impl Role {
                 subscribe: Vec::new(),
             };
         }
-        // Everybody checks at start that every stream is as it must be.
+        // Everybody checks at start that every stream and shared consumer is as it must be.
         let mut publish = vec!["$JS.API.STREAM.INFO.*".to_owned()];
+        publish.extend(topology::consumers().into_iter().map(|(stream, consumer)| {
+            let name = consumer.durable_name.unwrap_or_default();
+            format!("$JS.API.CONSUMER.INFO.{stream}.{name}")
+        }));
         let mut subscribe = Vec::new();
         for (right, _) in TABLE.iter().filter(|(_, roles)| roles.contains(&self)) {
             match right {
@@ -296,7 +296,6 @@ impl Right {
             .into_iter()
             .chain(answers("ACK", stream, consumer))
             .collect(),
-            Ask(stream, consumer) => vec![format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}")],
             Partitions(prefix) => (0..shards)
                 .flat_map(|shard| {
                     let stream = format!("{prefix}-{shard}");

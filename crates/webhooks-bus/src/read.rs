@@ -1,8 +1,11 @@
 //! Reading single messages and sequences, always from the stream's leader.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use async_nats::{
+    HeaderMap,
+    jetstream::{consumer, message::StreamMessage},
+};
 use bytes::Bytes;
 
 use crate::{
@@ -73,6 +76,25 @@ struct Timed {
     ts: String,
 }
 
+#[derive(serde::Deserialize)]
+struct FillInfo {
+    config: FillConfig,
+    state: FillState,
+    ts: String,
+}
+
+#[derive(serde::Deserialize)]
+struct FillConfig {
+    max_bytes: i64,
+}
+
+#[derive(serde::Deserialize)]
+struct FillState {
+    bytes: u64,
+    messages: u64,
+    first_ts: String,
+}
+
 /// How full a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fill {
@@ -80,6 +102,10 @@ pub struct Fill {
     pub bytes: u64,
     /// Most bytes it takes; 0 = no limit.
     pub max_bytes: u64,
+    /// Messages in it.
+    pub messages: u64,
+    /// How long its oldest message has been there; zero when it is empty.
+    pub oldest: Duration,
 }
 
 impl Fill {
@@ -230,16 +256,52 @@ impl Bus {
     /// # Errors
     /// When the stream does not answer.
     pub async fn fill(&self, stream: &str) -> Result<Fill, BusError> {
-        let found = self
+        use async_nats::jetstream::response::Response;
+        let answer: Response<FillInfo> = self
             .jetstream()
-            .get_stream(stream)
+            .request(format!("STREAM.INFO.{stream}"), &())
             .await
             .map_err(unavailable)?;
-        let info = found.cached_info();
+        let info = match answer {
+            Response::Ok(info) => info,
+            Response::Err { error } => return Err(unavailable(error)),
+        };
+        let parse = webhooks_domain::event::parse_rfc3339_micros;
+        let oldest = match (parse(&info.ts), parse(&info.state.first_ts)) {
+            (Some(now), Some(first)) if info.state.messages > 0 => now.saturating_sub(first),
+            _ => 0,
+        };
         Ok(Fill {
             bytes: info.state.bytes,
             max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(0),
+            messages: info.state.messages,
+            oldest: Duration::from_micros(u64::try_from(oldest).unwrap_or(0)),
         })
+    }
+
+    /// How a consumer is set, if it is there.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub(crate) async fn consumer_config(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<Option<consumer::Config>, BusError> {
+        use async_nats::jetstream::{consumer::Info, response::Response};
+        let answer: Response<Info> = self
+            .jetstream()
+            .request(
+                format!("CONSUMER.INFO.{stream}.{consumer}"),
+                &serde_json::json!({}),
+            )
+            .await
+            .map_err(unavailable)?;
+        match answer {
+            Response::Ok(info) => Ok(Some(info.config)),
+            Response::Err { error } if error.code() == 404 => Ok(None),
+            Response::Err { error } => Err(unavailable(error)),
+        }
     }
 
     /// How far a consumer has come.
@@ -312,11 +374,19 @@ fn absent(
 
 #[cfg(test)]
 mod tests {
-    use super::Fill;
+    use super::{Duration, Fill};
 
     #[test]
     fn a_stream_without_a_limit_is_never_full() {
-        let fill = |bytes, max_bytes| Fill { bytes, max_bytes }.ratio();
+        let fill = |bytes, max_bytes| {
+            let fill = Fill {
+                bytes,
+                max_bytes,
+                messages: 1,
+                oldest: Duration::ZERO,
+            };
+            fill.ratio()
+        };
         assert!(fill(5, 0).abs() < f64::EPSILON);
         assert!((fill(3, 4) - 0.75).abs() < f64::EPSILON);
     }

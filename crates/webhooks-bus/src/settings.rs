@@ -41,8 +41,12 @@ pub struct BusSettings {
     pub held_max_bytes: i64,
     /// Most bytes of the REPORTS stream.
     pub reports_max_bytes: i64,
+    /// Bytes of each RETRIES stream from whose larger part on ingest takes no more events.
+    pub retries_max_bytes: i64,
     /// Most bytes of the DEAD stream.
     pub dead_max_bytes: i64,
+    /// Most bytes of the REFUSED stream.
+    pub refused_max_bytes: i64,
     /// Most deliveries held for one webhook.
     pub held_per_webhook: i64,
     /// Publish in atomic batches when several messages wait: pays when the server syncs every write.
@@ -68,7 +72,9 @@ impl Default for BusSettings {
             deliveries_max_bytes: 4_096 * MIB,
             held_max_bytes: 4_096 * MIB,
             reports_max_bytes: 2_048 * MIB,
+            retries_max_bytes: 16_384 * MIB,
             dead_max_bytes: 1_024 * MIB,
+            refused_max_bytes: 512 * MIB,
             held_per_webhook: 100_000,
             batching: false,
         }
@@ -106,7 +112,9 @@ impl Settings for BusSettings {
             deliveries_max_bytes: size(env, "WEBHOOKS_DELIVERIES_MAX_BYTES", d.deliveries_max_bytes, "Most bytes of each DELIVERIES stream"),
             held_max_bytes: size(env, "WEBHOOKS_HELD_MAX_BYTES", d.held_max_bytes, "Most bytes of the HELD stream"),
             reports_max_bytes: size(env, "WEBHOOKS_REPORTS_MAX_BYTES", d.reports_max_bytes, "Most bytes of the REPORTS stream"),
-            dead_max_bytes: size(env, "WEBHOOKS_DEAD_MAX_BYTES", d.dead_max_bytes, "Most bytes of the DEAD stream"),
+            retries_max_bytes: size(env, "WEBHOOKS_RETRIES_MAX_BYTES", d.retries_max_bytes, "Bytes that each RETRIES stream is meant for: it takes more, but from 70 % on there is an alarm, and from 85 % on ingest answers 503"),
+            dead_max_bytes: size(env, "WEBHOOKS_DEAD_MAX_BYTES", d.dead_max_bytes, "Most bytes of the DEAD stream: what services could not process"),
+            refused_max_bytes: size(env, "WEBHOOKS_REFUSED_MAX_BYTES", d.refused_max_bytes, "Most bytes of the REFUSED stream: what NATS publishers sent and what is no event; the oldest make room"),
             held_per_webhook: env.ranged("WEBHOOKS_HELD_PER_WEBHOOK", d.held_per_webhook, 1..=10_000_000, "Most deliveries held for one webhook"),
             batching: env.bool("WEBHOOKS_NATS_BATCHING", d.batching, "Publish in atomic batches when several messages wait; for servers with sync_interval: always and one replica"),
         }

@@ -18,8 +18,10 @@ pub mod names {
     pub const HELD: &str = "HELD";
     /// Attempt reports that gRPC could not take.
     pub const REPORTS: &str = "REPORTS";
-    /// What could not be processed.
+    /// What our services could not process.
     pub const DEAD: &str = "DEAD";
+    /// What publishers put on INTAKE and what is no event.
+    pub const REFUSED: &str = "REFUSED";
     /// Bucket: the read model.
     pub const CONFIG: &str = "CONFIG";
     /// Bucket: counters for the payload's snapshot.
@@ -244,6 +246,15 @@ pub fn ops(workspace: Uuid, webhook: Uuid, kind: &str) -> String {
 #[must_use]
 pub fn dead(source: &str) -> String {
     format!("wh.dead.{source}")
+}
+
+/// All of REFUSED.
+pub const REFUSED_FILTER: &str = "wh.refused.>";
+
+/// A message of a workspace's publisher that is no event.
+#[must_use]
+pub fn refused(workspace: Uuid) -> String {
+    format!("wh.refused.{}", workspace.simple())
 }
 
 /// Key of a webhook in CONFIG.

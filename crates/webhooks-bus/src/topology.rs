@@ -11,7 +11,8 @@
 //! | HELD | limits per webhook, 8 days | owed to paused webhooks; a partition's owner records and removes what is older than 7 days, so the stream's own age limit never bites |
 //! | OPS | limits, 7 days, window as long | operational events; the window makes each one be told once |
 //! | REPORTS | work queue | reports gRPC could not take |
-//! | DEAD | limits, 30 days | poison messages |
+//! | DEAD | limits, 30 days | what our services could not process: never pushed out |
+//! | REFUSED | limits, 30 days, the newest 1,000 of each workspace | what publishers sent and is no event: the oldest make room, so it holds nobody up |
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use async_nats::jetstream::{
 use crate::{
     bus::Bus,
     error::{BusError, unavailable},
+    letters::{FIRST_REFUSED, REFUSED_PER_WORKSPACE},
     settings::BusSettings,
     subjects::{self, names},
 };
@@ -131,6 +133,15 @@ pub fn streams(settings: &BusSettings) -> Vec<Config> {
             max_age: 30 * DAY,
             max_bytes: settings.dead_max_bytes,
             ..base(names::DEAD, vec!["wh.dead.>".to_owned()])
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            max_age: 30 * DAY,
+            max_bytes: settings.refused_max_bytes,
+            max_messages_per_subject: REFUSED_PER_WORKSPACE,
+            discard: DiscardPolicy::Old,
+            first_sequence: Some(FIRST_REFUSED),
+            ..base(names::REFUSED, vec![subjects::REFUSED_FILTER.to_owned()])
         },
     ];
     for shard in 0..settings.shards() {
@@ -264,12 +275,10 @@ impl Bus {
         }
         for config in buckets(self.settings()) {
             let name = config.bucket.clone();
-            if self.jetstream().get_key_value(&name).await.is_err() {
-                self.jetstream()
-                    .create_key_value(config)
-                    .await
-                    .map_err(|error| BusError::Drift(format!("bucket {name}: {error}")))?;
-            }
+            self.jetstream()
+                .create_or_update_key_value(config)
+                .await
+                .map_err(|error| BusError::Drift(format!("bucket {name}: {error}")))?;
         }
         for (stream, config) in consumers() {
             self.jetstream()
@@ -297,13 +306,24 @@ impl Bus {
             }
         }
         for wanted in buckets(self.settings()) {
-            if self
+            match self
                 .jetstream()
-                .get_key_value(&wanted.bucket)
+                .get_stream(format!("KV_{}", wanted.bucket))
                 .await
-                .is_err()
             {
-                drift.push(format!("bucket {} is missing", wanted.bucket));
+                Ok(stream) => compare_bucket(&wanted, &stream.cached_info().config, &mut drift),
+                Err(error) if self.is_connected() && missing(&error) => {
+                    drift.push(format!("bucket {} is missing", wanted.bucket));
+                }
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        for (stream, wanted) in consumers() {
+            let name = wanted.durable_name.clone().unwrap_or_default();
+            match self.consumer_config(stream, &name).await? {
+                Some(found) => compare_consumer(stream, &wanted, &found, &mut drift),
+                // A missing stream is told above.
+                None => drift.push(format!("consumer {name} on {stream} is missing")),
             }
         }
         if drift.is_empty() {
@@ -342,18 +362,33 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn compare(wanted: &Config, found: &Config, drift: &mut Vec<String>) {
-    macro_rules! same {
-        ($($field:ident),+ $(,)?) => {
-            $(if wanted.$field != found.$field {
-                drift.push(format!(
-                    "stream {}: {} is {:?}, must be {:?}",
-                    wanted.name, stringify!($field), found.$field, wanted.$field
-                ));
-            })+
-        };
+macro_rules! same {
+    ($what:expr, $wanted:ident, $found:ident, $drift:ident, $($field:ident),+ $(,)?) => {
+        $(if $wanted.$field != $found.$field {
+            $drift.push(format!(
+                "{}: {} is {:?}, must be {:?}",
+                $what, stringify!($field), $found.$field, $wanted.$field
+            ));
+        })+
+    };
+}
+
+/// A limit that is smaller than what is asked for. More room is no drift, so that a limit can be raised
+/// while services still run with the smaller one. The server says −1 where there is none.
+fn room(what: &str, field: &str, wanted: i64, found: i64, drift: &mut Vec<String>) {
+    let unlimited = |limit: i64| limit <= 0;
+    if !unlimited(found) && (unlimited(wanted) || found < wanted) {
+        drift.push(format!("{what}: {field} is {found}, must be {wanted}"));
     }
+}
+
+fn compare(wanted: &Config, found: &Config, drift: &mut Vec<String>) {
+    let what = format!("stream {}", wanted.name);
     same!(
+        what,
+        wanted,
+        found,
+        drift,
         subjects,
         retention,
         discard,
@@ -362,9 +397,67 @@ fn compare(wanted: &Config, found: &Config, drift: &mut Vec<String>) {
         num_replicas,
         max_age,
         duplicate_window,
+        deny_delete,
+        deny_purge,
+        allow_rollup,
         allow_message_schedules,
         allow_atomic_publish,
         allow_direct,
+        first_sequence,
+    );
+    for (field, wanted, found) in [
+        ("max_bytes", wanted.max_bytes, found.max_bytes),
+        (
+            "max_messages_per_subject",
+            wanted.max_messages_per_subject,
+            found.max_messages_per_subject,
+        ),
+        (
+            "max_message_size",
+            i64::from(wanted.max_message_size),
+            i64::from(found.max_message_size),
+        ),
+    ] {
+        room(&what, field, wanted, found, drift);
+    }
+}
+
+/// A bucket is a stream that the client lays out.
+fn compare_bucket(wanted: &kv::Config, found: &Config, drift: &mut Vec<String>) {
+    let what = format!("bucket {}", wanted.bucket);
+    same!(what, wanted, found, drift, storage, num_replicas, max_age);
+    room(&what, "max_bytes", wanted.max_bytes, found.max_bytes, drift);
+    if found.max_messages_per_subject != wanted.history {
+        drift.push(format!(
+            "{what}: history is {}, must be {}",
+            found.max_messages_per_subject, wanted.history
+        ));
+    }
+    if wanted.limit_markers.is_some() && !found.allow_message_ttl {
+        drift.push(format!("{what}: its keys must be able to expire"));
+    }
+}
+
+fn compare_consumer(
+    stream: &str,
+    wanted: &consumer::pull::Config,
+    found: &consumer::Config,
+    drift: &mut Vec<String>,
+) {
+    let name = wanted.durable_name.as_deref().unwrap_or_default();
+    let what = format!("consumer {name} on {stream}");
+    same!(
+        what,
+        wanted,
+        found,
+        drift,
+        ack_policy,
+        deliver_policy,
+        ack_wait,
+        max_ack_pending,
+        max_deliver,
+        filter_subject,
+        memory_storage,
     );
 }
 

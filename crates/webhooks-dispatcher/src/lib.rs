@@ -62,7 +62,7 @@ use crate::{
 const MEMBER_TTL: Duration = Duration::from_secs(3);
 
 /// How often it renews.
-const MEMBER_RENEW: Duration = Duration::from_secs(1);
+const MEMBER_RENEW: Duration = Duration::from_millis(500);
 
 /// Runs the dispatcher until [`Context::shutdown`], then drains it.
 ///

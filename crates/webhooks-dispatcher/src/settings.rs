@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use webhooks_bus::BusSettings;
 use webhooks_domain::{health::HealthPolicy, retry::RetryPolicy, sealing::Keyring};
 use webhooks_egress::EgressSettings;
-use webhooks_runtime::{Env, Secret, Settings, tls::GrpcClientTls};
+use webhooks_runtime::{Env, Secret, Settings, drain_timeout, tls::GrpcClientTls};
 
 /// Everything the dispatcher is told.
 #[derive(Debug)]
@@ -65,9 +65,10 @@ impl Settings for Config {
                 1..=100,
                 "attempts of a delivery in all",
             ),
-            base: env.duration(
+            base: env.duration_ranged(
                 "WEBHOOKS_RETRY_BASE",
                 "30s",
+                DELAYS,
                 "delay before the third attempt",
             ),
             factor: env.ranged(
@@ -76,20 +77,42 @@ impl Settings for Config {
                 1.0..=10.0,
                 "each later delay is this many times the one before",
             ),
-            cap: env.duration("WEBHOOKS_RETRY_CAP", "1h", "longest delay between attempts"),
+            cap: env.duration_ranged(
+                "WEBHOOKS_RETRY_CAP",
+                "1h",
+                DELAYS,
+                "longest delay between attempts",
+            ),
             jitter: env.ranged(
                 "WEBHOOKS_RETRY_JITTER",
                 standard.jitter,
                 0.0..=1.0,
                 "share of a delay by which it varies either way",
             ),
-            immediate: env.duration(
+            immediate: env.duration_ranged(
                 "WEBHOOKS_RETRY_IMMEDIATE",
                 "1s",
+                Duration::ZERO..=Duration::from_secs(1),
                 "upper bound of the random wait before the second attempt",
             ),
             max_age: None,
         };
+        if retry.cap < retry.base {
+            env.problem(
+                "WEBHOOKS_RETRY_CAP",
+                "must not be less than WEBHOOKS_RETRY_BASE, which it would cut",
+            );
+        }
+        let finished_within = egress.attempt_timeout() + RECORDED_WITHIN;
+        if drain_timeout(env) < finished_within {
+            env.problem(
+                "WEBHOOKS_DRAIN_TIMEOUT",
+                format_args!(
+                    "must be at least {} s, WEBHOOKS_ATTEMPT_TIMEOUT and 3 s to record what it came to: what is on the wire at the end would be sent twice",
+                    finished_within.as_secs_f64()
+                ),
+            );
+        }
         let management = env.string(
             "WEBHOOKS_MANAGEMENT_GRPC_URL",
             "http://127.0.0.1:9090",
@@ -146,13 +169,20 @@ impl Settings for Config {
                 MAX_BYTES,
                 "bytes of deliveries that one process holds in memory; at the limit it pulls no more",
             ),
-            stale_after: env.duration(
+            stale_after: env.duration_ranged(
                 "WEBHOOKS_CONFIG_STALE_AFTER",
                 "2s",
+                STALE_BOUNDS,
                 "oldest view of the configuration that may start a request",
             ),
             wait_in_memory: Duration::from_millis(1_500),
         };
+        if limits.per_endpoint_max < limits.per_endpoint {
+            env.problem(
+                "WEBHOOKS_ENDPOINT_IN_FLIGHT_MAX",
+                "must not be less than WEBHOOKS_ENDPOINT_IN_FLIGHT, which every webhook has unasked",
+            );
+        }
         Self {
             bus,
             egress,
@@ -175,6 +205,17 @@ impl Settings for Config {
 
 /// Bounds of the bytes of deliveries in memory.
 const MAX_BYTES: RangeInclusive<usize> = 8 * 1024 * 1024..=64 * 1024 * 1024 * 1024;
+
+/// Bounds of the delays between attempts: no longer than things are held.
+const DELAYS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(7 * 24 * 3_600);
+
+/// How old a view of the configuration may be. A change is in force at every dispatcher within 2 s; and a
+/// view is confirmed every half second, so below two of these nothing would ever start.
+const STALE_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(2);
+
+/// How long the record of an attempt may take after its end, at shutdown.
+const RECORDED_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long deliveries may be held: the stream keeps them for eight days.
 const HOLD_BOUNDS: RangeInclusive<Duration> =
@@ -231,4 +272,79 @@ fn read_health(env: &mut Env) -> HealthPolicy {
         );
     }
     policy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(changed: &[(&str, &str)]) -> String {
+        let needed = [
+            ("WEBHOOKS_INTERNAL_TOKEN", "a-token-for-tests"),
+            (
+                "WEBHOOKS_ENCRYPTION_KEYS",
+                "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            ),
+        ];
+        let mut env = Env::from_vars(needed.into_iter().chain(changed.iter().copied()));
+        drop(Config::read(&mut env));
+        env.finish()
+            .map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_would_never_send_or_break_a_promise_is_refused_with_its_reason() {
+        for (changed, reason) in [
+            (
+                &[("WEBHOOKS_CONFIG_STALE_AFTER", "0s")] as &[(&str, &str)],
+                "WEBHOOKS_CONFIG_STALE_AFTER",
+            ),
+            (
+                &[("WEBHOOKS_CONFIG_STALE_AFTER", "1h")],
+                "WEBHOOKS_CONFIG_STALE_AFTER",
+            ),
+            (
+                &[("WEBHOOKS_RETRY_CAP", "29s")],
+                "must not be less than WEBHOOKS_RETRY_BASE",
+            ),
+            (&[("WEBHOOKS_RETRY_BASE", "0s")], "WEBHOOKS_RETRY_BASE"),
+            (
+                &[("WEBHOOKS_RETRY_IMMEDIATE", "2s")],
+                "WEBHOOKS_RETRY_IMMEDIATE",
+            ),
+            (
+                &[("WEBHOOKS_ENDPOINT_IN_FLIGHT", "65")],
+                "must not be less than WEBHOOKS_ENDPOINT_IN_FLIGHT,",
+            ),
+            (
+                &[("WEBHOOKS_DRAIN_TIMEOUT", "32s")],
+                "must be at least 33 s",
+            ),
+        ] {
+            let told = problems(changed);
+            assert!(told.contains(reason), "{changed:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn what_fits_together_is_taken() {
+        for changed in [
+            &[] as &[(&str, &str)],
+            &[
+                ("WEBHOOKS_ATTEMPT_TIMEOUT", "5s"),
+                ("WEBHOOKS_DRAIN_TIMEOUT", "8s"),
+            ],
+            &[
+                ("WEBHOOKS_RETRY_BASE", "50ms"),
+                ("WEBHOOKS_RETRY_CAP", "50ms"),
+            ],
+            &[
+                ("WEBHOOKS_ENDPOINT_IN_FLIGHT", "65"),
+                ("WEBHOOKS_ENDPOINT_IN_FLIGHT_MAX", "65"),
+            ],
+            &[("WEBHOOKS_CONFIG_STALE_AFTER", "1s")],
+        ] {
+            assert_eq!(problems(changed), "", "{changed:?}");
+        }
+    }
 }

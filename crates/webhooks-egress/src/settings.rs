@@ -56,6 +56,14 @@ pub struct EgressSettings {
     dns_timeout: Duration,
 }
 
+impl EgressSettings {
+    /// The deadline of one attempt.
+    #[must_use]
+    pub fn attempt_timeout(&self) -> Duration {
+        self.attempt_timeout
+    }
+}
+
 impl Settings for EgressSettings {
     fn read(env: &mut Env) -> Self {
         let d = EgressConfig::default();

@@ -7,6 +7,8 @@
 //! the event and the webhook fix, so publishing them again adds nothing. The event is acknowledged
 //! when all of it is on the streams, and not before.
 
+mod search;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -109,6 +111,9 @@ impl From<NotPublished> for Trouble {
             NotPublished::SubjectFull => {
                 Self::Poison(Poison::new("subject_full", "no room on a subject"))
             }
+            NotPublished::StreamFull => {
+                Self::Poison(Poison::new("stream_full", "no room on a stream"))
+            }
         }
     }
 }
@@ -162,14 +167,26 @@ impl Fanout {
         let event = AcceptedEvent::read(pulled)?;
         let span = tracing::info_span!("event.fan_out");
         set_parent(&span, &event.traceparent);
-        let tally = Box::pin(self.fan_out_event(&event))
+        let tally = Box::pin(self.fan_out_event(&event, pulled.delivered))
             .instrument(span)
             .await?;
         self.record(&event, pulled.delivered, tally, begun.elapsed());
         Ok(())
     }
 
-    async fn fan_out_event(&self, event: &AcceptedEvent) -> Result<Tally, Trouble> {
+    async fn fan_out_event(
+        &self,
+        event: &AcceptedEvent,
+        handed_over: u64,
+    ) -> Result<Tally, Trouble> {
+        let old = search::is_old(event, self.clock.now_micros());
+        if old && let Some(parts) = self.find_recorded(event, handed_over).await? {
+            let tally = self.deliver_all(event, &parts, true).await?;
+            return Ok(Tally {
+                resumed: true,
+                ..tally
+            });
+        }
         let matches = self
             .index
             .matches(&EventFacts::of(&event.parsed, event.accepted_at));
@@ -183,7 +200,8 @@ impl Fanout {
                 .increment(u64::from(drawn.dropped));
         }
         let (parts, resumed) = self.settle(event, drawn.parts).await?;
-        let tally = self.deliver_all(event, &parts, resumed).await?;
+        // What is old may have been delivered by a run whose verdict is not found any more.
+        let tally = self.deliver_all(event, &parts, resumed || old).await?;
         Ok(Tally { resumed, ..tally })
     }
 
@@ -221,14 +239,7 @@ impl Fanout {
         }
         match self.recorded(event, seq).await? {
             Some(recorded) => {
-                if event.again
-                    && let Some(first) = recorded.first()
-                {
-                    // Whoever keeps the history has missed it: it comes once more.
-                    self.publisher
-                        .publish(verdict_message(event, first, "again"))
-                        .await?;
-                }
+                self.tell_again(event, &recorded).await?;
                 Ok((recorded, true))
             }
             None => {
@@ -240,6 +251,37 @@ impl Fanout {
                 Ok((drawn, false))
             }
         }
+    }
+
+    /// Whoever keeps the history has missed a recorded verdict: it comes once more.
+    async fn tell_again(
+        &self,
+        event: &AcceptedEvent,
+        recorded: &[Verdict],
+    ) -> Result<(), NotPublished> {
+        if event.again
+            && let Some(first) = recorded.first()
+        {
+            let message = verdict_message(event, first, "again");
+            self.publisher.publish(message).await?;
+        }
+        Ok(())
+    }
+
+    /// The verdict of an event that is too old for its id to be remembered, if it can be found.
+    async fn find_recorded(
+        &self,
+        event: &AcceptedEvent,
+        handed_over: u64,
+    ) -> Result<Option<Vec<Verdict>>, Trouble> {
+        let Some(seq) = self.search(event, handed_over).await? else {
+            return Ok(None);
+        };
+        let recorded = self.recorded(event, seq).await?;
+        if let Some(recorded) = &recorded {
+            self.tell_again(event, recorded).await?;
+        }
+        Ok(recorded)
     }
 
     /// The verdict whose part 0 is at `seq`.
@@ -328,7 +370,12 @@ impl Fanout {
         found: &Match,
     ) -> Result<Tally, Trouble> {
         let job = maker.job(found)?;
-        match self.publisher.publish(job.message.clone()).await {
+        let published = if job.held {
+            self.publisher.publish_or_full(job.message.clone()).await
+        } else {
+            self.publisher.publish(job.message.clone()).await
+        };
+        match published {
             Ok(_) if job.held => Ok(Tally {
                 held: 1,
                 ..Tally::default()
@@ -337,6 +384,16 @@ impl Fanout {
                 delivered: 1,
                 ..Tally::default()
             }),
+            // HELD is one stream for all: that it is full must not stop the events of others. The
+            // partition's owner holds it when there is room, and parks it until then.
+            Err(NotPublished::StreamFull) => {
+                metrics::counter!("webhooks_fanout_held_full_total").increment(1);
+                self.publisher.publish(job.unheld()).await?;
+                Ok(Tally {
+                    delivered: 1,
+                    ..Tally::default()
+                })
+            }
             Err(NotPublished::SubjectFull) if job.held => {
                 let report = job.overflow_report(self.clock.now_micros());
                 self.publisher.publish(report).await?;
@@ -407,10 +464,14 @@ fn count_event(result: &'static str) {
     metrics::counter!("webhooks_fanout_events_total", "result" => result).increment(1);
 }
 
+fn verdict_id(event: &AcceptedEvent, part_id: &str) -> String {
+    format!("{}.{}.{part_id}", event.seq, event.accepted_at)
+}
+
 /// A part as VERDICTS keeps it. The sequence alone would name an event only as long as EVENTS is
 /// never made anew, so the time of acceptance stands beside it.
 fn verdict_message(event: &AcceptedEvent, part: &Verdict, part_id: &str) -> Outgoing {
-    let id = format!("{}.{}.{part_id}", event.seq, event.accepted_at);
+    let id = verdict_id(event, part_id);
     Outgoing::new(
         subjects::verdict(event.workspace),
         &id,

@@ -125,6 +125,20 @@ impl<'v> JobMaker<'v> {
 }
 
 impl Job {
+    /// The same delivery for its partition's owner, who finds that its webhook holds.
+    #[must_use]
+    pub fn unheld(&self) -> Outgoing {
+        let id = |bytes: &[u8]| uuid(bytes, "an id that was read before").unwrap_or_default();
+        let (webhook, delivery) = (
+            id(&self.reference.webhook_id),
+            id(&self.reference.delivery_id),
+        );
+        Outgoing {
+            subject: subjects::delivery(self.partition, webhook, delivery),
+            ..self.message.clone()
+        }
+    }
+
     /// What management is told when the webhook's place on HELD is full: the delivery is over,
     /// nothing was sent, and a person may replay it.
     #[must_use]

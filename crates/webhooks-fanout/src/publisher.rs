@@ -35,6 +35,9 @@ pub(crate) enum NotPublished {
     /// The place of this one subject is full, while the stream has room.
     #[error("no room on its subject")]
     SubjectFull,
+    /// The stream is full, and the message has another place to go to.
+    #[error("no room on its stream")]
+    StreamFull,
 }
 
 /// The shared window.
@@ -57,6 +60,15 @@ impl Publisher {
 
     /// Publishes until the stream has it.
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<Stored, NotPublished> {
+        self.publish_as(message, false).await
+    }
+
+    /// Publishes until the stream has it, or says that it is full.
+    pub(crate) async fn publish_or_full(&self, message: Outgoing) -> Result<Stored, NotPublished> {
+        self.publish_as(message, true).await
+    }
+
+    async fn publish_as(&self, message: Outgoing, tell_full: bool) -> Result<Stored, NotPublished> {
         let mut failures = 0_u32;
         loop {
             let error = {
@@ -73,6 +85,7 @@ impl Publisher {
                 PublishError::Full(detail) if is_of_subject(&detail) => {
                     return Err(NotPublished::SubjectFull);
                 }
+                PublishError::Full(_) if tell_full => return Err(NotPublished::StreamFull),
                 PublishError::Full(_) => "full",
                 PublishError::Unavailable(_) | PublishError::WrongLast(_) => "unavailable",
             };

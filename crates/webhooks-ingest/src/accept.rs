@@ -12,7 +12,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -111,6 +111,8 @@ struct Inner {
     slots: Semaphore,
     quota: Quota,
     pulse: Pulse,
+    /// Why nothing is taken at this moment.
+    held_back: Mutex<Option<String>>,
 }
 
 /// When publishing last worked and last failed: readiness looks at it, because a stream whose disk
@@ -129,6 +131,7 @@ impl Acceptor {
             slots: Semaphore::new(settings.max_in_flight),
             quota: Quota::new(settings.quota_per_second),
             pulse: Pulse::default(),
+            held_back: Mutex::default(),
             bus,
             clock,
             settings,
@@ -161,6 +164,24 @@ impl Acceptor {
         failed > worked && u128::try_from(since).is_ok_and(|since| since < within.as_micros())
     }
 
+    /// Takes no event while there is a reason; `None` = takes them again. Said over and over.
+    pub fn hold_back(&self, reason: Option<String>) {
+        let mut held_back = self.0.held_back();
+        if held_back.is_none() != reason.is_none() {
+            match &reason {
+                Some(reason) => tracing::error!(reason, "ingest.held_back"),
+                None => tracing::info!("ingest.goes_on"),
+            }
+        }
+        *held_back = reason;
+    }
+
+    /// Why no event is taken at this moment, if none is.
+    #[must_use]
+    pub fn held_back(&self) -> Option<String> {
+        self.0.held_back().clone()
+    }
+
     /// What an event may be.
     #[must_use]
     pub fn limits(&self) -> &EventLimits {
@@ -169,6 +190,12 @@ impl Acceptor {
 }
 
 impl Inner {
+    fn held_back(&self) -> MutexGuard<'_, Option<String>> {
+        self.held_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn accept(&self, submission: Submission) -> Result<Accepted, Refusal> {
         // INTAKE's publishers have JetStream's yes already: their events are not refused for being many.
         if submission.door != Door::Nats
@@ -188,6 +215,16 @@ impl Inner {
             return Err(mismatch());
         }
         let id = event_identity(&parsed, submission.explicit_id.as_deref())?;
+        if let Some(reason) = &*self.held_back() {
+            return Err(Refusal {
+                detail: Some(reason.clone()),
+                ..Refusal::new(
+                    RefusalKind::Full,
+                    "what is to be delivered later fills its place; come again",
+                )
+                .about(&id)
+            });
+        }
         let Ok(_slot) = self.slots.try_acquire() else {
             return Err(Refusal::new(
                 RefusalKind::Overloaded,

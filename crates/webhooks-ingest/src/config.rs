@@ -6,7 +6,7 @@ use webhooks_bus::BusSettings;
 use webhooks_domain::event::EventLimits;
 use webhooks_runtime::{Env, Settings, tls::GrpcServerTls};
 
-use crate::accept::AcceptSettings;
+use crate::{accept::AcceptSettings, budget::BODY_MEMORY};
 
 /// Everything ingest is told by the environment.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Messages of the INTAKE stream being stored at the same time.
     pub intake_concurrency: usize,
+    /// Bytes of all bodies and messages being handled at the same time.
+    pub body_memory: usize,
     /// Limits of accepting.
     pub accept: AcceptSettings,
 }
@@ -54,6 +56,12 @@ impl Settings for Config {
                 1_024,
                 1..=4_096,
                 "events from NATS publishers that are being stored at the same time",
+            ),
+            body_memory: env.ranged(
+                "WEBHOOKS_INGEST_BODY_MEMORY",
+                BODY_MEMORY,
+                8 * 1024 * 1024..=64 * 1024 * 1024 * 1024,
+                "bytes of all HTTP bodies and gRPC messages being handled at the same time; more are refused",
             ),
             accept: AcceptSettings {
                 publish_timeout: env.duration_ranged(

@@ -3,20 +3,22 @@
 //! The credential is judged before a message is read, so strangers cannot make this process hold
 //! their megabytes.
 
-use std::{panic::AssertUnwindSafe, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+use std::panic::AssertUnwindSafe;
 
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use tonic::{Request, Response, Status, Streaming, service::Interceptor};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use prost::Message as _;
+use tonic::{Code, Request, Response, Status, Streaming, service::Interceptor};
 use webhooks_domain::event::{FieldProblem, format_micros};
 use webhooks_proto::v1::{
     AcceptedEvent, EventError, EventResult, FieldViolation, PublishEventRequest,
     PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
-    event_service_server::EventService,
+    event_service_server::{EventService, EventServiceServer},
 };
 
 use crate::{
     accept::{Accepted, Acceptor, Door, Submission},
     auth::{Gate, Permit},
+    budget::CallShare,
     http::{CALL_WINDOW, MANY_MAX_EVENTS, status_word},
     refusal::{Refusal, RefusalKind},
     rich_status,
@@ -24,6 +26,9 @@ use crate::{
 
 /// Most bytes of one message.
 pub const MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes before each message on the wire.
+const FRAME_BYTES: usize = 5;
 
 /// Most events in one stream.
 pub const STREAM_MAX_EVENTS: usize = 10_000;
@@ -69,6 +74,10 @@ pub(crate) struct GrpcDoor {
 impl GrpcDoor {
     pub(crate) fn new(acceptor: Acceptor) -> Self {
         Self { acceptor }
+    }
+
+    pub(crate) fn server(self) -> EventServiceServer<Self> {
+        EventServiceServer::new(self).max_decoding_message_size(MESSAGE_MAX_BYTES)
     }
 
     async fn accept(
@@ -141,25 +150,41 @@ impl EventService for GrpcDoor {
         request: Request<Streaming<PublishEventRequest>>,
     ) -> Result<Response<PublishEventsResponse>, Status> {
         let caller = caller(&request)?;
+        let share = request.extensions().get::<CallShare>().cloned();
         let door = self.clone();
-        let seen = AtomicUsize::new(0);
         let results = request
             .into_inner()
-            .map(|event| {
-                if seen.fetch_add(1, Ordering::Relaxed) >= STREAM_MAX_EVENTS {
-                    return Err(too_many(STREAM_MAX_EVENTS));
+            .enumerate()
+            .map(|(number, event)| match event {
+                Ok(_) if number >= STREAM_MAX_EVENTS => Err(more_than(STREAM_MAX_EVENTS)),
+                Ok(event) => Ok(event),
+                Err(status) => Err(broken_off(&status)),
+            })
+            // What was judged is answered, whatever comes after it.
+            .scan(false, |ended, event| {
+                let next = (!*ended).then_some(event);
+                *ended |= next.as_ref().is_some_and(Result::is_err);
+                std::future::ready(next)
+            })
+            .map(|event| match event {
+                Ok(event) => {
+                    let bytes = event.encoded_len() + FRAME_BYTES;
+                    let share = share.clone();
+                    door.clone()
+                        .accept(caller.clone(), event)
+                        .map(move |result| {
+                            if let Some(share) = &share {
+                                share.give_back(bytes);
+                            }
+                            result_of(result)
+                        })
+                        .boxed()
                 }
-                event
+                Err(refusal) => std::future::ready(result_of(Err(refusal))).boxed(),
             })
-            .map_ok(|event| {
-                door.clone()
-                    .accept(caller.clone(), event)
-                    .map(|result| Ok(result_of(result)))
-                    .boxed()
-            })
-            .try_buffered(CALL_WINDOW)
-            .try_collect()
-            .await?;
+            .buffered(CALL_WINDOW)
+            .collect()
+            .await;
         Ok(Response::new(PublishEventsResponse { results }))
     }
 }
@@ -199,12 +224,29 @@ fn violation(problem: FieldProblem) -> FieldViolation {
 }
 
 fn too_many(most: usize) -> Status {
-    refused(&Refusal::of_field(
+    refused(&more_than(most))
+}
+
+fn more_than(most: usize) -> Refusal {
+    Refusal::of_field(
         RefusalKind::TooLarge,
         "events",
         "too_many_events",
         format!("one call takes at most {most} events"),
-    ))
+    )
+}
+
+/// Why nothing more of a stream could be read.
+fn broken_off(status: &Status) -> Refusal {
+    let kind = match status.code() {
+        Code::Unavailable => RefusalKind::Overloaded,
+        Code::OutOfRange | Code::ResourceExhausted => RefusalKind::TooLarge,
+        _ => RefusalKind::BrokenBody,
+    };
+    Refusal::new(
+        kind,
+        format!("the stream was read up to here: {}", status.message()),
+    )
 }
 
 /// The refusal as a status with details, counted by its code.

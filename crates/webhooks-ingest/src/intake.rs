@@ -21,9 +21,6 @@ use crate::accept::{Acceptor, Door, Submission};
 /// How often a message is tried whose handling panics.
 const TRIES: u32 = 3;
 
-/// The `source` of our dead letters.
-const SOURCE: &str = "ingest";
-
 /// The first pause before a message is handed over again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -144,9 +141,11 @@ impl Intake {
     /// Keeps the message with its reason; `false` when even that cannot be done now.
     async fn bury(&self, pulled: &Pulled, reason: &str, detail: &str) -> bool {
         let now = self.clock.now_micros();
+        let workspace = subjects::intake_workspace(&pulled.subject).unwrap_or_default();
+        let whole = self.acceptor.limits().max_bytes;
         let kept = self
             .bus
-            .bury_pulled(SOURCE, names::INTAKE, pulled, reason, detail, now)
+            .refuse_pulled(workspace, pulled, reason, detail, (whole, now))
             .await;
         if let Err(error) = &kept {
             tracing::warn!(stream.seq = pulled.stream_seq, %error, "a dead letter could not be kept yet");

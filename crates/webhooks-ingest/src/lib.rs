@@ -9,6 +9,7 @@
 
 mod accept;
 mod auth;
+mod budget;
 mod config;
 mod connections;
 mod grpc;
@@ -22,12 +23,13 @@ mod service;
 pub use self::{
     accept::{AcceptSettings, Accepted, Acceptor, Door, Submission},
     auth::{PUBLISH_SCOPE, Permit, TokenDirectory},
+    budget::BODY_MEMORY,
     config::Config,
     connections::{HEAD_MAX_BYTES, HEAD_TIMEOUT},
     grpc::{MESSAGE_MAX_BYTES, STREAM_MAX_EVENTS},
-    http::{BODY_TIMEOUT, BUDGET_BLOCKS, MANY_MAX_BYTES, MANY_MAX_EVENTS},
+    http::{BODY_TIMEOUT, MANY_MAX_BYTES, MANY_MAX_EVENTS},
     quota::{MAX_BUCKETS, Quota},
     refusal::{Refusal, RefusalKind},
     rich_status::ERROR_DOMAIN,
-    service::{GRPC_CALL_TIMEOUT, GRPC_CALLS_PER_CONNECTION, Ingest, IngestError},
+    service::{GRPC_CALL_TIMEOUT, GRPC_CALLS_PER_CONNECTION, GRPC_DRAIN, Ingest, IngestError},
 };

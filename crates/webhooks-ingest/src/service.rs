@@ -12,9 +12,10 @@ use webhooks_runtime::{Context, tls::GrpcServerTls};
 use crate::{
     accept::Acceptor,
     auth::{Gate, TokenDirectory},
+    budget::{Budgeted, budget_of},
     config::Config,
     connections::{bind, incoming, serve_http},
-    grpc::{Doorkeeper, GrpcDoor, MESSAGE_MAX_BYTES},
+    grpc::{Doorkeeper, GrpcDoor},
     http::HttpDoor,
     intake::Intake,
 };
@@ -24,6 +25,13 @@ pub const GRPC_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Calls that one gRPC connection may have open.
 pub const GRPC_CALLS_PER_CONNECTION: u32 = 256;
+
+/// How long open gRPC calls may take after shutdown was asked for: longer than any publish, shorter than
+/// the drain of the process, so that what NATS has not been sent is sent afterwards.
+pub const GRPC_DRAIN: Duration = Duration::from_secs(10);
+
+/// `EventService` behind its door.
+type EventDoor = InterceptedService<Budgeted<EventServiceServer<GrpcDoor>>, Doorkeeper>;
 
 /// How long after an unacknowledged publish ingest says that it is not ready.
 const FAILING_FOR: Duration = Duration::from_secs(15);
@@ -114,12 +122,13 @@ impl Ingest {
         let tokens = Arc::new(TokenDirectory::default());
         let mirror = ConfigMirror::start(&bus, tokens.clone(), drained.clone());
         let acceptor = Acceptor::new(bus.clone(), ctx.clock.clone(), config.accept.clone());
+        let budget = budget_of(config.body_memory);
         let gate = Gate {
             tokens,
             mirror: mirror.clone(),
             clock: ctx.clock.clone(),
         };
-        let router = HttpDoor::new(gate.clone(), acceptor.clone()).router();
+        let router = HttpDoor::new(gate.clone(), acceptor.clone(), budget.clone()).router();
         let intake = Intake {
             bus: bus.clone(),
             acceptor: acceptor.clone(),
@@ -131,7 +140,9 @@ impl Ingest {
         let doors = async {
             let grpc_door = async {
                 let door = GrpcDoor::new(acceptor.clone());
-                let ended = Box::pin(serve_grpc(grpc.0, most, &tls, door, gate, &ctx)).await;
+                let events = Budgeted::new(door.server(), budget);
+                let events = InterceptedService::new(events, Doorkeeper(gate));
+                let ended = Box::pin(serve_grpc(grpc.0, most, &tls, events, &ctx)).await;
                 // One door does not stay open without the other.
                 ctx.shutdown.cancel();
                 ended
@@ -152,8 +163,14 @@ impl Ingest {
             } else {
                 readiness.ok("events");
             }
+            match acceptor.held_back() {
+                Some(reason) => readiness.fail("retries", reason),
+                None => readiness.ok("retries"),
+            }
         });
-        let filling = webhooks_bus::watch_fill(&bus, drained.clone());
+        let filling = webhooks_bus::watch_fill(&bus, drained.clone(), |full| {
+            acceptor.hold_back(full);
+        });
         let (result, (), ()) = tokio::join!(Box::pin(doors), Box::pin(watching), Box::pin(filling));
         bus.flush().await;
         result
@@ -178,8 +195,7 @@ async fn serve_grpc(
     listener: TcpListener,
     most: usize,
     tls: &GrpcServerTls,
-    door: GrpcDoor,
-    gate: Gate,
+    events: EventDoor,
     ctx: &Context,
 ) -> Result<(), IngestError> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -190,7 +206,6 @@ async fn serve_grpc(
             .with_service_name(SERVICE)
             .with_service_name("grpc.health.v1.Health")
     };
-    let events = EventServiceServer::new(door).max_decoding_message_size(MESSAGE_MAX_BYTES);
     let server = tls
         .apply(Server::builder())?
         .timeout(GRPC_CALL_TIMEOUT)
@@ -200,7 +215,7 @@ async fn serve_grpc(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(InterceptedService::new(events, Doorkeeper(gate)))
+        .add_service(events)
         .serve_with_incoming_shutdown(
             incoming(listener, most),
             ctx.shutdown.clone().cancelled_owned(),
@@ -222,9 +237,15 @@ async fn serve_grpc(
             }
         }
     };
+    // A health watch never ends by itself, and would hold the drain for ever.
+    let deadline = async {
+        ctx.shutdown.cancelled().await;
+        tokio::time::sleep(GRPC_DRAIN).await;
+    };
     tokio::select! {
         ended = Box::pin(server) => ended?,
         () = reporting => {}
+        () = deadline => tracing::info!("grpc.open_calls_cut"),
     }
     Ok(())
 }

@@ -49,7 +49,10 @@ pub use self::{
     errors::error_chain,
     metrics::{Metrics, MetricsError, UPKEEP_PERIOD},
     readiness::{Readiness, ReadinessState},
-    run::{CommonSettings, EXIT_SETTINGS, install_tls_provider, run, run_with, spawn_essential},
+    run::{
+        CommonSettings, EXIT_SETTINGS, drain_timeout, install_tls_provider, run, run_with,
+        spawn_essential,
+    },
     settings::{Env, Secret, Settings, SettingsError},
     shutdown::{EXIT_INTERRUPTED, Signals},
     tasks::{OnError, Tasks},

@@ -87,16 +87,21 @@ impl Settings for CommonSettings {
                     "file to write the bound addresses to, `name=ip:port` a line",
                 )
                 .map(PathBuf::from),
-            drain_timeout: env.duration_ranged(
-                "WEBHOOKS_DRAIN_TIMEOUT",
-                "40s",
-                Duration::from_millis(100)..=Duration::from_secs(3600),
-                "longest time from SIGTERM to exit; keep it below the orchestrator's kill grace",
-            ),
+            drain_timeout: drain_timeout(env),
             worker_threads: threads.unwrap_or(cores),
             telemetry: TelemetrySettings::read(env),
         }
     }
+}
+
+/// Longest time from SIGTERM to exit, for whoever has to finish its work within it.
+pub fn drain_timeout(env: &mut Env) -> Duration {
+    env.duration_ranged(
+        "WEBHOOKS_DRAIN_TIMEOUT",
+        "40s",
+        Duration::from_millis(100)..=Duration::from_secs(3600),
+        "longest time from SIGTERM to exit; keep it below the orchestrator's kill grace",
+    )
 }
 
 /// Runs a service from the environment of this process to its end. `serve` returns when it has

@@ -36,9 +36,10 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
-    /// The database is away, overloaded, shutting down, read-only, or asked for the transaction to
-    /// be run again. The same call may succeed later; its outcome may be unknown, so every batch
-    /// call is idempotent.
+    /// The database is away, overloaded, shutting down, read-only, not open to us, not as we expect
+    /// it, or asked for the transaction to be run again. The same call may succeed later (perhaps only
+    /// when somebody has put something right); its outcome may be unknown, so every batch call is
+    /// idempotent.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
     /// A stored value has no meaning in this release.
@@ -68,7 +69,7 @@ pub enum StoreError {
     /// The connection URL cannot be used.
     #[error("the database URL is not usable")]
     Url(#[source] sqlx::Error),
-    /// A statement failed for a reason that repeating will not change.
+    /// The database refuses the values, whenever they come.
     #[error("the statement failed")]
     Database(#[source] sqlx::Error),
 }
@@ -92,8 +93,23 @@ impl StoreError {
 }
 
 impl From<sqlx::Error> for StoreError {
+    /// What is not provably about the values is about the database: a changed password, a revoked
+    /// right, a missing table, a broken disk pass when somebody has put them right, and nothing that
+    /// waits for it may be thrown away meanwhile.
     fn from(error: sqlx::Error) -> Self {
-        if is_passing(&error) {
+        if is_about_values(&error) {
+            Self::Database(error)
+        } else {
+            Self::Unavailable(error)
+        }
+    }
+}
+
+impl StoreError {
+    /// For statements that change the schema or rights while a person waits: what repeating alone
+    /// does not cure is told at once.
+    pub(crate) fn of_schema(error: sqlx::Error) -> Self {
+        if passes_by_itself(&error) {
             Self::Unavailable(error)
         } else {
             Self::Database(error)
@@ -101,7 +117,32 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-fn is_passing(error: &sqlx::Error) -> bool {
+fn is_about_values(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| is_about_values_state(&code, database.constraint())),
+        // A value that cannot be written, a row that is not there or does not read: the same again.
+        sqlx::Error::Encode(_)
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnDecode { .. } => true,
+        _ => false,
+    }
+}
+
+/// SQLSTATEs that only other values would change: data exceptions (22, among them a NUL in a text), a
+/// constraint that has a name (23) or a column that must not be null (23502), one statement that meets
+/// the same row twice (21000), and a row that an index cannot take (54000). A check violation (23514)
+/// without a constraint is a row that was on its way to the default partition while its day got a
+/// partition of its own: the next time it goes there.
+fn is_about_values_state(code: &str, constraint: Option<&str>) -> bool {
+    code.starts_with("22")
+        || (code.starts_with("23") && constraint.is_some())
+        || ["23502", "21000", "54000"].contains(&code)
+}
+
+fn passes_by_itself(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -110,9 +151,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => true,
-        sqlx::Error::Database(database) => database
-            .code()
-            .is_some_and(|code| is_passing_state(&code, database.constraint())),
+        sqlx::Error::Database(database) => {
+            database.code().is_some_and(|code| is_passing_state(&code))
+        }
         _ => false,
     }
 }
@@ -120,15 +161,12 @@ fn is_passing(error: &sqlx::Error) -> bool {
 /// SQLSTATEs that pass: by class, connection (08), resources (53), operator intervention such as
 /// shutdown, crash recovery and statement timeout (57); and, alone, serialization failure,
 /// deadlock, a lock not had in time, a standby that takes no writes, and a transaction that was given
-/// up because this process stood still in it. A check violation (23514)
-/// without a constraint is a row that was on its way to the default partition while its day got a
-/// partition of its own: the next time it goes there.
-fn is_passing_state(code: &str, constraint: Option<&str>) -> bool {
+/// up because this process stood still in it.
+fn is_passing_state(code: &str) -> bool {
     ["08", "53", "57"]
         .iter()
         .any(|class| code.starts_with(class))
         || ["40001", "40P01", "55P03", "25006", "25P03", "25P04"].contains(&code)
-        || (code == "23514" && constraint.is_none())
 }
 
 /// Whether the statement hit a unique constraint.
@@ -143,18 +181,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_is_told_from_what_does_not() {
-        for code in [
-            "08006", "53300", "57P01", "57P03", "57014", "40001", "40P01", "55P03", "25006",
-            "25P03", "25P04", "23514",
+    fn only_what_is_about_the_values_is_refused_for_good() {
+        for (code, constraint) in [
+            ("22021", None),
+            ("22P02", None),
+            ("23505", Some("c")),
+            ("23514", Some("c")),
+            ("23502", None),
+            ("21000", None),
+            ("54000", None),
         ] {
-            assert!(is_passing_state(code, None), "{code}");
+            assert!(is_about_values_state(code, constraint), "{code}");
         }
-        for code in ["23505", "23514", "22021", "42P01", "42601", "40002"] {
-            assert!(!is_passing_state(code, Some("c")), "{code}");
+        for code in [
+            "08006", "53300", "57P01", "57014", "40001", "40P01", "55P03", "25006", "25P03",
+            "23514", "28P01", "28000", "3D000", "42501", "42P01", "42703", "0A000", "58030",
+            "XX000", "XX001", "P0001", "F0000",
+        ] {
+            assert!(!is_about_values_state(code, None), "{code}");
         }
         assert!(StoreError::from(sqlx::Error::PoolTimedOut).is_retryable());
         assert!(!StoreError::from(sqlx::Error::RowNotFound).is_retryable());
         assert!(!StoreError::PlanLimit { limit: 1, used: 1 }.is_retryable());
+    }
+
+    #[test]
+    fn a_person_who_changes_the_schema_is_told_at_once_what_does_not_pass() {
+        for code in ["08006", "53300", "57P03", "40P01", "55P03", "25006"] {
+            assert!(is_passing_state(code), "{code}");
+        }
+        for code in ["42704", "42501", "28P01", "42P07"] {
+            assert!(!is_passing_state(code), "{code}");
+        }
     }
 }

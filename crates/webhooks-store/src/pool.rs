@@ -102,12 +102,16 @@ impl Store {
     /// # Errors
     /// When a migration fails or an applied one was changed since.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let mut connection = self.patient.connect().await?;
+        let mut connection = self
+            .patient
+            .connect()
+            .await
+            .map_err(StoreError::of_schema)?;
         MIGRATIONS
             .run(&mut connection)
             .await
             .map_err(|error| match error {
-                sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+                sqlx::migrate::MigrateError::Execute(error) => StoreError::of_schema(error),
                 error => StoreError::Migrate(error),
             })?;
         connection.close().await?;

@@ -100,7 +100,8 @@ impl Store {
             // Names of the catalogue and a checked one, all quoted.
             sqlx::raw_sql(AssertSqlSafe(statement))
                 .execute(&mut *tx)
-                .await?;
+                .await
+                .map_err(StoreError::of_schema)?;
         }
         tx.commit().await?;
         Ok(())

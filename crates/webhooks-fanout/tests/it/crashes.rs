@@ -4,7 +4,7 @@ use uuid::Uuid;
 use webhooks_bus::{BusSettings, names};
 use webhooks_proto::internal::v1::{Status, WebhookConfig};
 
-use crate::support::{LINK, Stack, WORKSPACE, webhook};
+use crate::support::{LINK, OTHER, Stack, WORKSPACE, webhook};
 
 /// Enough for three parts of a verdict.
 const WEBHOOKS: u128 = 600;
@@ -157,5 +157,36 @@ async fn nats_killed_in_the_middle_loses_nothing_and_doubles_nothing() {
     assert_eq!(bodies.len(), 6_000);
     let verdicts = stack.verdicts(300).await;
     assert!(verdicts.iter().all(|verdict| verdict.matches.len() == 20));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_place_of_held_deliveries_stops_nobody_elses_events() {
+    let settings = BusSettings {
+        held_max_bytes: 16 * 1024,
+        ..BusSettings::default()
+    };
+    let stack = Stack::with(settings).await;
+    let paused = WebhookConfig {
+        status: Status::Paused.into(),
+        ..webhook(1, WORKSPACE)
+    };
+    stack.config.put_webhook(&paused).await.unwrap();
+    stack.config.put_webhook(&webhook(2, OTHER)).await.unwrap();
+    let running = stack.fanout().await;
+    for number in 0..100 {
+        stack
+            .publish(WORKSPACE, LINK, &format!("held-{number}"))
+            .await;
+    }
+    for number in 0..10 {
+        stack.publish(OTHER, LINK, &format!("other-{number}")).await;
+    }
+    stack.all_acknowledged().await;
+    let held = stack.bus.message_count(names::HELD).await.unwrap();
+    assert!((1..100).contains(&held), "{held}");
+    // What did not fit is owed all the same: its partition's owner holds it later.
+    stack.bodies(110 - held).await;
+    assert_eq!(stack.bus.message_count(names::REPORTS).await.unwrap(), 0);
     running.stop().await;
 }

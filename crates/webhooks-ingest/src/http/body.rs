@@ -12,19 +12,16 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::refusal::{Refusal, RefusalKind};
+use crate::{
+    budget::BLOCK_BYTES,
+    refusal::{Refusal, RefusalKind},
+};
 
 /// Longest time a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most bytes of an array of events.
 pub const MANY_MAX_BYTES: usize = 4 * 1024 * 1024;
-
-/// Bodies are counted against the process's budget in blocks of this size.
-const BLOCK_BYTES: usize = 64 * 1024;
-
-/// Blocks of all bodies being handled at once: 128 MiB.
-pub const BUDGET_BLOCKS: usize = 2_048;
 
 /// Most bytes that are read only to be thrown away.
 const DISCARD_BYTES: usize = 16 * 1024 * 1024;
@@ -205,7 +202,7 @@ mod tests {
                 waits: false,
             },
             ONE_MAX,
-            &Arc::new(Semaphore::new(BUDGET_BLOCKS)),
+            &crate::budget::budget_of(crate::budget::BODY_MEMORY),
         )
         .await
     }

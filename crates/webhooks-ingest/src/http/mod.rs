@@ -29,7 +29,7 @@ use webhooks_domain::{
 pub(crate) use self::answer::status_word;
 use self::body::Announced;
 pub use self::{
-    body::{BODY_TIMEOUT, BUDGET_BLOCKS, MANY_MAX_BYTES},
+    body::{BODY_TIMEOUT, MANY_MAX_BYTES},
     split::MANY_MAX_EVENTS,
 };
 use crate::{
@@ -56,11 +56,11 @@ pub(crate) struct HttpDoor {
 }
 
 impl HttpDoor {
-    pub(crate) fn new(gate: Gate, acceptor: Acceptor) -> Self {
+    pub(crate) fn new(gate: Gate, acceptor: Acceptor, budget: Arc<Semaphore>) -> Self {
         Self {
             gate,
             acceptor,
-            budget: Arc::new(Semaphore::new(BUDGET_BLOCKS)),
+            budget,
         }
     }
 

@@ -1,13 +1,14 @@
 //! The three doors lead to the same place.
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use tokio_stream as stream;
 use tonic::Code;
-use webhooks_bus::{headers, names};
+use webhooks_bus::{BusSettings, headers, names, subjects};
 use webhooks_proto::v1::{PublishEventRequest, PublishEventsRequest};
 use webhooks_runtime::telemetry::TraceContext;
 
-use crate::support::{Stack, WORKSPACE, event, event_id, header};
+use crate::support::{Options, Stack, WORKSPACE, event, event_id, header};
 
 fn message(payload: &str, id: &str) -> PublishEventRequest {
     PublishEventRequest {
@@ -262,6 +263,9 @@ async fn a_bad_nats_message_is_kept_with_its_reason_and_the_next_one_passes() {
         ]
     );
     assert_eq!(letters[1].payload, foreign);
+    // Larger than any event: nobody needs more than its beginning.
+    assert_eq!(letters[3].payload, large[..4_096]);
+    assert!(letters[3].detail.ends_with("bytes and was cut)"));
     assert_eq!(
         letters[5].subject,
         "workflow.events.v1.nobody.step.completed"
@@ -273,4 +277,87 @@ async fn a_bad_nats_message_is_kept_with_its_reason_and_the_next_one_passes() {
             .any(|header| header.name == headers::MSG_ID && header.value == "1")
     );
     stack.empty(names::INTAKE).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_garbage_holds_up_nobody_and_displaces_no_letter_of_another_workspace() {
+    let stack = Stack::with(Options {
+        bus: BusSettings {
+            refused_max_bytes: 4 * 1024 * 1024,
+            ..BusSettings::default()
+        },
+        ..Options::default()
+    })
+    .await;
+    stack.publish("flooder", "{}").await.unwrap();
+    let other = crate::support::OTHER;
+    let elsewhere = || subjects::intake(other);
+    stack
+        .publish_to(elsewhere(), "other", "no json")
+        .await
+        .unwrap();
+    let flood = |bytes: usize, count: usize| {
+        let stack = &stack;
+        futures::stream::iter(0..count)
+            .map(move |number| async move {
+                let garbage = format!("{number}{}", "x".repeat(bytes));
+                let id = format!("{bytes}-{number}");
+                stack.publish(&id, &garbage).await.unwrap();
+            })
+            .buffer_unordered(64)
+            .collect::<Vec<_>>()
+    };
+    // More than a workspace's letters.
+    flood(100, 1_100).await;
+    stack.empty(names::INTAKE).await;
+    assert_eq!(stack.dead_letters(1_001).await.len(), 1_001);
+    let kept = stack.dead_letters(1_001).await;
+    let others = kept
+        .iter()
+        .filter(|letter| letter.subject == elsewhere())
+        .count();
+    assert_eq!(others, 1);
+    // More than the stream holds.
+    flood(50_000, 200).await;
+    let event = crate::support::event_of(other, "e1", "");
+    stack.publish_to(elsewhere(), "e1", &event).await.unwrap();
+    assert_eq!(event_id(&stack.events(1).await[0]), "e1");
+    stack.empty(names::INTAKE).await;
+    let bytes = stack.bus.fill(names::REFUSED).await.unwrap().bytes;
+    assert!((2_000_000..=4 * 1024 * 1024).contains(&bytes), "{bytes}");
+    assert_eq!(stack.bus.message_count(names::DEAD).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_to_its_end_is_answered_for_what_was_read() {
+    let stack = Stack::start().await;
+    let events = vec![
+        message(&event("s1", ""), ""),
+        message("{", ""),
+        message(&"x".repeat(5 * 1024 * 1024), ""),
+        message(&event("s2", ""), ""),
+    ];
+    let mut grpc = stack.grpc().await;
+    let results = grpc
+        .stream_events(stack.authorised(stream::iter(events)))
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    let told: Vec<_> = results
+        .iter()
+        .map(|one| {
+            let code = one.error.as_ref().map_or("", |error| &error.code_type);
+            (&*one.id, &*one.status, code)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("s1", "accepted", ""),
+            ("", "refused", "INVALID_ARGUMENT"),
+            ("", "refused", "PAYLOAD_TOO_LARGE")
+        ]
+    );
+    assert_eq!(event_id(&stack.events(1).await[0]), "s1");
 }

@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tonic::Code;
-use webhooks_bus::{BusSettings, names};
+use uuid::Uuid;
+use webhooks_bus::{BusSettings, Outgoing, headers, names, subjects};
 use webhooks_devstack::wait_until;
 use webhooks_proto::v1::PublishEventRequest;
+use webhooks_runtime::Clock as _;
 
 use crate::support::{LIMIT, Options, Stack, event, event_id, post_to};
 
@@ -166,4 +168,80 @@ async fn nats_killed_under_load_loses_no_accepted_event() {
     let ids: HashSet<_> = stored.iter().map(event_id).collect();
     assert!(accepted.iter().all(|id| ids.contains(id.as_str())));
     assert_eq!(ids.len(), stored.len(), "an id is stored once");
+}
+
+#[tokio::test]
+async fn when_what_is_owed_later_fills_its_place_no_more_events_are_taken_until_it_has_room() {
+    let stack = Stack::with(Options {
+        bus: BusSettings {
+            retries_max_bytes: 1024 * 1024,
+            ..BusSettings::default()
+        },
+        ..Options::default()
+    })
+    .await;
+    assert_eq!(stack.post(event("before", "")).await.status, 202);
+    let in_an_hour = webhooks_domain::event::format_micros(
+        webhooks_runtime::SystemClock.now_micros() + 3_600_000_000,
+    );
+    for number in 0..9_u128 {
+        let (webhook, delivery) = (Uuid::from_u128(1), Uuid::from_u128(number));
+        let schedule = Outgoing::new(
+            subjects::schedule(0, webhook, delivery, 2, 0),
+            &delivery.to_string(),
+            Bytes::from(vec![b'x'; 100_000]),
+        )
+        .header(headers::SCHEDULE, &format!("@at {in_an_hour}"))
+        .header(headers::SCHEDULE_TARGET, &subjects::due(0, webhook));
+        stack.bus.publish(schedule, LIMIT).await.unwrap();
+    }
+    let refused = wait_until("a refusal", LIMIT, async || {
+        let answer = stack.post(event("during", "")).await;
+        if answer.status == 503 {
+            Ok(answer)
+        } else {
+            Err(answer)
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(refused.member("codeType"), "STREAM_FULL", "{refused:?}");
+    assert!(refused.has_header("retry-after: 5"), "{refused:?}");
+    wait_until("readiness to name it", LIMIT, async || {
+        let missing = stack.ctx.readiness.state().missing();
+        let named = |line: &String| line.starts_with("retries: RETRIES-0");
+        if missing.iter().any(named) {
+            Ok(())
+        } else {
+            Err(missing)
+        }
+    })
+    .await
+    .unwrap();
+    // A NATS publisher's event waits on INTAKE.
+    stack.publish("n", &event("n", "")).await.unwrap();
+
+    let retries = stack.bus.jetstream().get_stream("RETRIES-0").await.unwrap();
+    retries.purge().await.unwrap();
+    wait_until("events to be taken again", LIMIT, async || {
+        let answer = stack.post(event("after", "")).await;
+        if answer.status == 202 {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await
+    .unwrap();
+    stack.empty(names::INTAKE).await;
+    // What was posted before the stop was seen may be among them.
+    let count = stack.bus.message_count(names::EVENTS).await.unwrap();
+    let ids: HashSet<_> = stack
+        .events(count)
+        .await
+        .iter()
+        .map(|event| event_id(event).to_owned())
+        .collect();
+    assert!(["before", "n", "after"].iter().all(|id| ids.contains(*id)));
+    stack.stop().await;
 }

@@ -1,11 +1,12 @@
 //! What is refused, and in which words.
 
 use bytes::Bytes;
+use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use webhooks_proto::v1::PublishEventRequest;
 
-use crate::support::{OTHER, Options, Stack, event, event_of, raw, request, token};
+use crate::support::{LIMIT, OTHER, Options, Stack, event, event_of, raw, request, token};
 
 #[tokio::test]
 async fn credentials_are_judged_before_anything_else() {
@@ -231,6 +232,72 @@ async fn grpc_tells_its_health() {
             Ok(answer) if answer.get_ref().status == 1 => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_health_watch_that_stays_open_does_not_hold_up_the_end() {
+    let stack = Stack::start().await;
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", stack.grpc))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut health = HealthClient::new(channel);
+    let mut watch = health
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    // Within the limit of its drain, or this panics; the watch is still held.
+    let begun = std::time::Instant::now();
+    stack.stop().await;
+    assert!(begun.elapsed() < webhooks_ingest::GRPC_CALL_TIMEOUT);
+    drop(watch);
+}
+
+#[tokio::test]
+async fn http_and_grpc_share_one_budget_of_memory() {
+    let stack = Stack::with(Options {
+        body_memory: Some(256 * 1024),
+        ..Options::default()
+    })
+    .await;
+    let publish = async |id: &str, bytes: usize| {
+        let message = PublishEventRequest {
+            event: event(id, &"x".repeat(bytes)).into(),
+            id: String::new(),
+        };
+        let mut grpc = stack.grpc().await;
+        let answer = grpc.publish_event(stack.authorised(message)).await;
+        answer.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(publish("alone", 150_000).await, Ok(()));
+    // An HTTP body that does not end holds its part.
+    let mut half = tokio::net::TcpStream::connect(stack.http).await.unwrap();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 200000\r\n\r\n{{",
+        stack.token.reveal()
+    );
+    half.write_all(head.as_bytes()).await.unwrap();
+    half.write_all(&vec![b' '; 190_000]).await.unwrap();
+    webhooks_devstack::wait_until(
+        "a large message to be refused",
+        LIMIT,
+        async || match publish("second", 150_000).await {
+            Err(tonic::Code::Unavailable) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(publish("small", 10).await, Ok(()));
+    drop(half);
+    webhooks_devstack::wait_until("room again", LIMIT, async || {
+        publish("third", 150_000).await
     })
     .await
     .unwrap();

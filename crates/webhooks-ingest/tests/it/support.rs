@@ -19,7 +19,7 @@ use webhooks_domain::{
     event::EventLimits,
     token::{MINT_BYTES, Token, TokenEnvironment},
 };
-use webhooks_ingest::{AcceptSettings, Config, Ingest};
+use webhooks_ingest::{AcceptSettings, BODY_MEMORY, Config, Ingest};
 use webhooks_proto::{
     internal::v1::{DeadLetter, TokenConfig},
     v1::event_service_client::EventServiceClient,
@@ -48,6 +48,7 @@ pub(crate) struct Stack {
 pub(crate) struct Options {
     pub(crate) bus: BusSettings,
     pub(crate) quota_per_second: u32,
+    pub(crate) body_memory: Option<usize>,
 }
 
 impl Stack {
@@ -60,7 +61,7 @@ impl Stack {
         let nats = NatsServer::builder(folder.path()).start().await.unwrap();
         let settings = BusSettings {
             url: nats.url(),
-            ..options.bus
+            ..options.bus.clone()
         };
         let bus = Bus::connect(settings.clone(), "test").await.unwrap();
         wait_until("the connection", LIMIT, async || {
@@ -74,7 +75,7 @@ impl Stack {
         .unwrap();
         bus.apply_topology().await.unwrap();
         let ctx = Context::for_tests();
-        let ingest = Ingest::build(config(settings, options.quota_per_second), &ctx)
+        let ingest = Ingest::build(config(settings, &options), &ctx)
             .await
             .unwrap();
         let (http, grpc) = (ingest.http_address(), ingest.grpc_address());
@@ -192,7 +193,7 @@ impl Stack {
     /// Waits until so many dead letters are kept, and returns them.
     pub(crate) async fn dead_letters(&self, count: u64) -> Vec<DeadLetter> {
         use prost::Message as _;
-        let messages = self.messages(names::DEAD, count).await;
+        let messages = self.messages(names::REFUSED, count).await;
         messages
             .into_iter()
             .map(|message| DeadLetter::decode(message.payload).unwrap())
@@ -224,14 +225,16 @@ impl Stack {
         .await
         .unwrap();
         let mut messages = Vec::new();
-        for seq in 1..=self.bus.last_seq(stream).await.unwrap() {
-            messages.extend(self.bus.get(stream, seq).await.unwrap());
+        let mut next = 1;
+        while let Some(message) = self.bus.get_next(stream, ">", next).await.unwrap() {
+            next = message.seq + 1;
+            messages.push(message);
         }
         messages
     }
 }
 
-fn config(bus: BusSettings, quota_per_second: u32) -> Config {
+fn config(bus: BusSettings, options: &Options) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Config {
         bus,
@@ -240,10 +243,11 @@ fn config(bus: BusSettings, quota_per_second: u32) -> Config {
         grpc_tls: GrpcServerTls::default(),
         max_connections: 64,
         intake_concurrency: 64,
+        body_memory: options.body_memory.unwrap_or(BODY_MEMORY),
         accept: AcceptSettings {
             publish_timeout: Duration::from_secs(2),
             max_in_flight: 1_024,
-            quota_per_second,
+            quota_per_second: options.quota_per_second,
             limits: EventLimits::DEFAULT,
         },
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use uuid::Uuid;
-use webhooks_bus::{Outgoing, names, subjects};
+use webhooks_bus::{Outgoing, subjects};
 
 use super::{
     Outcome, Scene,
@@ -57,7 +57,7 @@ pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
     ));
     let aside =
         webhooks_devstack::wait_until("all of it to be put aside", ASIDE, async || {
-            match bus.message_count(names::DEAD).await {
+            match bus.letters().await {
                 Ok(count) if count >= number => Ok(count),
                 other => Err(format!("{other:?} of {number}")),
             }
@@ -97,7 +97,7 @@ pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
     rig.stack
         .operate(&["dead", "redrive", &letter, "--payload", &payload])
         .await?;
-    let found = bus.get(names::DEAD, letter.parse()?).await?;
+    let found = bus.letter(letter.parse()?).await?;
     rig.expect(
         "a repaired letter is gone (and delivered: I1)",
         found.is_none(),
@@ -106,7 +106,7 @@ pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
     rig.go_on(CALM).await;
     let left = number - 1;
     // What is on EVENTS and has no verdict is offered once more by the reconciler, and put aside again.
-    let count = bus.message_count(names::DEAD).await?;
+    let count = bus.letters().await?;
     rig.expect(
         "nothing comes back for ever",
         (left..=left + EACH).contains(&count),

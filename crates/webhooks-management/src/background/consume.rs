@@ -3,7 +3,6 @@
 use std::future::Future;
 
 use webhooks_bus::{Acker, Pull, PullSettings, Pulled, while_working_on};
-use webhooks_proto::{internal::v1::DeadLetter, v1::Header};
 use webhooks_runtime::{Backoff, error_chain};
 use webhooks_store::StoreError;
 
@@ -111,26 +110,12 @@ impl Source {
         reason: &str,
         detail: &str,
     ) {
-        let headers = message.headers.iter().flat_map(|headers| {
-            headers.iter().flat_map(|(name, values)| {
-                values.iter().map(|value| Header {
-                    name: name.to_string(),
-                    value: value.to_string(),
-                })
-            })
-        });
-        let letter = DeadLetter {
-            source: "management".to_owned(),
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-            stream: self.stream.to_owned(),
-            subject: message.subject.clone(),
-            stream_seq: message.stream_seq,
-            payload: message.payload.clone(),
-            headers: headers.collect(),
-            at: around.clock.now_micros(),
-        };
-        match around.bus.bury(letter).await {
+        let now = around.clock.now_micros();
+        let kept = around
+            .bus
+            .bury_pulled("management", self.stream, message, reason, detail, now)
+            .await;
+        match kept {
             Ok(()) => acknowledge(&message.acker()).await,
             // Not kept, so not acknowledged: it comes again.
             Err(error) => {

@@ -68,7 +68,7 @@ impl ReportService for Grpc {
             delivery_id: one.id.into_bytes().to_vec().into(),
             state: wire_state(one.state).into(),
             attempts: one.attempts,
-            ..RecordedDelivery::default()
+            next_attempt_at: one.next_attempt_at.unwrap_or(0),
         });
         Ok(Response::new(RecordedResponse {
             deliveries: deliveries.collect(),

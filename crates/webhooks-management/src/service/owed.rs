@@ -156,7 +156,8 @@ impl Owed {
         let delivery = &row.delivery;
         let job = DeliveryJob {
             delivery: Some(reference(delivery)),
-            attempt: 1,
+            // What was tried before it fell through counts.
+            attempt: row.attempts.saturating_add(1),
             message_id: message_id(&MessageKey {
                 workspace: delivery.workspace_id,
                 webhook: delivery.webhook_id,

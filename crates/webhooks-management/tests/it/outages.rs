@@ -11,13 +11,15 @@ use webhooks_domain::{
     signing::SigningKey,
     webhook::{Plan, WebhookSource, WebhookStatus},
 };
+use webhooks_proto::internal::v1::{ReportRequest, report_service_client::ReportServiceClient};
 use webhooks_store::{
     Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, SealedSecret,
     WebhookOptions,
 };
 
 use crate::support::{
-    ENCRYPTION_KEYS, LIMIT, World, delivered, delivery, id_of, now, webhook_body,
+    ENCRYPTION_KEYS, INTERNAL_TOKEN, LIMIT, World, delivered, delivery, id_of, now, webhook_body,
+    with_token,
 };
 
 #[tokio::test]
@@ -267,4 +269,96 @@ async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
         .await;
     assert_eq!(again.body, reply.body);
     assert_eq!(again.headers["idempotent-replayed"], "true");
+}
+
+/// A fault of ours or of an operator: the role may not log in, or may not write.
+#[tokio::test]
+async fn a_database_that_lets_us_in_no_more_buries_nothing() {
+    const ROLE: &str = "webhooks_app";
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::builder(folder.path()).start().await.unwrap();
+    let owners = postgres.create_database("test").await.unwrap();
+    let mut world = World::on(owners, &[]).await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let (token, webhook) = (
+        workspace.token.as_str(),
+        world.webhook(&workspace.token).await,
+    );
+    let url = postgres.ensure_role(ROLE, "test").await.unwrap();
+    world.store.grant_to(ROLE).await.unwrap();
+    world.stop_service().await;
+    world.set("WEBHOOKS_DATABASE_URL", &url);
+    world.start_service().await;
+
+    let channel = world.channel().await;
+    let report = async |event: &str| {
+        let report = ReportRequest {
+            reports: vec![delivered(&delivery(workspace.id, webhook, event))],
+        };
+        let mut reports = ReportServiceClient::new(channel.clone());
+        let answer = reports.report(with_token(INTERNAL_TOKEN, report)).await;
+        answer.map(drop).map_err(|status| status.code())
+    };
+    let spool = async |event: &str| {
+        let report = delivered(&delivery(workspace.id, webhook, event));
+        let message = Outgoing::new(subjects::report(0), event, report.encode_to_vec().into());
+        world.bus.publish(message, LIMIT).await.unwrap();
+    };
+    assert_eq!(report("before").await, Ok(()));
+    let mut expected = 1;
+    let out =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'webhooks_app'";
+    for (broken, mended) in [
+        (
+            format!("ALTER ROLE {ROLE} NOLOGIN; {out}"),
+            format!("ALTER ROLE {ROLE} LOGIN"),
+        ),
+        (
+            format!("REVOKE ALL ON deliveries FROM {ROLE}"),
+            format!("GRANT ALL ON deliveries TO {ROLE}"),
+        ),
+        (
+            "ALTER TABLE attempts RENAME TO attempts_elsewhere".to_owned(),
+            "ALTER TABLE attempts_elsewhere RENAME TO attempts".to_owned(),
+        ),
+    ] {
+        // One transaction each: what is terminated must not come back before the rest holds.
+        for statement in broken.split(';') {
+            postgres.sql("test", statement).await.unwrap();
+        }
+        for number in 0..5 {
+            spool(&format!("{expected}-{number}")).await;
+        }
+        wait_until("the spool to be tried", LIMIT, async || {
+            let history = world.bus.consumer_state("REPORTS", "history").await;
+            match history {
+                Ok(history) if history.unacknowledged == 5 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap();
+        // Whoever reports spools it then.
+        assert_eq!(
+            report(&format!("{expected}-now")).await,
+            Err(tonic::Code::Unavailable),
+            "{broken}"
+        );
+        assert_eq!(world.bus.letters().await.unwrap(), 0, "{broken}");
+        postgres.sql("test", &mended).await.unwrap();
+        expected += 5;
+        wait_until("all of them to be recorded", LIMIT, async || {
+            let path = format!("/v1/webhooks/{webhook}/deliveries?state=DELIVERED");
+            let list = world.get(&path, token).await.body;
+            if list["totalCount"] == expected {
+                Ok(())
+            } else {
+                Err(list)
+            }
+        })
+        .await
+        .unwrap();
+    }
+    assert_eq!(world.bus.letters().await.unwrap(), 0);
+    assert_eq!(world.bus.message_count("REPORTS").await.unwrap(), 0);
 }

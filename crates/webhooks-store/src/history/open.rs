@@ -14,7 +14,7 @@ use crate::{
     pg::{self, Day, Micros},
 };
 
-/// Most deliveries that are watched at a time; further ones are looked at when there is room.
+/// When so many deliveries are watched, no more are taken; further ones are looked at when there is room.
 pub const MAX_WATCHED: i64 = 100_000;
 
 /// A delivery that is watched.
@@ -39,7 +39,6 @@ INSERT INTO repair_watch (day, delivery_id, check_at)
 SELECT day, id, greatest(coalesce(next_attempt_at, $4), $4) FROM deliveries
 WHERE day BETWEEN $1 AND $2 AND id >= $3 AND id < $5
   AND state IN ('PENDING', 'RETRYING', 'HELD')
-  AND (SELECT count(*) FROM repair_watch) < $6
 ON CONFLICT DO NOTHING";
 
 const DUE: &str = "
@@ -49,7 +48,8 @@ JOIN deliveries d ON d.day = w.day AND d.id = w.delivery_id";
 
 impl Store {
     /// Watches the open ones among the deliveries made between two moments (milliseconds since the
-    /// epoch): looked at from `check_at` (microseconds), or when their next attempt is due.
+    /// epoch): looked at from `check_at` (microseconds), or when their next attempt is due. `None` =
+    /// [`MAX_WATCHED`] are watched already, and of these none is: ask again for the same ones.
     ///
     /// # Errors
     /// Postgres cannot be asked.
@@ -58,17 +58,22 @@ impl Store {
         from_millis: i64,
         to_millis: i64,
         check_at: i64,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
+        let watched: i64 = sqlx::query_scalar("SELECT count(*) FROM repair_watch")
+            .fetch_one(&self.pool)
+            .await?;
+        if watched >= MAX_WATCHED {
+            return Ok(None);
+        }
         let done = sqlx::query(WATCH)
             .bind(Day::of_micros(from_millis.saturating_mul(1_000)))
             .bind(Day::of_micros(to_millis.saturating_mul(1_000)))
             .bind(first_id(from_millis))
             .bind(Micros(check_at))
             .bind(first_id(to_millis))
-            .bind(MAX_WATCHED)
             .execute(&self.pool)
             .await?;
-        Ok(done.rows_affected())
+        Ok(Some(done.rows_affected()))
     }
 
     /// Deliveries that are to be looked at, at most `limit`.

@@ -96,6 +96,8 @@ pub struct OwedRow {
     pub body: Option<Bytes>,
     /// Where it stands.
     pub state: DeliveryState,
+    /// Number of the highest attempt recorded; 0 = none was made.
+    pub attempts: u32,
 }
 
 /// What a delivery's message says of it.
@@ -164,7 +166,7 @@ SELECT $1, u.id, $3 FROM unnest($2::uuid[]) u(id)";
 const NEXT: &str = "
 SELECT o.id AS outbox_id, o.created_at AS since, d.id, d.workspace_id, d.webhook_id, d.event_id,
   d.event_type, d.link_id, d.lbid, d.trigger, d.created_at, d.event_seq, d.state, d.snapshot,
-  d.rendition, e.body_codec, e.renditions
+  d.attempt_count, d.rendition, e.body_codec, e.renditions
 FROM (SELECT * FROM delivery_outbox ORDER BY id LIMIT $1) o
 JOIN deliveries d ON d.day = o.day AND d.id = o.delivery_id
 LEFT JOIN events e ON e.day = coalesce(d.event_day, d.day) AND e.workspace_id = d.workspace_id
@@ -464,5 +466,6 @@ fn owed_row(row: &sqlx::postgres::PgRow) -> Result<OwedRow, StoreError> {
         },
         body,
         state: pg::word(row, "state")?,
+        attempts: pg::unsigned(row, "attempt_count")?,
     })
 }

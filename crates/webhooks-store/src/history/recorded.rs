@@ -23,11 +23,12 @@ pub struct RecordedDelivery {
     pub state: DeliveryState,
     /// Number of the highest attempt recorded.
     pub attempts: u32,
+    /// When the next one is due, in microseconds.
+    pub next_attempt_at: Option<i64>,
 }
 
 /// The ids tell the days, so a statement per day looks into one partition.
-const RECORDED: &str =
-    "SELECT id, state, attempt_count FROM deliveries WHERE day = $1 AND id = ANY($2)";
+const RECORDED: &str = "SELECT id, state, attempt_count, next_attempt_at FROM deliveries WHERE day = $1 AND id = ANY($2)";
 
 impl Store {
     /// What is recorded of these deliveries (at most [`MAX_REPORTS`]), of every workspace; unknown
@@ -58,6 +59,7 @@ impl Store {
                     id: row.try_get("id")?,
                     state: pg::word(&row, "state")?,
                     attempts: pg::unsigned(&row, "attempt_count")?,
+                    next_attempt_at: pg::optional_micros(&row, "next_attempt_at")?,
                 });
             }
         }

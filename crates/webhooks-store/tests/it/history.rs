@@ -324,21 +324,30 @@ async fn what_is_recorded_is_told_by_ids_alone() {
         .record_verdicts(&[verdict(&one), verdict(&two)])
         .await
         .unwrap();
-    store.record_reports(&[done]).await.unwrap();
+    let three = facts(Uuid::new_v4(), Uuid::new_v4(), "e", NOON + 86_400 * SECOND);
+    let later = report(
+        &three,
+        DeliveryState::Retrying,
+        attempt(1, NOON, Outcome::HttpError),
+    );
+    store.record_reports(&[done, later]).await.unwrap();
     let asked = [
         two.delivery_id,
         Uuid::new_v4(),
         one.delivery_id,
+        three.delivery_id,
         Uuid::max(),
     ];
     let told = store.recorded(&asked).await.unwrap();
     let told: Vec<_> = told
         .iter()
-        .map(|one| (one.id, one.state, one.attempts))
+        .map(|one| (one.id, one.state, one.attempts, one.next_attempt_at))
         .collect();
+    let due = Some(NOON + 30 * SECOND);
     let expected = [
-        (two.delivery_id, DeliveryState::Pending, 0),
-        (one.delivery_id, DeliveryState::Delivered, 2),
+        (two.delivery_id, DeliveryState::Pending, 0, None),
+        (one.delivery_id, DeliveryState::Delivered, 2, None),
+        (three.delivery_id, DeliveryState::Retrying, 1, due),
     ];
     assert_eq!(told, expected);
     assert_eq!(store.recorded(&[]).await.unwrap(), []);

@@ -1,10 +1,12 @@
 //! `webhooks dead list|show`: the messages that a service could not process, with its reasons.
 //!
-//! A letter's number is its sequence on the DEAD stream. Letters are kept for 30 days.
+//! A letter's number is its sequence on the DEAD stream or, from 1,000,000,000,000 on, on REFUSED, which
+//! has what NATS publishers sent and is no event. Letters are kept for 30 days, of REFUSED the newest
+//! 1,000 of a workspace.
 
 use anyhow::Context as _;
 use prost::Message as _;
-use webhooks_bus::{Bus, StoredMessage, names, subjects};
+use webhooks_bus::{Bus, StoredMessage};
 use webhooks_domain::event::format_micros;
 use webhooks_proto::internal::v1::DeadLetter;
 
@@ -74,7 +76,7 @@ pub(crate) async fn show(options: &DeadShowOptions) -> anyhow::Result<()> {
 /// NATS is not there, or there is no such letter.
 pub(crate) async fn get(bus: &Bus, number: u64) -> anyhow::Result<Numbered> {
     let message = bus
-        .get(names::DEAD, number)
+        .letter(number)
         .await?
         .with_context(|| format!("there is no dead letter {number}"))?;
     Numbered::of(&message)
@@ -89,8 +91,7 @@ pub(crate) async fn after(
     source: Option<&str>,
     from: u64,
 ) -> anyhow::Result<Option<Numbered>> {
-    let filter = subjects::dead(source.unwrap_or(">"));
-    let message = bus.get_next(names::DEAD, &filter, from.max(1)).await?;
+    let message = bus.letter_after(source, from).await?;
     message.as_ref().map(Numbered::of).transpose()
 }
 

@@ -5,7 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use serde_json::Value;
 use tokio::time::timeout;
-use webhooks_bus::{Bus, names, topology::MIN_SERVER};
+use webhooks_bus::{
+    Bus, Fill, NEARLY_FULL, names,
+    topology::{self, MIN_SERVER},
+};
 use webhooks_devstack::http_get;
 use webhooks_domain::event::parse_rfc3339_micros;
 use webhooks_runtime::Env;
@@ -18,6 +21,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How far two clocks may be apart: webhooks fire for events accepted after their creation, with two
 /// seconds of grace between machines.
 const CLOCK_SKEW_MICROS: i64 = 2_000_000;
+
+/// Bytes of an event as it is stored, as long as none can be measured.
+const TYPICAL_EVENT_BYTES: f64 = 3_200.0;
+
+/// From so many messages on their size and rate are measured.
+const MEASURABLE: u64 = 1_000;
 
 /// How one check came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +92,53 @@ async fn nats(bus: &Bus) -> Vec<Finding> {
             bus.settings().replicas
         )));
     }
-    if let Ok(letters) = bus.message_count(names::DEAD).await {
+    for stream in topology::streams(bus.settings()) {
+        if [names::EVENTS, names::VERDICTS].contains(&stream.name.as_str())
+            && let Ok(fill) = bus.fill(&stream.name).await
+        {
+            findings.push(sustainable(&stream.name, fill, stream.max_age));
+        }
+    }
+    if let Ok(letters) = bus.letters().await {
         findings.push(match letters {
             0 => Finding::Fine("no dead letters".to_owned()),
             some => Finding::Warning(format!("{some} dead letters: `webhooks dead list`")),
         });
     }
     findings
+}
+
+/// How many events a second a stream carries that keeps each for `kept`: from its size and, as soon as
+/// there are enough, from the size of those in it. Beyond, it is full before the first ones leave, and
+/// ingest answers 503.
+fn sustainable(stream: &str, fill: Fill, kept: Duration) -> Finding {
+    let measured = fill.messages >= MEASURABLE;
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
+    let (bytes, messages, room) = (
+        fill.bytes as f64,
+        fill.messages as f64,
+        fill.max_bytes as f64,
+    );
+    let each = if measured {
+        bytes / messages
+    } else {
+        TYPICAL_EVENT_BYTES
+    };
+    let rate = room / each / kept.as_secs_f64();
+    let days = kept.as_secs() / (24 * 3_600);
+    let text = format!(
+        "{stream}: {:.1} GiB for {days} days carry {rate:.1} events/s on average, at {each:.0} bytes each{}",
+        room / f64::from(1 << 30),
+        if measured { "" } else { " (assumed)" },
+    );
+    let now = messages / fill.oldest.as_secs_f64().max(1.0);
+    if measured && now > rate * NEARLY_FULL {
+        return Finding::Warning(format!(
+            "{text}; now it is {now:.1}: raise WEBHOOKS_{stream}_MAX_BYTES to {:.0} for twice that",
+            2.0 * now * each * kept.as_secs_f64()
+        ));
+    }
+    Finding::Fine(text)
 }
 
 async fn monitor(url: &str) -> Vec<Finding> {
@@ -202,7 +251,11 @@ fn role(too_much: &[&str], production: bool) -> Finding {
 mod tests {
     use serde_json::json;
 
-    use super::{Finding, clock, role, sync_interval};
+    use std::time::Duration;
+
+    use super::{Fill, Finding, clock, role, sustainable, sync_interval};
+
+    const DAY: u64 = 24 * 3_600;
 
     #[test]
     fn only_always_is_fine() {
@@ -233,6 +286,31 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_stream_carries_follows_from_its_size_and_from_what_is_in_it() {
+        let week = Duration::from_secs(7 * DAY);
+        let fill = |messages: u64, bytes: u64, oldest: u64| Fill {
+            bytes,
+            max_bytes: 8 << 30,
+            messages,
+            oldest: Duration::from_secs(oldest),
+        };
+        let empty = sustainable("EVENTS", fill(0, 0, 0), week);
+        let expected = "EVENTS: 8.0 GiB for 7 days carry 4.4 events/s on average, at 3200 bytes each (assumed)";
+        assert_eq!(empty, Finding::Fine(expected.to_owned()));
+        // One a second of 1,000 bytes, for a day.
+        let calm = sustainable("EVENTS", fill(DAY, DAY * 1_000, DAY), week);
+        assert!(
+            matches!(&calm, Finding::Fine(text) if text.contains("14.2 events/s") && text.ends_with("1000 bytes each")),
+            "{calm:?}"
+        );
+        let busy = sustainable("EVENTS", fill(20 * DAY, 20 * DAY * 1_000, DAY), week);
+        assert!(
+            matches!(&busy, Finding::Warning(text) if text.contains("now it is 20.0: raise WEBHOOKS_EVENTS_MAX_BYTES to 24192000000")),
+            "{busy:?}"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use uuid::Uuid;
-use webhooks_bus::{Bus, Outgoing, headers, names, subjects};
+use webhooks_bus::{Bus, FIRST_REFUSED, Outgoing, headers, letters_stream, names, subjects};
 use webhooks_proto::internal::v1::DeadLetter;
 
 use super::{
@@ -48,10 +48,15 @@ pub(crate) async fn run(options: &RedriveOptions) -> anyhow::Result<()> {
     }
     // Letters that arrive meanwhile, perhaps from these very payloads, are left for the next time.
     let last = bus.last_seq(names::DEAD).await?;
+    let last_refused = bus.last_seq(names::REFUSED).await?;
     let (mut from, mut done) = (1, 0_u64);
     while let Some(found) = dead::after(&bus, options.source.as_deref(), from).await? {
-        if found.number > last {
+        if found.number > last_refused {
             break;
+        }
+        if (last + 1..FIRST_REFUSED).contains(&found.number) {
+            from = FIRST_REFUSED;
+            continue;
         }
         from = found.number + 1;
         redrive(&bus, found, None).await?;
@@ -69,11 +74,12 @@ async fn redrive(bus: &Bus, found: Numbered, fixed: Option<Vec<u8>>) -> anyhow::
     bus.publish(message, PUBLISH_LIMIT)
         .await
         .with_context(|| format!("dead letter {number} could not be published"))?;
-    bus.remove(names::DEAD, number)
+    bus.remove_letter(number)
         .await
         .with_context(|| format!("dead letter {number} was published but not removed"))?;
     say(format_args!(
-        "{number}: published to {stream} on {subject}, removed from DEAD"
+        "{number}: published to {stream} on {subject}, removed from {}",
+        letters_stream(number)
     ));
     Ok(())
 }
@@ -84,7 +90,10 @@ fn message(
     fixed: Option<Vec<u8>>,
     id: &str,
 ) -> anyhow::Result<(Outgoing, String)> {
-    let ours = letter.subject.starts_with("wh.") && !letter.subject.starts_with("wh.dead.");
+    let a_letter = ["wh.dead.", "wh.refused."]
+        .iter()
+        .any(|prefix| letter.subject.starts_with(prefix));
+    let ours = letter.subject.starts_with("wh.") && !a_letter;
     if !ours && !letter.subject.starts_with(subjects::INTAKE_PREFIX) {
         bail!("{:?} is no subject of ours", letter.subject);
     }
@@ -200,6 +209,7 @@ mod tests {
             "",
             "$JS.API.STREAM.DELETE.EVENTS",
             "wh.dead.ingest",
+            "wh.refused.x",
             "orders",
         ] {
             assert!(

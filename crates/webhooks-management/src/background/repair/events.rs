@@ -5,8 +5,8 @@
 //! the first, so what had been made is not made again.
 //!
 //! It looks before it acts: only what fan-out has acknowledged counts, and only after every verdict
-//! published by then is recorded. While history lags, it stands still. Fan-out has to record events
-//! that match nothing (its default); with that switched off, so must this be.
+//! published by then is recorded. While history lags, it stands still. It relies on fan-out recording
+//! also events that match nothing.
 
 use std::time::Duration;
 

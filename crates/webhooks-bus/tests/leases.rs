@@ -1,0 +1,265 @@
+//! Leases on a real nats-server that freezes, and over a line that is cut.
+
+#![cfg(test)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+use webhooks_bus::{Bus, BusSettings, Handover, LeaseEvent, Leases, LeasesSettings};
+use webhooks_devstack::{NatsServer, Signal, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const PARTITIONS: u16 = 16;
+
+/// A line to NATS that can be cut and mended.
+struct Line {
+    address: std::net::SocketAddr,
+    up: watch::Sender<bool>,
+}
+
+impl Line {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (up, state) = watch::channel(true);
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let mut state = state.clone();
+                if !*state.borrow() {
+                    continue;
+                }
+                #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+                tokio::spawn(async move {
+                    let Ok(mut there) = TcpStream::connect(("127.0.0.1", port)).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        ended = copy_bidirectional(&mut here, &mut there) => drop(ended),
+                        cut = state.wait_for(|up| !up) => drop(cut),
+                    }
+                });
+            }
+        });
+        Self { address, up }
+    }
+}
+
+struct World {
+    nats: NatsServer,
+    _folder: tempfile::TempDir,
+}
+
+struct Member {
+    leases: Leases,
+    events: mpsc::UnboundedReceiver<LeaseEvent>,
+    ended: CancellationToken,
+}
+
+impl World {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let nats = NatsServer::builder(folder.path()).start().await.unwrap();
+        let bus = connect(&nats.url()).await;
+        wait_until("the topology", LIMIT, async || bus.apply_topology().await)
+            .await
+            .unwrap();
+        Self {
+            nats,
+            _folder: folder,
+        }
+    }
+}
+
+async fn connect(url: &str) -> Bus {
+    let settings = BusSettings {
+        url: url.to_owned(),
+        ..BusSettings::default()
+    };
+    Bus::connect(settings, "test").await.unwrap()
+}
+
+impl Member {
+    async fn join(name: &str, url: &str) -> Self {
+        let settings = LeasesSettings {
+            member: name.to_owned(),
+            partitions: PARTITIONS,
+            ttl: Duration::from_secs(3),
+            renew: Duration::from_millis(500),
+        };
+        let ended = CancellationToken::new();
+        let (leases, events) = Leases::start(&connect(url).await, settings, ended.clone());
+        Self {
+            leases,
+            events,
+            ended,
+        }
+    }
+
+    fn sends(&self) -> usize {
+        (0..PARTITIONS)
+            .filter(|partition| self.leases.may_send(*partition))
+            .count()
+    }
+
+    async fn until_it_may_send(&self, count: usize) {
+        wait_until("its partitions", LIMIT, async || match self.sends() {
+            found if found == count => Ok(()),
+            found => Err(found),
+        })
+        .await
+        .unwrap();
+    }
+
+    /// What has happened since the last look.
+    fn happened(&mut self) -> Vec<LeaseEvent> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).collect()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stalls_for_a_second_costs_no_partition_and_no_pause() {
+    let world = World::start().await;
+    let mut member = Member::join("a", &world.nats.url()).await;
+    member.until_it_may_send(16).await;
+    member.happened();
+    let stop = Arc::new(AtomicBool::new(false));
+    let pauses = Arc::new(AtomicU64::new(0));
+    let watcher = {
+        let (leases, stop, pauses) = (member.leases.clone(), stop.clone(), pauses.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                if (0..PARTITIONS).any(|partition| !leases.may_send(partition)) {
+                    pauses.fetch_add(1, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+    };
+    let probe = connect(&world.nats.url()).await;
+    for _ in 0..2 {
+        let renewals = probe.last_seq("KV_LEASES").await.unwrap();
+        world.nats.signal(Signal::STOP).unwrap();
+        // How long the fault lasts.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        world.nats.signal(Signal::CONT).unwrap();
+        wait_until("renewals to go on", LIMIT, async || {
+            match probe.last_seq("KV_LEASES").await {
+                Ok(found) if found >= renewals + 5 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    watcher.join().unwrap();
+    assert_eq!(pauses.load(Ordering::Relaxed), 0);
+    assert_eq!(member.happened(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lapse_partitions_that_nobody_took_are_still_ours() {
+    let world = World::start().await;
+    let mut member = Member::join("a", &world.nats.url()).await;
+    member.until_it_may_send(16).await;
+    member.happened();
+    world.nats.signal(Signal::STOP).unwrap();
+    // Fenced by itself: nobody can tell it.
+    member.until_it_may_send(0).await;
+    world.nats.signal(Signal::CONT).unwrap();
+    member.until_it_may_send(16).await;
+    assert_eq!(member.happened(), [], "they were never lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
+    let world = World::start().await;
+    let line = Line::to(world.nats.port()).await;
+    let mut cut_off = Member::join("a", &format!("nats://{}", line.address)).await;
+    cut_off.until_it_may_send(16).await;
+    cut_off.happened();
+    let mut other = Member::join("b", &world.nats.url()).await;
+    other.until_it_may_send(0).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let overlaps = Arc::new(AtomicU64::new(0));
+    let watcher = {
+        let members = [cut_off.leases.clone(), other.leases.clone()];
+        let (stop, overlaps) = (stop.clone(), overlaps.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for partition in 0..PARTITIONS {
+                    if members.iter().all(|leases| leases.may_send(partition)) {
+                        overlaps.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                std::thread::yield_now();
+            }
+        })
+    };
+    line.up.send_replace(false);
+    cut_off.until_it_may_send(0).await;
+    // It takes all of them: the one that is cut off is dead to it.
+    other.until_it_may_send(16).await;
+    let taken: Vec<_> = other
+        .happened()
+        .into_iter()
+        .filter_map(|event| match event {
+            LeaseEvent::Gained { handover, .. } => Some(handover),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(taken, vec![Handover::FromDead; 16]);
+    line.up.send_replace(true);
+    let mut lost = 0;
+    wait_until("all of them to be lost", LIMIT, async || {
+        while let Ok(event) = cut_off.events.try_recv() {
+            lost += usize::from(matches!(event, LeaseEvent::Lost { .. }));
+        }
+        if lost == 16 { Ok(()) } else { Err(lost) }
+    })
+    .await
+    .unwrap();
+    stop.store(true, Ordering::Relaxed);
+    watcher.join().unwrap();
+    assert_eq!(overlaps.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_renew_for_long_gives_up_by_himself() {
+    let world = World::start().await;
+    let line = Line::to(world.nats.port()).await;
+    let mut member = Member::join("a", &format!("nats://{}", line.address)).await;
+    member.until_it_may_send(16).await;
+    member.happened();
+    line.up.send_replace(false);
+    let mut lost = 0;
+    wait_until("all of them to be given up", LIMIT, async || {
+        while let Ok(event) = member.events.try_recv() {
+            lost += usize::from(matches!(event, LeaseEvent::Lost { .. }));
+        }
+        if lost == 16 { Ok(()) } else { Err(lost) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(member.leases.owned(), 0);
+    line.up.send_replace(true);
+    member.until_it_may_send(16).await;
+}
