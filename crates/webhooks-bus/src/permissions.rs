@@ -152,7 +152,7 @@ pub fn table(shards: u16) -> Vec<Row> {
             right => (right.subjects(shards), Vec::new()),
         };
         Row {
-            roles: roles,
+            roles,
             publish,
             subscribe,
         }
