@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_tried_again_and_the_last_one_is_told_by_its_place() {
-        webhooks_runtime::panics::install_hook();
+        webhooks_runtime::panics::remember_places();
         let mut runs = 0;
         let result = survive(3, || {
             runs += 1;

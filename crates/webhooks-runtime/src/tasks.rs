@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_like_any_other() {
-        crate::panics::install_hook();
+        crate::panics::remember_places();
         let (tasks, shutdown, readiness) = tasks();
         tasks.spawn("loop", OnError::Log, async { explode() });
         tasks.drain(LIMIT).await.unwrap();

@@ -340,9 +340,12 @@ async fn the_audit_log_keeps_no_query() {
     let workspace = database.workspace().await;
     let mut new = new_webhook(workspace);
     new.endpoint_url = "https://example.com/hook?token=canary-1".into();
-    new.extras.shown = serde_json::json!({
-        "auth": { "type": "oauth2ClientCredentials", "tokenUrl": "https://id.example/t?k=canary-2" }
-    });
+    new.extras = Extras {
+        shown: serde_json::json!({
+            "auth": { "type": "oauth2ClientCredentials", "tokenUrl": "https://id.example/t?k=canary-2" }
+        }),
+        ..extras(2)
+    };
     let made = database
         .store
         .create_webhook(&new, None, None, &actor())
