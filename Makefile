@@ -19,6 +19,9 @@ TIME ?= 300
 # What `make test-canary` leaves and searches.
 CANARY := $(CURDIR)/.canary
 
+# How many requests `make fuzz-api` makes.
+REQUESTS ?= 10000
+
 # The crash tests' random choices; the same seed kills the same processes.
 SEED ?= 1
 FAULTS ?= 100
@@ -28,7 +31,7 @@ FOR ?= 30s
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test-soak test-scenarios tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults test-canary fuzz bench bench-search \
+.PHONY: help test-soak test-scenarios tools check-tools deny sbom docker-programs docker-local-images build run test test-unit test-it test-doc test-e2e test-faults-quick test-faults test-canary fuzz fuzz-api bench bench-search \
 	fmt fmt-check lint check migrate docs clean ci
 
 help: ## List the targets
@@ -94,6 +97,10 @@ test-canary: tools check-tools build ## All tests at TRACE; then all they wrote 
 fuzz: ## Each parser under fuzz, TIME=300 seconds long (needs a nightly compiler and cargo-fuzz)
 	$(STEP) "fuzz" scripts/fuzz $(TIME)
 
+fuzz-api: tools build ## Every route asked what /openapi.json allows and what it does not: REQUESTS=10000
+	$(STEP) "tools of the fuzzing" python3 scripts/fetch-checks schemathesis
+	$(STEP) "fuzz the API, $(REQUESTS) requests, seed $(SEED)" env PROFILE=$(PROFILE) CARGO_TARGET_DIR=$(TARGET) nice scripts/fuzz-api $(REQUESTS) $(SEED)
+
 test-scenarios: tools build ## One kind of fault each: SCENARIO=list|all|NAME FOR=30s|10m (docs/faults.md)
 	$(STEP) "scenarios: $(SCENARIO)" $(BIN)/webhooks-loadgen scenario $(SCENARIO) --for $(FOR) --seed $(SEED)
 
@@ -147,7 +154,7 @@ docker-local-images: tools ## Make the images docker-compose.yml starts from, wi
 
 clean: ## Remove what run, test and build left (refuses while `make run` runs)
 	@$(IDLE) || { echo 'make run is running here: stop it first' >&2; exit 1; }
-	rm -rf .run .docker .canary bench-results sbom.cdx.json
+	rm -rf .run .run-fuzz .run-fuzz-log .docker .canary bench-results sbom.cdx.json
 	$(CARGO) clean
 
 ci: ## What the CI runs

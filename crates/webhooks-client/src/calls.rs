@@ -141,16 +141,16 @@ calls! {
     webhook_service.list_webhook_secrets(ListWebhookSecretsRequest) -> ListWebhookSecretsResponse;
     /// How a webhook's deliveries fare.
     webhook_service.get_webhook_health(GetWebhookHealthRequest) -> GetWebhookHealthResponse;
+    /// The workspace's own certificate authorities.
+    webhook_service.get_certificate_authorities(GetCertificateAuthoritiesRequest) -> GetCertificateAuthoritiesResponse;
+    /// Takes the workspace's own certificate authorities away. None at all is fine.
+    webhook_service.delete_certificate_authorities(DeleteCertificateAuthoritiesRequest) -> DeleteCertificateAuthoritiesResponse;
     /// A page of deliveries; see [`Client::deliveries`].
     delivery_service.list_deliveries(ListDeliveriesRequest) -> ListDeliveriesResponse;
     /// One delivery with its attempts.
     delivery_service.get_delivery(GetDeliveryRequest) -> GetDeliveryResponse;
     /// The request as it would be sent now.
     delivery_service.get_delivery_request_content(GetDeliveryRequestContentRequest) -> PreparedRequest;
-    /// Takes back what was not sent yet.
-    delivery_service.cancel_delivery(CancelDeliveryRequest) -> CancelDeliveryResponse;
-    /// The request that a test would send, without sending it.
-    delivery_service.preview_webhook(PreviewWebhookRequest) -> PreparedRequest;
     /// Sample payloads.
     delivery_service.list_samples(ListSamplesRequest) -> ListSamplesResponse;
     /// One event with a verdict for every webhook.
@@ -161,14 +161,10 @@ calls! {
     job_service.get_job(GetJobRequest) -> GetJobResponse;
     /// A page of jobs; see [`Client::jobs`].
     job_service.list_jobs(ListJobsRequest) -> ListJobsResponse;
-    /// Pauses a job.
-    job_service.pause_job(PauseJobRequest) -> GetJobResponse;
-    /// Lets a job go on.
-    job_service.resume_job(ResumeJobRequest) -> GetJobResponse;
-    /// Ends a job.
-    job_service.cancel_job(CancelJobRequest) -> GetJobResponse;
     /// Figures over time.
     metrics_service.get_metrics(GetMetricsRequest) -> GetMetricsResponse;
+    /// Events and deliveries of each day.
+    metrics_service.get_usage(GetUsageRequest) -> GetUsageResponse;
     /// One access token, without its secret.
     workspace_token_service.get_workspace_token(GetWorkspaceTokenRequest) -> GetWorkspaceTokenResponse;
     /// A page of access tokens; see [`Client::workspace_tokens`].
@@ -177,6 +173,10 @@ calls! {
     workspace_service.list_api_scopes(ListApiScopesRequest) -> ListApiScopesResponse;
     /// The plans and their limits.
     workspace_service.list_pricing_plans(ListPricingPlansRequest) -> ListPricingPlansResponse;
+    /// Where requests to endpoints come from.
+    workspace_service.get_source_ips(GetSourceIpsRequest) -> GetSourceIpsResponse;
+    /// The keys of a webhook's `v1a` signatures.
+    workspace_service.get_webhook_public_keys(GetWebhookPublicKeysRequest) -> GetWebhookPublicKeysResponse;
     /// What the workspace is allowed.
     workspace_service.list_allowances(ListAllowancesRequest) -> ListAllowancesResponse;
     /// A page of the audit log.
@@ -185,8 +185,6 @@ calls! {
     operator_service.get_workspace(GetWorkspaceRequest) -> GetWorkspaceResponse;
     /// A page of workspaces; see [`Client::workspaces`].
     operator_service.list_workspaces(ListWorkspacesRequest) -> ListWorkspacesResponse;
-    /// Changes a workspace; for the operator.
-    operator_service.update_workspace(UpdateWorkspaceRequest) -> UpdateWorkspaceResponse;
     /// A delivery of any workspace; for the operator.
     operator_service.inspect_delivery(InspectDeliveryRequest) -> InspectDeliveryResponse;
 }
@@ -198,6 +196,12 @@ keyed_calls! {
     webhook_service.update_webhook(UpdateWebhookRequest) -> UpdateWebhookResponse;
     /// Makes a new signing secret. The answer has it, this once.
     webhook_service.rotate_webhook_secret(RotateWebhookSecretRequest) -> RotateWebhookSecretResponse;
+    /// Sets the workspace's own certificate authorities anew.
+    webhook_service.set_certificate_authorities(SetCertificateAuthoritiesRequest) -> SetCertificateAuthoritiesResponse;
+    /// Takes back what was not sent yet.
+    delivery_service.cancel_delivery(CancelDeliveryRequest) -> CancelDeliveryResponse;
+    /// The request that a test would send, without sending it.
+    delivery_service.preview_webhook(PreviewWebhookRequest) -> PreparedRequest;
     /// Sends the same bytes again as a new delivery.
     delivery_service.retry_delivery(RetryDeliveryRequest) -> RetryDeliveryResponse;
     /// Sends a test.
@@ -206,6 +210,18 @@ keyed_calls! {
     delivery_service.challenge_webhook(ChallengeWebhookRequest) -> ChallengeWebhookResponse;
     /// Makes a bulk job.
     job_service.create_job(CreateJobRequest) -> CreateJobResponse;
+    /// Pauses a job.
+    job_service.pause_job(PauseJobRequest) -> GetJobResponse;
+    /// Lets a job go on.
+    job_service.resume_job(ResumeJobRequest) -> GetJobResponse;
+    /// Ends a job.
+    job_service.cancel_job(CancelJobRequest) -> GetJobResponse;
+    /// Makes a workspace; for the operator.
+    operator_service.create_workspace(CreateWorkspaceRequest) -> CreateWorkspaceResponse;
+    /// Changes a workspace; for the operator.
+    operator_service.update_workspace(UpdateWorkspaceRequest) -> UpdateWorkspaceResponse;
+    /// Makes a token of a workspace, such as its first; for the operator. The answer has it, this once.
+    operator_service.issue_workspace_token(IssueWorkspaceTokenRequest) -> IssueWorkspaceTokenResponse;
     /// Makes an access token. The answer has it, this once.
     workspace_token_service.create_workspace_token(CreateWorkspaceTokenRequest) -> CreateWorkspaceTokenResponse;
     /// Changes an access token.
@@ -222,45 +238,6 @@ deletions! {
 }
 
 impl Client {
-    /// Makes a workspace; for the operator. A workspace without an id gets one here, so that a
-    /// repetition finds the first one.
-    ///
-    /// # Errors
-    /// The server refuses the call or cannot be reached.
-    pub async fn create_workspace(
-        &self,
-        mut request: v1::CreateWorkspaceRequest,
-    ) -> Result<v1::CreateWorkspaceResponse, Error> {
-        if request.id.is_empty() {
-            request.id = Uuid::new_v4().to_string();
-        }
-        self.repeat(request, |request| {
-            let mut service = self.operator_service();
-            async move { service.create_workspace(request).await }
-        })
-        .await
-    }
-
-    /// Makes a token of a workspace, such as its first; for the operator. Repeated, it would make a
-    /// second one, so it is tried once.
-    ///
-    /// # Errors
-    /// The server refuses the call or cannot be reached; then there may be a token nobody knows.
-    pub async fn issue_workspace_token(
-        &self,
-        request: v1::IssueWorkspaceTokenRequest,
-    ) -> Result<v1::IssueWorkspaceTokenResponse, Error> {
-        let mut service = self.operator_service();
-        let mut request = self.request(request);
-        request.set_timeout(self.shared.deadline);
-        let answer =
-            tokio::time::timeout(self.shared.deadline, service.issue_workspace_token(request))
-                .await
-                .map_err(|_| crate::Refusal::too_late(1))?;
-        let answer = answer.map_err(|status| crate::Refusal::of(status, 1))?;
-        Ok(answer.into_inner())
-    }
-
     /// Publishes an event; for a client of ingest's address. It may be repeated, since the same
     /// bytes are the same event, with an id or without.
     ///

@@ -43,6 +43,8 @@ pub struct Draft {
     pub endpoint_url: Option<String>,
     /// The links it is bound to; `Some(vec![])` = the whole workspace.
     pub links: Option<Vec<String>>,
+    /// They were given as the one `linkId`.
+    pub as_link_id: bool,
     /// Step kinds; `Some(vec![])` = every kind.
     pub triggers: Option<Vec<String>>,
     /// Long status word.
@@ -183,7 +185,7 @@ impl Draft {
         let new = NewDraft {
             name: judge.name(self.name).unwrap_or_default(),
             endpoint_url: judge.endpoint(self.endpoint_url).unwrap_or_default(),
-            links: judge.links(self.links).unwrap_or_default(),
+            links: judge.links(self.links, self.as_link_id).unwrap_or_default(),
             triggers: judge
                 .triggers(self.triggers)
                 .unwrap_or_else(|| DEFAULT_TRIGGERS.map(str::to_owned).to_vec()),
@@ -243,7 +245,7 @@ impl Draft {
         let changes = Changes {
             name: judge.name(self.name),
             endpoint_url,
-            links: judge.links(self.links),
+            links: judge.links(self.links, self.as_link_id),
             triggers: judge.triggers(self.triggers),
             status: judge.status(self.status),
             source: judge.source(self.source),
@@ -399,14 +401,24 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn links(&mut self, links: Option<Vec<String>>) -> Option<Vec<Uuid>> {
+    fn links(&mut self, links: Option<Vec<String>>, as_link_id: bool) -> Option<Vec<Uuid>> {
         let mut ids = Vec::new();
-        for link in links? {
-            match parse_id(&link) {
+        let links = links?;
+        for (index, link) in links.iter().enumerate() {
+            match parse_id(link) {
                 Some(id) if !ids.contains(&id) => ids.push(id),
                 Some(_) => {}
                 None => {
-                    self.refuse("linkId", "not_an_id", "is neither empty nor a UUID");
+                    match as_link_id {
+                        true => self.refuse("linkId", "not_an_id", "is neither empty nor a UUID"),
+                        false => {
+                            self.refuse(
+                                "linkIds",
+                                "not_an_id",
+                                format!("entry {index}: is no UUID"),
+                            );
+                        }
+                    }
                     break;
                 }
             }
@@ -688,7 +700,7 @@ mod tests {
             [
                 "name",
                 "endpointUrl",
-                "linkId",
+                "linkIds",
                 "triggers",
                 "source",
                 "profile",
@@ -763,6 +775,25 @@ mod tests {
         };
         let error = changes(unknown).unwrap_err();
         assert_eq!(problems(&error), [("status".to_owned(), "unknown_status")]);
+    }
+
+    #[test]
+    fn a_bad_link_is_told_where_it_was_given() {
+        let refusal = |as_link_id| {
+            let bad = Draft {
+                links: Some(vec![Uuid::nil().to_string(), "x".into()]),
+                as_link_id,
+                ..draft()
+            };
+            let error = bad.judge_new(&strict()).unwrap_err();
+            let violation = &error.violations()[0];
+            (violation.field.clone(), violation.message.clone())
+        };
+        assert_eq!(
+            refusal(false),
+            ("linkIds".into(), "entry 1: is no UUID".into())
+        );
+        assert_eq!(refusal(true).0, "linkId");
     }
 
     #[test]

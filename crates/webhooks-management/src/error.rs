@@ -41,6 +41,52 @@ impl Violation {
     }
 }
 
+/// What several readings of one request found wrong, to be told at once.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    violations: Vec<Violation>,
+    other: Option<ManagementError>,
+}
+
+impl From<Vec<Violation>> for Problems {
+    fn from(violations: Vec<Violation>) -> Self {
+        Self {
+            violations,
+            other: None,
+        }
+    }
+}
+
+impl Problems {
+    /// What was read; where nothing could be, some value that nobody will use.
+    pub(crate) fn take<T: Default>(&mut self, read: Result<T, ManagementError>) -> T {
+        read.unwrap_or_else(|error| {
+            match error {
+                ManagementError::Invalid(violations) => self.violations.extend(violations),
+                other => self.other = Some(other),
+            }
+            T::default()
+        })
+    }
+
+    /// The violations, for whoever judges on.
+    pub(crate) fn violations(self) -> Vec<Violation> {
+        self.violations
+    }
+
+    /// Whether all went well.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn verdict(self) -> Result<(), ManagementError> {
+        match (self.violations, self.other) {
+            (violations, _) if !violations.is_empty() => Err(ManagementError::Invalid(violations)),
+            (_, Some(other)) => Err(other),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why a call was not answered with what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
@@ -92,6 +138,9 @@ pub enum ManagementError {
     /// The body did not arrive in time.
     #[error("the request did not arrive in time")]
     BodyTooSlow,
+    /// The caller's deadline is over.
+    #[error("the call took longer than its deadline")]
+    DeadlineExceeded,
     /// Something else than JSON.
     #[error("the body has to be application/json")]
     MediaType,
@@ -173,6 +222,11 @@ impl ManagementError {
                 S::REQUEST_TIMEOUT,
                 Code::DeadlineExceeded,
                 "REQUEST_TIMEOUT",
+            ),
+            Self::DeadlineExceeded => (
+                S::GATEWAY_TIMEOUT,
+                Code::DeadlineExceeded,
+                "DEADLINE_EXCEEDED",
             ),
             Self::MediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,

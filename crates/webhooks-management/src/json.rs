@@ -2,7 +2,7 @@
 //!
 //! `serde_json::Value` keeps the last of two equal keys, which lets a request mean one thing to a
 //! proxy and another to us. This tree keeps both, so that the second can be refused by name. Depth
-//! is bounded by `serde_json` itself (128 levels).
+//! is bounded before anything is built.
 
 use std::fmt;
 
@@ -10,6 +10,64 @@ use serde::{
     Deserialize,
     de::{Deserializer, MapAccess, SeqAccess, Visitor},
 };
+
+use crate::error::Violation;
+
+/// Most objects and lists within each other. `serde_json` has a limit of its own, which is higher and
+/// is told in words that change.
+const MAX_DEPTH: usize = 64;
+
+/// Reads a body that has to be an object: its members in order.
+///
+/// # Errors
+/// It is not readable, too deep, or something else than an object.
+pub(crate) fn object(body: &[u8]) -> Result<Vec<(String, Json)>, Violation> {
+    if depth(body) > MAX_DEPTH {
+        let message = format!("has at most {MAX_DEPTH} objects and lists within each other");
+        return Err(Violation::new("", "too_deep", message));
+    }
+    match serde_json::from_slice(body) {
+        Ok(Json::Object(members)) => Ok(members),
+        Ok(_) => Err(Violation::new(
+            "",
+            "not_an_object",
+            "has to be a JSON object",
+        )),
+        Err(error) => {
+            let message = format!("is not readable as JSON: {error}");
+            Err(Violation::new("", "malformed_json", message))
+        }
+    }
+}
+
+/// How deep a text goes if it is JSON. One look at each byte, and no more than that.
+fn depth(body: &[u8]) -> usize {
+    let (mut open, mut deepest) = (0_usize, 0);
+    let mut bytes = body.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            b'}' | b']' => open = open.saturating_sub(1),
+            // A string, up to its end: an escaped quote is none.
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => {
+                            bytes.next();
+                        }
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    deepest
+}
 
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,7 +165,30 @@ impl<'de> Visitor<'de> for Build {
 
 #[cfg(test)]
 mod tests {
-    use super::Json;
+    use super::*;
+
+    #[test]
+    fn sixty_four_levels_are_deep_enough() {
+        let nested = |levels: usize| {
+            let open = r#"{"a":"#.repeat(levels);
+            let close = "}".repeat(levels);
+            object(format!("{open}1{close}").as_bytes())
+        };
+        assert!(nested(64).is_ok());
+        for deep in [65, 129, 10_000] {
+            assert_eq!(nested(deep).unwrap_err().reason, "too_deep", "{deep}");
+        }
+        // What is in a string is no structure.
+        let text = format!(r#"{{"a":"\"{}"}}"#, "[".repeat(100));
+        assert!(object(text.as_bytes()).is_ok());
+        for (body, reason) in [
+            ("[]", "not_an_object"),
+            ("{", "malformed_json"),
+            ("", "malformed_json"),
+        ] {
+            assert_eq!(object(body.as_bytes()).unwrap_err().reason, reason);
+        }
+    }
 
     #[test]
     fn duplicates_stay_and_nonsense_does_not() {

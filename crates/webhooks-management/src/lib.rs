@@ -220,6 +220,7 @@ impl Service {
             resealing.await;
             anyhow::Ok(())
         });
+        let source_ips = Arc::clone(&self.source_ips);
         let rest = Rest {
             management: self.management.clone(),
             authenticator: self.authenticator.clone(),
@@ -235,6 +236,8 @@ impl Service {
             batcher,
             internal_token: self.internal_token,
             peers: self.grpc_tls.peers(),
+            clock: Arc::clone(&ctx.clock),
+            source_ips,
         };
         let api = rest::serve(self.api, rest::router(rest), ctx.shutdown.clone());
         let grpc = grpc::serve(

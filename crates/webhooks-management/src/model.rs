@@ -66,7 +66,7 @@ pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
         created_by: raw(row.created_by),
         created_at: row.created_at,
         updated_at: row.updated_at,
-        revision: row.revision,
+        revision: row.config_revision(),
         secrets: row.secrets.iter().map(sealed_secret).collect(),
         profile: row.profile.clone(),
         event_actions: row.options.event_actions.clone(),

@@ -24,6 +24,9 @@ pub enum Refusal {
     /// What the delivery is made of has not been recorded yet.
     #[error("the delivery is not recorded in full yet")]
     NotYet,
+    /// The secret that a rotation made has stopped signing since.
+    #[error("the secret that this call made does not sign any more")]
+    SecretGone,
     /// The webhook is disabled: nothing is sent to it.
     #[error("the webhook is disabled")]
     WebhookDisabled,
@@ -57,6 +60,7 @@ impl Refusal {
             Self::EventNotFound => (S::NOT_FOUND, Code::NotFound, "EVENT_NOT_FOUND"),
             Self::JobNotFound => (S::NOT_FOUND, Code::NotFound, "JOB_NOT_FOUND"),
             Self::PayloadExpired => (S::GONE, Code::FailedPrecondition, "PAYLOAD_EXPIRED"),
+            Self::SecretGone => (S::GONE, Code::FailedPrecondition, "SECRET_GONE"),
             Self::NotYet => (S::CONFLICT, Code::FailedPrecondition, "DELIVERY_NOT_READY"),
             Self::WebhookDisabled => (S::CONFLICT, Code::FailedPrecondition, "WEBHOOK_DISABLED"),
             Self::Challenge => (S::CONFLICT, Code::FailedPrecondition, "ENDPOINT_CHALLENGE"),

@@ -79,6 +79,8 @@ struct WrittenChange {
 pub(crate) struct Published {
     /// The document.
     pub(crate) body: Vec<u8>,
+    /// What it says.
+    pub(crate) content: Content,
     /// Its version, the entity tag without quotes.
     pub(crate) version: String,
     /// How long it holds at least, in seconds.
@@ -86,18 +88,27 @@ pub(crate) struct Published {
 }
 
 /// The document without its version, which is computed from it.
-#[derive(Serialize)]
-struct Content {
-    fixed: bool,
-    ranges: Vec<String>,
-    planned: Vec<ShownChange>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Content {
+    /// Requests come from nowhere else.
+    pub(crate) fixed: bool,
+    /// Where they come from.
+    pub(crate) ranges: Vec<String>,
+    /// What is announced, the next one first.
+    pub(crate) planned: Vec<ShownChange>,
 }
 
-#[derive(Serialize)]
-struct ShownChange {
+/// An announced change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownChange {
+    /// When, in microseconds.
+    #[serde(skip)]
+    pub(crate) at_micros: i64,
     at: String,
-    add: Vec<String>,
-    remove: Vec<String>,
+    /// Ranges that come.
+    pub(crate) add: Vec<String>,
+    /// Ranges that go.
+    pub(crate) remove: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -177,6 +188,7 @@ impl SourceIps {
             body,
             version,
             max_age: until_next.min(MAX_AGE_SECONDS),
+            content,
         }
     }
 }
@@ -189,6 +201,7 @@ impl Change {
 
     fn shown(&self) -> ShownChange {
         ShownChange {
+            at_micros: self.at,
             at: format_micros(self.at),
             add: texts(&self.add),
             remove: texts(&self.remove),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Store,
     error::StoreError,
-    pg::{Micros, storable},
+    pg::{Micros, int, storable},
 };
 
 /// How long an answer is kept.
@@ -43,6 +43,8 @@ pub struct KeptAnswer<'a> {
     pub status: u16,
     /// The answer's body, sealed when it shows a secret.
     pub body: &'a [u8],
+    /// The id of what the answer is about, in the form of a UUID.
+    pub subject: Option<Uuid>,
 }
 
 /// What [`Store::begin_idempotent`] found.
@@ -55,6 +57,8 @@ pub enum Begun {
     Recovered {
         /// The id of what was made.
         subject: Uuid,
+        /// Which version of it, where it has several.
+        version: Option<u32>,
     },
     /// The same request is being worked on.
     InProgress,
@@ -66,6 +70,8 @@ pub enum Begun {
         status: u16,
         /// The answer's body, as it was given to [`Store::finish_idempotent`].
         body: Vec<u8>,
+        /// The id of what the answer is about, where that was told.
+        subject: Option<Uuid>,
     },
 }
 
@@ -79,17 +85,18 @@ ON CONFLICT (token_id, key) DO UPDATE SET
   started_at = EXCLUDED.started_at,
   status = NULL,
   body = NULL,
-  subject = CASE WHEN k.started_at <= $5 THEN NULL ELSE k.subject END
+  subject = CASE WHEN k.started_at <= $5 THEN NULL ELSE k.subject END,
+  subject_version = CASE WHEN k.started_at <= $5 THEN NULL ELSE k.subject_version END
 WHERE k.started_at <= $5
    OR (k.status IS NULL AND k.started_at <= $6 AND k.request_hash = EXCLUDED.request_hash)
-RETURNING subject";
+RETURNING subject, subject_version";
 
 const LOOK: &str = "
-SELECT request_hash = $3 AS same, status, body FROM idempotency_keys
+SELECT request_hash = $3 AS same, status, body, subject FROM idempotency_keys
 WHERE token_id = $1 AND key = $2";
 
 const FINISH: &str = "
-UPDATE idempotency_keys SET status = $3, body = $4
+UPDATE idempotency_keys SET status = $3, body = $4, subject = coalesce($5, subject)
 WHERE token_id = $1 AND key = $2 AND status IS NULL";
 
 /// Oldest first, a bounded number at a time.
@@ -122,7 +129,12 @@ impl Store {
                 .await?;
             if let Some(row) = claimed {
                 let subject: Option<Uuid> = row.try_get("subject")?;
-                return Ok(subject.map_or(Begun::Fresh, |subject| Begun::Recovered { subject }));
+                let version: Option<i32> = row.try_get("subject_version")?;
+                let version = version.and_then(|version| u32::try_from(version).ok());
+                return Ok(subject.map_or(Begun::Fresh, |subject| Begun::Recovered {
+                    subject,
+                    version,
+                }));
             }
             // Forgotten between the two statements: the claim is free again. Each turn needs
             // another caller to claim and forget in between, so this ends.
@@ -155,11 +167,13 @@ impl Store {
         Ok(Some(Begun::Replay {
             status,
             body: row.try_get("body")?,
+            subject: row.try_get("subject")?,
         }))
     }
 
     /// Keeps the answer. The body is kept as given: a caller whose answer shows a secret seals it
-    /// first. The first answer stays.
+    /// first. The first answer stays. `subject` is the id of what the answer is about, where no
+    /// transaction has tied it to the key.
     ///
     /// # Errors
     /// When the database fails.
@@ -168,12 +182,14 @@ impl Store {
         key: IdempotencyKey<'_>,
         status: u16,
         body: &[u8],
+        subject: Option<Uuid>,
     ) -> Result<(), StoreError> {
         sqlx::query(FINISH)
             .bind(storable(key.token_id))
             .bind(storable(key.key))
             .bind(i32::from(status))
             .bind(body)
+            .bind(subject)
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -220,6 +236,7 @@ pub(crate) async fn finish_within(
         .bind(storable(kept.key.key))
         .bind(i32::from(kept.status))
         .bind(kept.body)
+        .bind(kept.subject)
         .execute(connection)
         .await?;
     if done.rows_affected() == 1 {
@@ -235,12 +252,23 @@ pub(crate) async fn bind_subject(
     key: IdempotencyKey<'_>,
     subject: Uuid,
 ) -> Result<(), StoreError> {
-    let update = "UPDATE idempotency_keys SET subject = $3
+    bind_version(connection, key, subject, None).await
+}
+
+/// The same for a version of something.
+pub(crate) async fn bind_version(
+    connection: &mut PgConnection,
+    key: IdempotencyKey<'_>,
+    subject: Uuid,
+    version: Option<u32>,
+) -> Result<(), StoreError> {
+    let update = "UPDATE idempotency_keys SET subject = $3, subject_version = $4
         WHERE token_id = $1 AND key = $2 AND status IS NULL AND subject IS NULL";
     let done = sqlx::query(update)
         .bind(storable(key.token_id))
         .bind(storable(key.key))
         .bind(subject)
+        .bind(version.map(int))
         .execute(connection)
         .await?;
     if done.rows_affected() == 1 {

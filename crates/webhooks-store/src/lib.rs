@@ -44,7 +44,8 @@ pub use history::{
     MAX_ATTEMPTS_SHOWN, MAX_COMPARED, MAX_COUNTED, MAX_EXAMINED, MAX_JOBS_OPEN, MAX_MEASURED,
     MAX_NAMED, MAX_PAGE, MAX_REPORTS, MAX_VERDICT_DELIVERIES, MAX_VERDICTS, Measures, Missing,
     NewJob, NewTest, OwedDelivery, OwedRow, RecordedDelivery, RenditionRecord, Replay,
-    ReportRecord, ResponseHeader, TestSend, Timings, VerdictDelivery, VerdictRecord, Wish,
+    ReportRecord, ResponseHeader, TestSend, Timings, UsageDay, VerdictDelivery, VerdictRecord,
+    Wish,
 };
 pub use history::{MAX_PULSE, Pulse};
 pub use history::{MAX_WATCHED, WatchedDelivery};
@@ -59,8 +60,8 @@ pub use tokens::{
 };
 pub use webhooks::{
     AsymmetricSecret, Extras, MAX_OLD_SECRETS, NewWebhook, RateChoice, RetryChoice, RetryNumbers,
-    Rotation, SealedSecret, StatusFilter, Verified, WebhookCursor, WebhookOptions, WebhookPage,
-    WebhookPatch, WebhookRow,
+    Room, Rotation, SealedSecret, StatusFilter, Verified, WebhookCursor, WebhookOptions,
+    WebhookPage, WebhookPatch, WebhookRow,
 };
 pub use workspaces::{
     AuthoritiesRow, AuthoritiesWish, DeletedWorkspace, NewWorkspace, WorkspaceCursor,

@@ -82,8 +82,12 @@ impl Store {
                 let name = partition(parent, old_day);
                 execute(&mut tx, format!("DROP TABLE IF EXISTS {name}")).await?;
             }
-            let counts = "DELETE FROM delivery_counts WHERE day = $1";
-            sqlx::query(counts).bind(old_day).execute(&mut *tx).await?;
+            for counts in [
+                "DELETE FROM delivery_counts WHERE day = $1",
+                "DELETE FROM event_counts WHERE day = $1",
+            ] {
+                sqlx::query(counts).bind(old_day).execute(&mut *tx).await?;
+            }
             tx.commit().await?;
             dropped += 1;
         }
@@ -102,8 +106,12 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        let counts = "DELETE FROM delivery_counts WHERE day < $1";
-        sqlx::query(counts).bind(day).execute(&mut *tx).await?;
+        for counts in [
+            "DELETE FROM delivery_counts WHERE day < $1",
+            "DELETE FROM event_counts WHERE day < $1",
+        ] {
+            sqlx::query(counts).bind(day).execute(&mut *tx).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

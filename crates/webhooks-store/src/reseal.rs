@@ -161,7 +161,8 @@ WHERE webhook_id = $4 AND version = $5 AND kind = $6 AND key_id = $7 AND nonce =
     if done == 0 {
         return Ok(0);
     }
-    let grow = "UPDATE webhooks SET revision = revision + 1 WHERE id = $1 RETURNING revision";
+    let grow =
+        "UPDATE webhooks SET revision = revision + 1 WHERE id = $1 RETURNING revision + told";
     let revision: i64 = sqlx::query_scalar(grow)
         .bind(webhook)
         .fetch_one(&mut *connection)

@@ -19,6 +19,8 @@ use crate::{
 pub use authorities::{AuthoritiesRow, AuthoritiesWish};
 pub use delete::DeletedWorkspace;
 
+pub(crate) use change::hold;
+
 /// A workspace to be made.
 #[derive(Debug, Clone)]
 pub struct NewWorkspace {

@@ -96,6 +96,14 @@ impl MetricsService for Fake {
         }
         Ok(Response::new(v1::GetMetricsResponse::default()))
     }
+
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+        self.admit(&request)?;
+        Ok(Response::new(v1::GetUsageResponse::default()))
+    }
 }
 
 #[async_trait]
@@ -136,9 +144,12 @@ impl JobService for Fake {
 
     async fn pause_job(
         &self,
-        _: Request<v1::PauseJobRequest>,
+        request: Request<v1::PauseJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let key = request.get_ref().idempotency_key.clone();
+        self.keys.lock().unwrap().push(key);
+        self.admit(&request)?;
+        Ok(Response::new(v1::GetJobResponse::default()))
     }
 
     async fn resume_job(
@@ -232,6 +243,21 @@ async fn what_is_made_has_one_key_over_all_tries() {
     assert_eq!((first, first), (second, third));
     assert_ne!(other, first);
     assert_eq!(own, "mine");
+}
+
+#[tokio::test]
+async fn what_is_changed_has_one_key_over_all_tries() {
+    let fake = Fake::refusing(1);
+    let keys = Arc::clone(&fake.keys);
+    let client = fake.client(|options| options).await;
+    let job = v1::PauseJobRequest::default();
+    client.pause_job(job).await.unwrap();
+    let keys = keys.lock().unwrap().clone();
+    let [first, second] = keys.as_slice() else {
+        panic!("{keys:?}")
+    };
+    assert!(!first.is_empty());
+    assert_eq!(first, second);
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ async fn once(around: &Surroundings) -> anyhow::Result<Repaired> {
         after = Some(last.id);
         for row in &rows {
             let found = there.remove(&row.id);
-            if found.is_none_or(|(_, revision)| revision < row.revision) {
+            if found.is_none_or(|(_, revision)| revision < row.config_revision()) {
                 around.writer.put_webhook(&webhook_config(row)).await?;
                 repaired.written += 1;
             }

@@ -746,9 +746,10 @@ mod tests {
         let shown = made.shown().client_certificate.unwrap();
         assert_eq!(shown.not_after, "2040-01-01T00:00:00Z");
         assert_eq!(shown.fingerprint.len(), 64);
+        let policy = AddressPolicy::default();
         let moves = By {
             moves: true,
-            ..by(&AddressPolicy::default())
+            ..by(&policy)
         };
         let elsewhere = |private_key: Option<&str>| {
             let mut violations = Vec::new();

@@ -12,21 +12,22 @@ use webhooks_store::{AuditFilter, AuditRow, TokenKeyType, TokenRow};
 use super::{
     Grpc,
     convert::timestamp,
-    webhooks::{once_of, replayed},
+    once::{answered, once_of},
+    status::refuse,
+    webhook_id,
 };
 use crate::{
-    error::{ManagementError, Violation},
+    error::{ManagementError, Problems, Violation},
     page::page_size_of,
-    rest::{TOKENS_READ, TOKENS_WRITE, WORKSPACE_READ, plan_id, plan_name},
+    rest::{KEYS_MAX_AGE_SECONDS, plan_id, plan_name},
     scopes::{SCOPES, held},
     service::{PlanLimits, TokenDraft, TokenFace, TokenMutated},
 };
 
-/// How this face puts the answers that are kept. Refusals are not: a status does not survive as
-/// bytes, and judging the same request again gives the same one.
+/// How this face puts the answers that are kept.
 const FACE: TokenFace = TokenFace {
     encode: encode_token,
-    refuse: None,
+    refuse: Some(refuse),
 };
 
 #[async_trait]
@@ -35,31 +36,24 @@ impl WorkspaceTokenService for Grpc {
         &self,
         request: Request<v1::CreateWorkspaceTokenRequest>,
     ) -> Result<Response<v1::CreateWorkspaceTokenResponse>, Status> {
-        self.call(
-            "CreateWorkspaceToken",
-            TOKENS_WRITE,
-            request,
-            |caller, request| async move {
-                let key = request.idempotency_key.clone();
-                let once = once_of("CreateWorkspaceToken", &key, &request)?;
-                let (expires_at, problems) = time("expiresAt", request.expires_at);
-                let draft = TokenDraft {
-                    name: Some(request.name),
-                    key_type: Some(key_type_text(request.key_type)),
-                    scopes: Some(request.scopes),
-                    full_access: None,
-                    expires_at: expires_at.map(Some),
-                    problems,
-                };
-                let answer = self
-                    .management
-                    .create_token(caller, Ok(draft), once, FACE)
-                    .await?;
-                let body = v1::CreateWorkspaceTokenResponse::decode(answer.body.as_slice())
-                    .map_err(ManagementError::internal)?;
-                Ok(replayed(body, answer.replayed))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let key = request.idempotency_key.clone();
+            let once = once_of("CreateWorkspaceToken", &key, &request)?;
+            let (expires_at, problems) = time("expiresAt", request.expires_at);
+            let draft = TokenDraft {
+                name: Some(request.name),
+                key_type: Some(key_type_text(request.key_type)),
+                scopes: Some(request.scopes),
+                full_access: None,
+                expires_at: expires_at.map(Some),
+                problems,
+            };
+            let answer = self
+                .management
+                .create_token(caller, Ok(draft), once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -67,16 +61,11 @@ impl WorkspaceTokenService for Grpc {
         &self,
         request: Request<v1::GetWorkspaceTokenRequest>,
     ) -> Result<Response<v1::GetWorkspaceTokenResponse>, Status> {
-        self.call(
-            "GetWorkspaceToken",
-            TOKENS_READ,
-            request,
-            |caller, request| async move {
-                let row = self.management.get_token(&caller, &request.id).await?;
-                let token = Some(token(&row));
-                Ok(Response::new(v1::GetWorkspaceTokenResponse { token }))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let row = self.management.get_token(&caller, &request.id).await?;
+            let token = Some(token(&row));
+            Ok(Response::new(v1::GetWorkspaceTokenResponse { token }))
+        })
         .await
     }
 
@@ -84,23 +73,18 @@ impl WorkspaceTokenService for Grpc {
         &self,
         request: Request<v1::ListWorkspaceTokensRequest>,
     ) -> Result<Response<v1::ListWorkspaceTokensResponse>, Status> {
-        self.call(
-            "ListWorkspaceTokens",
-            TOKENS_READ,
-            request,
-            |caller, request| async move {
-                let size = page_size_of(request.page_size)?;
-                let page = self
-                    .management
-                    .list_tokens(&caller, size, &request.page_token)
-                    .await?;
-                Ok(Response::new(v1::ListWorkspaceTokensResponse {
-                    tokens: page.rows.iter().map(token).collect(),
-                    next_page_token: page.next.unwrap_or_default(),
-                    total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
-                }))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let size = page_size_of(request.page_size)?;
+            let page = self
+                .management
+                .list_tokens(&caller, size, &request.page_token)
+                .await?;
+            Ok(Response::new(v1::ListWorkspaceTokensResponse {
+                tokens: page.rows.iter().map(token).collect(),
+                next_page_token: page.next.unwrap_or_default(),
+                total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
+            }))
+        })
         .await
     }
 
@@ -108,34 +92,35 @@ impl WorkspaceTokenService for Grpc {
         &self,
         request: Request<v1::UpdateWorkspaceTokenRequest>,
     ) -> Result<Response<v1::UpdateWorkspaceTokenResponse>, Status> {
-        self.call(
-            "UpdateWorkspaceToken",
-            TOKENS_WRITE,
-            request,
-            |caller, request| async move {
-                let key = request.idempotency_key.clone();
-                let once = once_of("UpdateWorkspaceToken", &key, &request)?;
-                let (expires_at, problems) = time("expiresAt", request.expires_at);
-                let draft = TokenDraft {
-                    name: request.name,
-                    key_type: None,
-                    scopes: request.scopes.map(|list| list.scopes),
-                    full_access: request.full_access,
-                    expires_at: expires_at.map(Some),
-                    problems,
-                };
-                let id = request.id;
-                let answer = self
-                    .management
-                    .update_token(caller, id.clone(), Ok(draft), once, FACE)
-                    .await;
-                self.authenticator.forget(&id);
-                let answer = answer?;
-                let body = v1::UpdateWorkspaceTokenResponse::decode(answer.body.as_slice())
-                    .map_err(ManagementError::internal)?;
-                Ok(replayed(body, answer.replayed))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let key = request.idempotency_key.clone();
+            let once = once_of("UpdateWorkspaceToken", &key, &request)?;
+            let (expires_at, mut problems) = time("expiresAt", request.expires_at);
+            if request.clear_expires_at && request.expires_at.is_some() {
+                let message = "excludes clearExpiresAt: give one of them";
+                problems.push(Violation::new("expiresAt", "ambiguous", message));
+            }
+            let expires_at = match request.clear_expires_at {
+                true => Some(None),
+                false => expires_at.map(Some),
+            };
+            let draft = TokenDraft {
+                name: request.name,
+                key_type: None,
+                scopes: request.scopes.map(|list| list.scopes),
+                full_access: request.full_access,
+                expires_at,
+                problems,
+            };
+            let id = request.id;
+            let answer = self
+                .management
+                .update_token(caller, id.clone(), Ok(draft), once, FACE)
+                .await;
+            self.authenticator.forget(&id);
+            let answer = answer?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -143,17 +128,12 @@ impl WorkspaceTokenService for Grpc {
         &self,
         request: Request<v1::DeleteWorkspaceTokenRequest>,
     ) -> Result<Response<v1::DeleteWorkspaceTokenResponse>, Status> {
-        self.call(
-            "DeleteWorkspaceToken",
-            TOKENS_WRITE,
-            request,
-            |caller, request| async move {
-                let deleted = self.management.delete_token(&caller, &request.id).await;
-                self.authenticator.forget(&request.id);
-                deleted?;
-                Ok(Response::new(v1::DeleteWorkspaceTokenResponse {}))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let deleted = self.management.delete_token(&caller, &request.id).await;
+            self.authenticator.forget(&request.id);
+            deleted?;
+            Ok(Response::new(v1::DeleteWorkspaceTokenResponse {}))
+        })
         .await
     }
 }
@@ -164,47 +144,92 @@ impl WorkspaceService for Grpc {
         &self,
         request: Request<v1::ListApiScopesRequest>,
     ) -> Result<Response<v1::ListApiScopesResponse>, Status> {
-        self.call_public("ListApiScopes", &request, || {
+        self.call_public(request, |_| async {
             let scopes = SCOPES.iter().map(|scope| v1::ApiScope {
                 name: scope.name.to_owned(),
                 resource: scope.resource().to_owned(),
                 access: scope.access().to_owned(),
                 description: scope.description.to_owned(),
             });
-            v1::ListApiScopesResponse {
+            Ok(Response::new(v1::ListApiScopesResponse {
                 scopes: scopes.collect(),
-            }
+            }))
         })
+        .await
     }
 
     async fn list_pricing_plans(
         &self,
         request: Request<v1::ListPricingPlansRequest>,
     ) -> Result<Response<v1::ListPricingPlansResponse>, Status> {
-        self.call_public("ListPricingPlans", &request, || {
+        self.call_public(request, |_| async {
             let plans = self.management.pricing_plans();
-            v1::ListPricingPlansResponse {
+            Ok(Response::new(v1::ListPricingPlansResponse {
                 plans: plans.iter().map(plan).collect(),
-            }
+            }))
         })
+        .await
+    }
+
+    async fn get_source_ips(
+        &self,
+        request: Request<v1::GetSourceIpsRequest>,
+    ) -> Result<Response<v1::GetSourceIpsResponse>, Status> {
+        self.call_public(request, |_| async {
+            let published = self.source_ips.published(self.clock.now_micros());
+            let planned = published.content.planned.into_iter();
+            Ok(Response::new(v1::GetSourceIpsResponse {
+                version: published.version,
+                fixed: published.content.fixed,
+                ranges: published.content.ranges,
+                planned: planned
+                    .map(|change| v1::SourceIpChange {
+                        at: Some(timestamp(change.at_micros)),
+                        add: change.add,
+                        remove: change.remove,
+                    })
+                    .collect(),
+                max_age_seconds: published.max_age,
+            }))
+        })
+        .await
+    }
+
+    async fn get_webhook_public_keys(
+        &self,
+        request: Request<v1::GetWebhookPublicKeysRequest>,
+    ) -> Result<Response<v1::GetWebhookPublicKeysResponse>, Status> {
+        self.call_public(request, |request| async move {
+            let id = webhook_id(&request.webhook_id)?;
+            // A webhook that signs with its secret only is answered like none at all.
+            let key = self.management.public_key(id).await?;
+            let key = key.ok_or(ManagementError::WebhookNotFound)?;
+            Ok(Response::new(v1::GetWebhookPublicKeysResponse {
+                webhook_id: id.to_string(),
+                keys: vec![v1::WebhookPublicKey {
+                    algorithm: "ed25519".to_owned(),
+                    key,
+                }],
+                max_age_seconds: KEYS_MAX_AGE_SECONDS,
+            }))
+        })
+        .await
     }
 
     async fn list_allowances(
         &self,
         request: Request<v1::ListAllowancesRequest>,
     ) -> Result<Response<v1::ListAllowancesResponse>, Status> {
-        self.call(
-            "ListAllowances",
-            WORKSPACE_READ,
-            request,
-            |caller, _| async move {
-                let allowed = self.management.allowances(&caller).await?;
-                Ok(Response::new(v1::ListAllowancesResponse {
-                    plan: plan_id(allowed.plan),
-                    limits: vec![limit(allowed.webhooks)],
-                }))
-            },
-        )
+        self.call(request, |caller, _| async move {
+            let allowed = self.management.allowances(&caller).await?;
+            Ok(Response::new(v1::ListAllowancesResponse {
+                plan: plan_id(allowed.plan),
+                limits: vec![v1::PlanLimit {
+                    used: Some(allowed.webhooks_used),
+                    ..limit(allowed.webhooks)
+                }],
+            }))
+        })
         .await
     }
 
@@ -212,37 +237,31 @@ impl WorkspaceService for Grpc {
         &self,
         request: Request<v1::ListAuditLogRequest>,
     ) -> Result<Response<v1::ListAuditLogResponse>, Status> {
-        self.call(
-            "ListAuditLog",
-            WORKSPACE_READ,
-            request,
-            |caller, request| async move {
-                let given = |text: String| Some(text).filter(|text| !text.is_empty());
-                let (from, mut problems) = time("from", request.from);
-                let (to, more) = time("to", request.to);
-                problems.extend(more);
-                if !problems.is_empty() {
-                    return Err(ManagementError::Invalid(problems));
-                }
-                let filter = AuditFilter {
-                    action: given(request.action),
-                    subject: given(request.subject),
-                    actor: given(request.actor),
-                    from,
-                    to,
-                };
-                let size = page_size_of(request.page_size)?;
-                let page = self
-                    .management
-                    .list_audit_log(&caller, &filter, size, &request.page_token)
-                    .await?;
-                Ok(Response::new(v1::ListAuditLogResponse {
-                    entries: page.rows.iter().map(entry).collect(),
-                    next_page_token: page.next.unwrap_or_default(),
-                    total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
-                }))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let given = |text: String| Some(text).filter(|text| !text.is_empty());
+            let (from, mut wrong) = time("from", request.from);
+            let (to, more) = time("to", request.to);
+            wrong.extend(more);
+            let mut problems = Problems::from(wrong);
+            let size = problems.take(page_size_of(request.page_size));
+            problems.verdict()?;
+            let filter = AuditFilter {
+                action: given(request.action),
+                subject: given(request.subject),
+                actor: given(request.actor),
+                from,
+                to,
+            };
+            let page = self
+                .management
+                .list_audit_log(&caller, &filter, size, &request.page_token)
+                .await?;
+            Ok(Response::new(v1::ListAuditLogResponse {
+                entries: page.rows.iter().map(entry).collect(),
+                next_page_token: page.next.unwrap_or_default(),
+                total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
+            }))
+        })
         .await
     }
 }
@@ -299,6 +318,7 @@ fn limit(webhooks: Option<u32>) -> v1::PlanLimit {
         key: "PLAN_LIMIT_KEY_WEBHOOKS".to_owned(),
         kind: kind.to_owned(),
         value: webhooks.map(i64::from),
+        used: None,
     }
 }
 

@@ -119,6 +119,7 @@ pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
         name: request.name,
         endpoint_url: request.endpoint_url,
         links: request.links.map(|links| links.link_ids),
+        as_link_id: false,
         triggers: request.triggers.map(|triggers| triggers.kinds),
         status: request.status.map(written_status),
         source: request.source.map(written_source),

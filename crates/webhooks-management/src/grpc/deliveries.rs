@@ -2,25 +2,32 @@
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use prost::Message as _;
-use prost_types::Timestamp;
-use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
+use tonic::{Request, Response, Status, async_trait};
 use webhooks_proto::v1::{self, delivery_service_server::DeliveryService};
 use webhooks_store::{DeliveryRow, JobRow};
 
-use super::{Grpc, convert, operations::job_message, webhook_id, webhooks::once_of};
+use super::{
+    Grpc,
+    access::time,
+    convert,
+    once::{answered, once_of},
+    operations::job_message,
+    status::refuse,
+    webhook_id,
+};
 use crate::{
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, Problems, Violation, parse_id},
     model::delivery_state,
     page::page_size_of,
-    rest::{READ, WRITE},
-    service::{Answer, DeliveryQuery, HistoryFace, Prepared, Tailed},
+    service::{DeliveryQuery, HistoryFace, Prepared, Tailed},
 };
 
-/// How this face puts the answers that are kept; see the webhooks' face for refusals.
+/// How this face puts the answers that are kept.
 pub(super) const FACE: HistoryFace = HistoryFace {
     delivery: encode_delivery,
     job: encode_job,
-    refuse: None,
+    prepared: encode_prepared,
+    refuse: Some(refuse),
 };
 
 #[async_trait]
@@ -29,25 +36,23 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::ListDeliveriesRequest>,
     ) -> Result<Response<v1::ListDeliveriesResponse>, Status> {
-        self.call(
-            "ListDeliveries",
-            READ,
-            request,
-            |caller, request| async move {
-                let size = page_size_of(request.page_size)?;
-                let token = request.page_token.clone();
-                let found = self
-                    .management
-                    .search_deliveries(&caller, None, query_of(request), size, &token)
-                    .await?;
-                Ok(Response::new(v1::ListDeliveriesResponse {
-                    deliveries: found.page.rows.iter().map(convert::delivery).collect(),
-                    next_page_token: found.page.next.unwrap_or_default(),
-                    total_count: i64::try_from(found.page.total).unwrap_or(i64::MAX),
-                    total_count_is_lower_bound: found.total_is_lower_bound,
-                }))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let (asked, token) = (request.page_size, request.page_token.clone());
+            let mut query = query_of(request);
+            let mut problems = Problems::from(std::mem::take(&mut query.problems));
+            let size = problems.take(page_size_of(asked));
+            query.problems = problems.violations();
+            let found = self
+                .management
+                .search_deliveries(&caller, None, query, size, &token)
+                .await?;
+            Ok(Response::new(v1::ListDeliveriesResponse {
+                deliveries: found.page.rows.iter().map(convert::delivery).collect(),
+                next_page_token: found.page.next.unwrap_or_default(),
+                total_count: i64::try_from(found.page.total).unwrap_or(i64::MAX),
+                total_count_is_lower_bound: found.total_is_lower_bound,
+            }))
+        })
         .await
     }
 
@@ -55,7 +60,7 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::GetDeliveryRequest>,
     ) -> Result<Response<v1::GetDeliveryResponse>, Status> {
-        self.call("GetDelivery", READ, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let id = delivery_id(&request.id)?;
             let (row, attempts) = self.management.get_delivery(&caller, id).await?;
             Ok(Response::new(v1::GetDeliveryResponse {
@@ -70,16 +75,11 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::GetDeliveryRequestContentRequest>,
     ) -> Result<Response<v1::PreparedRequest>, Status> {
-        self.call(
-            "GetDeliveryRequestContent",
-            READ,
-            request,
-            |caller, request| async move {
-                let id = delivery_id(&request.id)?;
-                let prepared = self.management.delivery_request(&caller, id).await?;
-                Ok(Response::new(prepared_message(prepared)))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let id = delivery_id(&request.id)?;
+            let prepared = self.management.delivery_request(&caller, id).await?;
+            Ok(Response::new(prepared_message(&prepared)))
+        })
         .await
     }
 
@@ -87,20 +87,15 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::RetryDeliveryRequest>,
     ) -> Result<Response<v1::RetryDeliveryResponse>, Status> {
-        self.call(
-            "RetryDelivery",
-            WRITE,
-            request,
-            |caller, request| async move {
-                let once = once_of("RetryDelivery", &request.idempotency_key, &request)?;
-                let id = delivery_id(&request.id)?;
-                let answer = self
-                    .management
-                    .retry_delivery(caller, Some(id), once, FACE)
-                    .await?;
-                answered(&answer)
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let once = once_of("RetryDelivery", &request.idempotency_key, &request)?;
+            let id = delivery_id(&request.id)?;
+            let answer = self
+                .management
+                .retry_delivery(caller, Some(id), once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -108,18 +103,15 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::CancelDeliveryRequest>,
     ) -> Result<Response<v1::CancelDeliveryResponse>, Status> {
-        self.call(
-            "CancelDelivery",
-            WRITE,
-            request,
-            |caller, request| async move {
-                let id = delivery_id(&request.id)?;
-                let row = self.management.cancel_delivery(&caller, id).await?;
-                Ok(Response::new(v1::CancelDeliveryResponse {
-                    delivery: Some(convert::delivery(&row)),
-                }))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let once = once_of("CancelDelivery", &request.idempotency_key, &request)?;
+            let id = delivery_id(&request.id)?;
+            let answer = self
+                .management
+                .cancel_delivery(caller, Some(id), once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -129,24 +121,22 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::TailDeliveriesRequest>,
     ) -> Result<Response<Self::TailDeliveriesStream>, Status> {
-        self.call(
-            "TailDeliveries",
-            READ,
-            request,
-            |caller, request| async move {
-                let webhook = match request.webhook_id.as_str() {
-                    "" => None,
-                    id => Some(webhook_id(id)?),
-                };
-                let tail = self.management.tail(&caller, webhook).await?;
-                let reports = stream::unfold(tail, |mut tail| async move {
-                    let tailed = tail.next().await?;
-                    let message = tailed.map(|tailed| tailed_message(&tailed));
-                    Some((message.map_err(|error| super::status_of(&error)), tail))
-                });
-                Ok(Response::new(reports.boxed()))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let webhook = match request.webhook_id.as_str() {
+                "" => None,
+                id => Some(webhook_id(id)?),
+            };
+            let tail = self.management.tail(&caller, webhook).await?;
+            let reports = stream::unfold(tail, |mut tail| async move {
+                let tailed = tail.next().await?;
+                let message = tailed.map(|tailed| tailed_message(&tailed));
+                Some((
+                    message.map_err(|error| super::status::status_of(&error)),
+                    tail,
+                ))
+            });
+            Ok(Response::new(reports.boxed()))
+        })
         .await
     }
 
@@ -154,20 +144,15 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::TestWebhookRequest>,
     ) -> Result<Response<v1::TestWebhookResponse>, Status> {
-        self.call(
-            "TestWebhook",
-            WRITE,
-            request,
-            |caller, request| async move {
-                let once = once_of("TestWebhook", &request.idempotency_key, &request)?;
-                let id = webhook_id(&request.webhook_id)?;
-                let answer = self
-                    .management
-                    .test_webhook(caller, Some(id), Some(request.event_id), once, FACE)
-                    .await?;
-                answered(&answer)
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let once = once_of("TestWebhook", &request.idempotency_key, &request)?;
+            let id = webhook_id(&request.webhook_id)?;
+            let answer = self
+                .management
+                .test_webhook(caller, Some(id), Some(request.event_id), once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -175,20 +160,15 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::ChallengeWebhookRequest>,
     ) -> Result<Response<v1::ChallengeWebhookResponse>, Status> {
-        self.call(
-            "ChallengeWebhook",
-            WRITE,
-            request,
-            |caller, request| async move {
-                let once = once_of("ChallengeWebhook", &request.idempotency_key, &request)?;
-                let id = webhook_id(&request.webhook_id)?;
-                let answer = self
-                    .management
-                    .challenge_webhook(caller, Some(id), once, FACE)
-                    .await?;
-                answered(&answer)
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let once = once_of("ChallengeWebhook", &request.idempotency_key, &request)?;
+            let id = webhook_id(&request.webhook_id)?;
+            let answer = self
+                .management
+                .challenge_webhook(caller, Some(id), once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -196,19 +176,16 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::PreviewWebhookRequest>,
     ) -> Result<Response<v1::PreparedRequest>, Status> {
-        self.call(
-            "PreviewWebhook",
-            WRITE,
-            request,
-            |caller, request| async move {
-                let id = webhook_id(&request.webhook_id)?;
-                let prepared = self
-                    .management
-                    .preview_webhook(&caller, id, Some(request.event_id))
-                    .await?;
-                Ok(Response::new(prepared_message(prepared)))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let once = once_of("PreviewWebhook", &request.idempotency_key, &request)?;
+            let id = webhook_id(&request.webhook_id)?;
+            let event = Ok(Some(request.event_id));
+            let answer = self
+                .management
+                .preview_once(caller, Some(id), event, once, FACE)
+                .await?;
+            answered(&answer)
+        })
         .await
     }
 
@@ -216,7 +193,7 @@ impl DeliveryService for Grpc {
         &self,
         request: Request<v1::ListSamplesRequest>,
     ) -> Result<Response<v1::ListSamplesResponse>, Status> {
-        self.call("ListSamples", READ, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let payloads = self.management.samples(&caller, &request.triggers)?;
             Ok(Response::new(v1::ListSamplesResponse { payloads }))
         })
@@ -255,6 +232,10 @@ fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
             ""
         }
     };
+    let (created_after, wrong) = time("createdAfter", request.created_after);
+    problems.extend(wrong);
+    let (created_before, wrong) = time("createdBefore", request.created_before);
+    problems.extend(wrong);
     DeliveryQuery {
         webhook_id: request.webhook_id,
         states: states
@@ -268,8 +249,8 @@ fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
         lbid: request.lbid,
         trigger: trigger.to_owned(),
         blocked: request.blocked,
-        created_after: request.created_after.map(micros),
-        created_before: request.created_before.map(micros),
+        created_after,
+        created_before,
         problems,
     }
 }
@@ -284,29 +265,7 @@ pub(super) fn class_word(number: i32) -> Option<&'static str> {
     })
 }
 
-/// A time in microseconds; what is beyond every calendar of ours is cut to its edge.
-pub(super) fn micros(at: Timestamp) -> i64 {
-    at.seconds
-        .saturating_mul(1_000_000)
-        .saturating_add(i64::from(at.nanos) / 1_000)
-}
-
-/// The message that was kept.
-pub(super) fn answered<M: prost::Message + Default>(
-    answer: &Answer,
-) -> Result<Response<M>, ManagementError> {
-    let body = M::decode(answer.body.as_slice()).map_err(ManagementError::internal)?;
-    let mut response = Response::new(body);
-    if answer.replayed {
-        let replayed = MetadataValue::from_static("true");
-        response
-            .metadata_mut()
-            .insert("idempotent-replayed", replayed);
-    }
-    Ok(response)
-}
-
-/// Both answers with a delivery have it in the same place.
+/// Every answer with a delivery has it in the same place.
 fn encode_delivery(row: &DeliveryRow) -> Result<Vec<u8>, ManagementError> {
     let delivery = Some(convert::delivery(row));
     Ok(v1::RetryDeliveryResponse { delivery }.encode_to_vec())
@@ -317,17 +276,23 @@ fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {
     Ok(v1::CreateJobResponse { job }.encode_to_vec())
 }
 
-fn prepared_message(prepared: Prepared) -> v1::PreparedRequest {
+fn encode_prepared(prepared: &Prepared) -> Result<Vec<u8>, ManagementError> {
+    Ok(prepared_message(prepared).encode_to_vec())
+}
+
+fn prepared_message(prepared: &Prepared) -> v1::PreparedRequest {
+    let headers = prepared.headers.iter();
     v1::PreparedRequest {
         method: Prepared::METHOD.to_owned(),
         curl: prepared.curl(),
-        url: prepared.url,
-        headers: prepared
-            .headers
-            .into_iter()
-            .map(|(name, value)| v1::Header { name, value })
+        url: prepared.url.clone(),
+        headers: headers
+            .map(|(name, value)| v1::Header {
+                name: name.clone(),
+                value: value.clone(),
+            })
             .collect(),
-        body: prepared.body,
+        body: prepared.body.clone(),
     }
 }
 
@@ -342,10 +307,12 @@ fn tailed_message(tailed: &Tailed) -> v1::TailDeliveriesResponse {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::Timestamp;
+
     use super::*;
 
     #[test]
-    fn all_answers_with_a_delivery_read_alike() {
+    fn every_answer_with_a_delivery_reads_alike() {
         let delivery = Some(v1::Delivery {
             id: "x".to_owned(),
             ..v1::Delivery::default()
@@ -356,6 +323,8 @@ mod tests {
         let read = v1::TestWebhookResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
         assert_eq!(read.delivery, delivery);
         let read = v1::ChallengeWebhookResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(read.delivery, delivery);
+        let read = v1::CancelDeliveryResponse::decode(kept.encode_to_vec().as_slice()).unwrap();
         assert_eq!(read.delivery, delivery);
     }
 
@@ -370,6 +339,10 @@ mod tests {
                 seconds: 5,
                 nanos: 7_000,
             }),
+            created_before: Some(Timestamp {
+                seconds: i64::MAX,
+                nanos: 0,
+            }),
             ..v1::ListDeliveriesRequest::default()
         };
         let query = query_of(request);
@@ -377,6 +350,7 @@ mod tests {
         assert_eq!(query.trigger, "TEST");
         assert_eq!(query.created_after, Some(5_000_007));
         let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
-        assert_eq!(fields, ["state", "class"]);
+        assert_eq!(fields, ["state", "class", "createdBefore"]);
+        assert_eq!(query.created_before, None, "not cut to an edge");
     }
 }

@@ -8,6 +8,8 @@ mod access;
 mod convert;
 mod deliveries;
 mod health;
+mod methods;
+mod once;
 mod operations;
 mod operator;
 mod reports;
@@ -18,11 +20,14 @@ mod webhooks;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use subtle::ConstantTimeEq as _;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::ServingStatus;
+use webhooks_domain::clock::Clock;
 use webhooks_proto::{
     FILE_DESCRIPTOR_SET,
     internal::v1::report_service_server::{self, ReportServiceServer},
@@ -51,9 +56,14 @@ use crate::{
     origin::REQUEST_ID,
     rate::{Payer, RateLimiter},
     service::Management,
+    source_ips::SourceIps,
 };
 
-use self::{status::status_of, trace::Trace};
+use self::{
+    methods::Access,
+    status::Refused,
+    trace::{Called, Trace},
+};
 
 /// Largest message of a customer, in bytes.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
@@ -80,6 +90,8 @@ pub(crate) struct Grpc {
     pub(crate) batcher: ReportBatcher,
     pub(crate) internal_token: Secret,
     pub(crate) peers: Peers,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) source_ips: Arc<SourceIps>,
 }
 
 impl Grpc {
@@ -108,58 +120,68 @@ impl Grpc {
     /// Answers a call: admission, the call itself, one line in the log.
     async fn call<I, O, F>(
         &self,
-        method: &'static str,
-        scope: &'static str,
         request: Request<I>,
         run: impl FnOnce(Caller, I) -> F,
     ) -> Result<Response<O>, Status>
     where
-        F: Future<Output = Result<Response<O>, ManagementError>>,
+        F: Future<Output = Result<Response<O>, Refused>>,
     {
-        let started = Instant::now();
-        let id = request_id(&request);
-        let caller = self
-            .admit(request.metadata(), request.remote_addr(), scope)
-            .await;
+        let call = Call::of(&request);
+        let caller = match call.access() {
+            Some(Access::Scope(scope)) => {
+                let admitted = self.admit(request.metadata(), request.remote_addr(), scope);
+                call.in_time(admitted).await
+            }
+            other => Err(not_of_this_kind(other)),
+        };
         let (workspace, token) = match &caller {
             Ok(caller) => (Some(caller.workspace), Some(caller.token_id.clone())),
             Err(_) => (None, None),
         };
         let result = match caller {
-            Ok(caller) => run(caller, request.into_inner()).await,
-            Err(error) => Err(error),
+            Ok(caller) => {
+                call.in_time(Box::pin(run(caller, request.into_inner())))
+                    .await
+            }
+            Err(error) => Err(error.into()),
         };
-        finish(method, started, &id, (workspace, token), result)
+        call.finish((workspace, token), result)
     }
 
     /// Answers a call that needs no credentials.
-    fn call_public<I, O>(
+    async fn call_public<I, O, F>(
         &self,
-        method: &'static str,
-        request: &Request<I>,
-        run: impl FnOnce() -> O,
-    ) -> Result<Response<O>, Status> {
-        let started = Instant::now();
+        request: Request<I>,
+        run: impl FnOnce(I) -> F,
+    ) -> Result<Response<O>, Status>
+    where
+        F: Future<Output = Result<Response<O>, Refused>>,
+    {
+        let call = Call::of(&request);
         let visit = self
             .authenticator
             .visit(request.remote_addr(), request.metadata().as_ref());
-        let admitted = self.limiter.spend(visit.payer(), started).admit();
-        let result = admitted.map(|()| Response::new(run()));
-        finish(method, started, &request_id(request), (None, None), result)
+        let admitted = match call.access() {
+            Some(Access::Anyone) => self.limiter.spend(visit.payer(), call.started).admit(),
+            other => Err(not_of_this_kind(other)),
+        };
+        let result = match admitted {
+            Ok(()) => call.in_time(Box::pin(run(request.into_inner()))).await,
+            Err(error) => Err(error.into()),
+        };
+        call.finish((None, None), result)
     }
 
     /// Answers a call of the operator.
     async fn call_operator<I, O, F>(
         &self,
-        method: &'static str,
         request: Request<I>,
         run: impl FnOnce(Actor, I) -> F,
     ) -> Result<Response<O>, Status>
     where
-        F: Future<Output = Result<Response<O>, ManagementError>>,
+        F: Future<Output = Result<Response<O>, Refused>>,
     {
-        let started = Instant::now();
-        let id = request_id(&request);
+        let call = Call::of(&request);
         let metadata = request.metadata();
         let header = metadata
             .get("authorization")
@@ -167,17 +189,23 @@ impl Grpc {
         let visit = self
             .authenticator
             .visit(request.remote_addr(), metadata.as_ref());
-        let operator = self.authenticator.operator(header, &visit);
+        let operator = match call.access() {
+            Some(Access::Operator) => self.authenticator.operator(header, &visit),
+            other => Err(not_of_this_kind(other)),
+        };
         let payer = match operator {
             Ok(_) => Payer::Token("operator".to_owned()),
             Err(_) => visit.payer(),
         };
-        let admitted = self.limiter.spend(payer, started).admit();
+        let admitted = self.limiter.spend(payer, call.started).admit();
         let result = match admitted.and(operator) {
-            Ok(actor) => run(actor, request.into_inner()).await,
-            Err(error) => Err(error),
+            Ok(actor) => {
+                call.in_time(Box::pin(run(actor, request.into_inner())))
+                    .await
+            }
+            Err(error) => Err(error.into()),
         };
-        finish(method, started, &id, (None, None), result)
+        call.finish((None, None), result)
     }
 
     /// Refuses whoever is not one of our own dispatchers: by its certificate, where those are asked
@@ -198,48 +226,94 @@ impl Grpc {
     }
 }
 
-/// The id that [`Trace`] has given to the call.
-fn request_id<T>(request: &Request<T>) -> String {
-    let id = request.metadata().get(REQUEST_ID.as_str());
-    id.and_then(|id| id.to_str().ok())
-        .unwrap_or_default()
-        .to_owned()
+/// A call, as the layer around all of them has seen it come in.
+struct Call {
+    known: Option<Called>,
+    started: Instant,
+    /// The request's id.
+    id: String,
 }
 
-/// Counts and logs a call, and puts its refusal.
-fn finish<O>(
-    method: &'static str,
-    started: Instant,
-    request: &str,
-    (workspace, token): (Option<uuid::Uuid>, Option<String>),
-    result: Result<Response<O>, ManagementError>,
-) -> Result<Response<O>, Status> {
-    let code = result
-        .as_ref()
-        .map_or_else(|error| error.row().1, |_| tonic::Code::Ok);
-    let elapsed = started.elapsed();
-    metrics::counter!("webhooks_grpc_requests_total", "method" => method, "code" => format!("{code:?}"))
-        .increment(1);
-    metrics::histogram!("webhooks_grpc_request_seconds", "method" => method)
-        .record(elapsed.as_secs_f64());
-    tracing::info!(
-        rpc.method = method,
-        rpc.code = ?code,
-        duration_ms = elapsed.as_secs_f64() * 1_000.0,
-        workspace.id = workspace.map(tracing::field::display),
-        token.id = token,
-        request.id = request,
-        "grpc.request"
-    );
-    result.map_err(|error| {
-        crate::rest::report(&error);
-        status_of(&error)
-    })
+impl Call {
+    fn of<T>(request: &Request<T>) -> Self {
+        let id = request.metadata().get(REQUEST_ID.as_str());
+        Self {
+            known: request.extensions().get::<Called>().copied(),
+            started: Instant::now(),
+            id: id
+                .and_then(|id| id.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+        }
+    }
+
+    fn access(&self) -> Option<Access> {
+        self.known.map(|known| known.method.access)
+    }
+
+    /// Works until the caller's deadline. What only looks ends there; a change that has begun runs to
+    /// its end on its own task, and the caller learns of it with its idempotency key.
+    async fn in_time<T, E: From<ManagementError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        match self.known.and_then(|known| known.deadline) {
+            None => work.await,
+            // Nothing is begun that nobody waits for.
+            Some(deadline) if deadline <= Instant::now() => {
+                Err(ManagementError::DeadlineExceeded.into())
+            }
+            Some(deadline) => tokio::time::timeout_at(deadline, work)
+                .await
+                .unwrap_or_else(|_| Err(ManagementError::DeadlineExceeded.into())),
+        }
+    }
+
+    /// Counts and logs a call, and puts its refusal.
+    fn finish<O>(
+        &self,
+        (workspace, token): (Option<uuid::Uuid>, Option<String>),
+        result: Result<Response<O>, Refused>,
+    ) -> Result<Response<O>, Status> {
+        let method = self.known.map_or("unknown", |known| known.method.name());
+        let code = result
+            .as_ref()
+            .map_or_else(Refused::code, |_| tonic::Code::Ok);
+        let elapsed = self.started.elapsed();
+        metrics::counter!("webhooks_grpc_requests_total", "method" => method, "code" => format!("{code:?}"))
+            .increment(1);
+        metrics::histogram!("webhooks_grpc_request_seconds", "method" => method)
+            .record(elapsed.as_secs_f64());
+        tracing::info!(
+            rpc.method = method,
+            rpc.code = ?code,
+            duration_ms = elapsed.as_secs_f64() * 1_000.0,
+            workspace.id = workspace.map(tracing::field::display),
+            token.id = token,
+            request.id = self.id,
+            "grpc.request"
+        );
+        result.map_err(Refused::into_status)
+    }
+}
+
+/// A method's code and its row in the table do not go together.
+fn not_of_this_kind(access: Option<Access>) -> ManagementError {
+    ManagementError::internal(anyhow::anyhow!("the method's row says {access:?}"))
 }
 
 /// An id of a webhook in a request.
 fn webhook_id(text: &str) -> Result<uuid::Uuid, ManagementError> {
     parse_id(text).ok_or(ManagementError::WebhookNotFound)
+}
+
+/// What reflection shows: the public API. How our own services talk is nobody else's business.
+fn public_descriptors() -> Result<FileDescriptorSet, prost::DecodeError> {
+    let mut files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)?;
+    files
+        .file
+        .retain(|file| !file.package().starts_with("linkbreakers.webhooks.internal"));
+    Ok(files)
 }
 
 /// Serves until `shutdown`, then lets open requests finish.
@@ -255,9 +329,10 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let follower = follow_readiness(health, readiness);
+    let public = public_descriptors().context("cannot read the descriptors")?;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(public.clone())
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(webhook_service_server::SERVICE_NAME)
             .with_service_name(delivery_service_server::SERVICE_NAME)
@@ -267,7 +342,6 @@ pub(crate) async fn serve(
             .with_service_name(workspace_token_service_server::SERVICE_NAME)
             .with_service_name(workspace_service_server::SERVICE_NAME)
             .with_service_name(operator_service_server::SERVICE_NAME)
-            .with_service_name(report_service_server::SERVICE_NAME)
             .with_service_name("grpc.health.v1.Health")
     };
     let server = tls

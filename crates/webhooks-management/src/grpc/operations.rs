@@ -5,22 +5,27 @@ use webhooks_proto::v1::{
     self, event_history_service_server::EventHistoryService, job_service_server::JobService,
     metrics_service_server::MetricsService,
 };
-use webhooks_store::{Counts, ErrorExample, ErrorGroup, EventRow, JobRow, JobState, JobType};
+use webhooks_store::{
+    Counts, ErrorExample, ErrorGroup, EventRow, JobRow, JobState, JobType, Latency,
+};
 
 use super::{
-    Grpc, convert,
-    deliveries::{FACE, answered, class_word, micros},
+    Grpc,
+    access::time,
+    convert,
+    deliveries::{FACE, class_word},
+    once::{answered, once_of},
+    status::Refused,
     webhook_id,
-    webhooks::once_of,
 };
 use crate::{
     auth::Caller,
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, Problems, Violation, parse_id},
     model::{delivery_state, wire_state},
     page::page_size_of,
     refusal::Refusal,
-    rest::{ANALYTICS, READ, WRITE, status_word, success_rate},
-    service::{EventVerdict, JobDraft, Metrics, MetricsQuery},
+    rest::{status_word, success_rate},
+    service::{EventVerdict, JobDraft, Metrics, MetricsQuery, Once, Usage, UsageQuery},
 };
 
 #[async_trait]
@@ -29,7 +34,7 @@ impl EventHistoryService for Grpc {
         &self,
         request: Request<v1::GetEventRequest>,
     ) -> Result<Response<v1::GetEventResponse>, Status> {
-        self.call("GetEvent", READ, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let judged = self.management.get_event(&caller, &request.id).await?;
             Ok(Response::new(v1::GetEventResponse {
                 event: Some(event_message(&judged.event)),
@@ -43,12 +48,13 @@ impl EventHistoryService for Grpc {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        self.call("ListEvents", READ, request, |caller, request| async move {
-            let range = (
-                request.accepted_after.map(micros),
-                request.accepted_before.map(micros),
-            );
-            let size = page_size_of(request.page_size)?;
+        self.call(request, |caller, request| async move {
+            let (after, mut wrong) = time("acceptedAfter", request.accepted_after);
+            let (before, more) = time("acceptedBefore", request.accepted_before);
+            wrong.extend(more);
+            let (range, mut problems) = ((after, before), Problems::from(wrong));
+            let size = problems.take(page_size_of(request.page_size));
+            problems.verdict()?;
             let found = self
                 .management
                 .list_events(&caller, range, size, &request.page_token)
@@ -70,7 +76,7 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::CreateJobRequest>,
     ) -> Result<Response<v1::CreateJobResponse>, Status> {
-        self.call("CreateJob", WRITE, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let once = once_of("CreateJob", &request.idempotency_key, &request)?;
             let webhook = webhook_id(&request.webhook_id)?;
             let draft = Ok(draft_of(request));
@@ -87,7 +93,7 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        self.call("GetJob", READ, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let id = job_id(&request.id)?;
             let job = self.management.get_job(&caller, id).await?;
             Ok(job_response(&job))
@@ -99,7 +105,7 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        self.call("ListJobs", READ, request, |caller, request| async move {
+        self.call(request, |caller, request| async move {
             let webhook = webhook_id(&request.webhook_id)?;
             let size = page_size_of(request.page_size)?;
             let page = self
@@ -119,8 +125,10 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::PauseJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        self.call("PauseJob", WRITE, request, |caller, request| async move {
-            self.set_job(&caller, &request.id, JobState::Paused).await
+        self.call(request, |caller, request| async move {
+            let once = once_of("PauseJob", &request.idempotency_key, &request)?;
+            self.set_job(caller, &request.id, JobState::Paused, once)
+                .await
         })
         .await
     }
@@ -129,8 +137,10 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::ResumeJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        self.call("ResumeJob", WRITE, request, |caller, request| async move {
-            self.set_job(&caller, &request.id, JobState::Running).await
+        self.call(request, |caller, request| async move {
+            let once = once_of("ResumeJob", &request.idempotency_key, &request)?;
+            self.set_job(caller, &request.id, JobState::Running, once)
+                .await
         })
         .await
     }
@@ -139,8 +149,9 @@ impl JobService for Grpc {
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        self.call("CancelJob", WRITE, request, |caller, request| async move {
-            self.set_job(&caller, &request.id, JobState::Cancelled)
+        self.call(request, |caller, request| async move {
+            let once = once_of("CancelJob", &request.idempotency_key, &request)?;
+            self.set_job(caller, &request.id, JobState::Cancelled, once)
                 .await
         })
         .await
@@ -153,25 +164,38 @@ impl MetricsService for Grpc {
         &self,
         request: Request<v1::GetMetricsRequest>,
     ) -> Result<Response<v1::GetMetricsResponse>, Status> {
-        self.call(
-            "GetMetrics",
-            ANALYTICS,
-            request,
-            |caller, request| async move {
-                let webhook = match request.webhook_id.as_str() {
-                    "" => None,
-                    id => Some(webhook_id(id)?),
-                };
-                let query = MetricsQuery {
-                    interval: request.interval,
-                    from: request.from.map(micros),
-                    to: request.to.map(micros),
-                    problems: Vec::new(),
-                };
-                let metrics = self.management.metrics(&caller, webhook, query).await?;
-                Ok(Response::new(metrics_message(&metrics)))
-            },
-        )
+        self.call(request, |caller, request| async move {
+            let webhook = match request.webhook_id.as_str() {
+                "" => None,
+                id => Some(webhook_id(id)?),
+            };
+            let (from, mut problems) = time("from", request.from);
+            let (to, wrong) = time("to", request.to);
+            problems.extend(wrong);
+            let query = MetricsQuery {
+                interval: request.interval,
+                from,
+                to,
+                problems,
+            };
+            let metrics = self.management.metrics(&caller, webhook, query).await?;
+            Ok(Response::new(metrics_message(&metrics)))
+        })
+        .await
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+        self.call(request, |caller, request| async move {
+            let (from, mut problems) = time("from", request.from);
+            let (to, wrong) = time("to", request.to);
+            problems.extend(wrong);
+            let query = UsageQuery { from, to, problems };
+            let usage = self.management.usage(&caller, query).await?;
+            Ok(Response::new(usage_message(&usage)))
+        })
         .await
     }
 }
@@ -179,13 +203,14 @@ impl MetricsService for Grpc {
 impl Grpc {
     async fn set_job(
         &self,
-        caller: &Caller,
+        caller: Caller,
         id: &str,
         state: JobState,
-    ) -> Result<Response<v1::GetJobResponse>, ManagementError> {
-        let id = job_id(id)?;
-        let job = self.management.set_job_state(caller, id, state).await?;
-        Ok(job_response(&job))
+        once: Option<Once>,
+    ) -> Result<Response<v1::GetJobResponse>, Refused> {
+        let id = Some(job_id(id)?);
+        let set = self.management.set_job_state(caller, id, state, once, FACE);
+        answered(&set.await?)
     }
 }
 
@@ -260,10 +285,14 @@ fn draft_of(request: v1::CreateJobRequest) -> JobDraft {
         Ok(v1::JobType::Replay) => JobType::Replay.as_str(),
         Ok(v1::JobType::Unspecified) | Err(_) => "",
     };
+    let (since, wrong) = time("since", request.since);
+    problems.extend(wrong);
+    let (until, wrong) = time("until", request.until);
+    problems.extend(wrong);
     JobDraft {
         kind: kind.to_owned(),
-        since: request.since.map(micros),
-        until: request.until.map(micros),
+        since,
+        until,
         states,
         class: class.to_owned(),
         status_code: filter.status_code,
@@ -324,21 +353,44 @@ pub(super) fn job_message(row: &JobRow) -> v1::Job {
     }
 }
 
+fn usage_message(usage: &Usage) -> v1::GetUsageResponse {
+    let days = usage.days.iter();
+    v1::GetUsageResponse {
+        from: Some(convert::timestamp(usage.from)),
+        to: Some(convert::timestamp(usage.to)),
+        days: days
+            .map(|day| v1::UsageDay {
+                start: Some(convert::timestamp(day.start)),
+                events: day.events,
+                deliveries: day.deliveries,
+                delivered: day.delivered,
+                failed: day.failed,
+                cancelled: day.cancelled,
+                open: day.open,
+            })
+            .collect(),
+    }
+}
+
+fn latency_message(latency: &Latency) -> v1::Latency {
+    let ms = |micros: Option<f64>| micros.map(|micros| micros / 1_000.0);
+    v1::Latency {
+        p50_ms: ms(latency.p50_us),
+        p95_ms: ms(latency.p95_us),
+        p99_ms: ms(latency.p99_us),
+        sample: latency.sample,
+    }
+}
+
 fn metrics_message(metrics: &Metrics) -> v1::GetMetricsResponse {
     let measures = &metrics.measures;
-    let ms = |micros: Option<f64>| micros.map(|micros| micros / 1_000.0);
     let (pending, retrying, held) = measures.backlog;
     v1::GetMetricsResponse {
         from: Some(convert::timestamp(metrics.from)),
         to: Some(convert::timestamp(metrics.to)),
         interval: metrics.interval.as_str().to_owned(),
         totals: Some(counts_message(&measures.totals)),
-        latency: Some(v1::Latency {
-            p50_ms: ms(measures.latency.p50_us),
-            p95_ms: ms(measures.latency.p95_us),
-            p99_ms: ms(measures.latency.p99_us),
-            sample: measures.latency.sample,
-        }),
+        latency: Some(latency_message(&measures.latency)),
         backlog: Some(v1::Backlog {
             pending,
             retrying,
@@ -350,6 +402,7 @@ fn metrics_message(metrics: &Metrics) -> v1::GetMetricsResponse {
             .map(|bucket| v1::MetricBucket {
                 start: Some(convert::timestamp(bucket.start)),
                 counts: Some(counts_message(&bucket.counts)),
+                latency: Some(latency_message(&bucket.latency)),
             })
             .collect(),
         errors: measures.errors.iter().map(error_message).collect(),

@@ -1,7 +1,9 @@
 //! `OperatorService`.
 
+use prost::Message as _;
 use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
+use webhooks_domain::token::Token;
 use webhooks_proto::v1::{self, operator_service_server::OperatorService};
 use webhooks_store::WorkspaceRow;
 
@@ -9,11 +11,13 @@ use super::{
     Grpc,
     access::time,
     convert::{self, timestamp},
+    once::{answered, once_of},
+    status::refuse,
 };
 use crate::{
     error::{ManagementError, parse_id},
     page::page_size_of,
-    service::{LimitsDraft, TokenDraft, WorkspaceDraft},
+    service::{IssueFace, LimitsDraft, TokenDraft, WorkspaceDraft},
 };
 
 #[async_trait]
@@ -22,7 +26,8 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::CreateWorkspaceRequest>,
     ) -> Result<Response<v1::CreateWorkspaceResponse>, Status> {
-        self.call_operator("CreateWorkspace", request, |actor, request| async move {
+        self.call_operator(request, |actor, request| async move {
+            let once = once_of("CreateWorkspace", &request.idempotency_key, &request)?;
             let given = |text: String| Some(text).filter(|text| !text.is_empty());
             let draft = WorkspaceDraft {
                 id: given(request.id),
@@ -37,10 +42,15 @@ impl OperatorService for Grpc {
                 problems: Vec::new(),
             };
             let operator = self.management.operator(actor);
-            let row = operator.make_workspace(draft).await?;
-            let count = operator.webhook_count(row.id).await?;
-            let workspace = Some(workspace(&row, count));
-            Ok(Response::new(v1::CreateWorkspaceResponse { workspace }))
+            let work = Box::pin(async move {
+                let row = operator.make_workspace(draft).await?;
+                let count = operator.webhook_count(row.id).await?;
+                let workspace = Some(workspace(&row, count));
+                let answer = v1::CreateWorkspaceResponse { workspace };
+                Ok::<_, ManagementError>(answer.encode_to_vec())
+            });
+            let answer = self.management.operate_once(once, Some(refuse), work);
+            answered(&answer.await?)
         })
         .await
     }
@@ -49,7 +59,7 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::GetWorkspaceRequest>,
     ) -> Result<Response<v1::GetWorkspaceResponse>, Status> {
-        self.call_operator("GetWorkspace", request, |actor, request| async move {
+        self.call_operator(request, |actor, request| async move {
             let operator = self.management.operator(actor);
             let row = operator.workspace(workspace_id(&request.id)?).await?;
             let count = operator.webhook_count(row.id).await?;
@@ -63,7 +73,7 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::ListWorkspacesRequest>,
     ) -> Result<Response<v1::ListWorkspacesResponse>, Status> {
-        self.call_operator("ListWorkspaces", request, |_, request| async move {
+        self.call_operator(request, |_, request| async move {
             let size = page_size_of(request.page_size)?;
             let page = self
                 .management
@@ -83,7 +93,9 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::UpdateWorkspaceRequest>,
     ) -> Result<Response<v1::UpdateWorkspaceResponse>, Status> {
-        self.call_operator("UpdateWorkspace", request, |actor, request| async move {
+        self.call_operator(request, |actor, request| async move {
+            let once = once_of("UpdateWorkspace", &request.idempotency_key, &request)?;
+            let id = workspace_id(&request.id)?;
             let draft = WorkspaceDraft {
                 name: request.name,
                 plan: request.plan,
@@ -95,11 +107,15 @@ impl OperatorService for Grpc {
                 ..WorkspaceDraft::default()
             };
             let operator = self.management.operator(actor);
-            let id = workspace_id(&request.id)?;
-            let row = operator.change_workspace(id, draft).await?;
-            let count = operator.webhook_count(row.id).await?;
-            let workspace = Some(workspace(&row, count));
-            Ok(Response::new(v1::UpdateWorkspaceResponse { workspace }))
+            let work = Box::pin(async move {
+                let row = operator.change_workspace(id, draft).await?;
+                let count = operator.webhook_count(row.id).await?;
+                let workspace = Some(workspace(&row, count));
+                let answer = v1::UpdateWorkspaceResponse { workspace };
+                Ok::<_, ManagementError>(answer.encode_to_vec())
+            });
+            let answer = self.management.operate_once(once, Some(refuse), work);
+            answered(&answer.await?)
         })
         .await
     }
@@ -108,7 +124,7 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::DeleteWorkspaceRequest>,
     ) -> Result<Response<v1::DeleteWorkspaceResponse>, Status> {
-        self.call_operator("DeleteWorkspace", request, |actor, request| async move {
+        self.call_operator(request, |actor, request| async move {
             let id = workspace_id(&request.id)?;
             let deleted = self.management.delete_workspace(actor, id).await;
             self.authenticator.forget_workspace(id);
@@ -122,7 +138,7 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::InspectDeliveryRequest>,
     ) -> Result<Response<v1::InspectDeliveryResponse>, Status> {
-        self.call_operator("InspectDelivery", request, |actor, request| async move {
+        self.call_operator(request, |actor, request| async move {
             let id = parse_id(&request.id).ok_or(ManagementError::DeliveryNotFound)?;
             let (row, attempts) = self.management.operator(actor).delivery(id).await?;
             let attempts = attempts.iter().map(|attempt| v1::InspectedAttempt {
@@ -143,28 +159,37 @@ impl OperatorService for Grpc {
         &self,
         request: Request<v1::IssueWorkspaceTokenRequest>,
     ) -> Result<Response<v1::IssueWorkspaceTokenResponse>, Status> {
-        self.call_operator(
-            "IssueWorkspaceToken",
-            request,
-            |actor, request| async move {
-                let (expires_at, problems) = time("expiresAt", request.expires_at);
-                let draft = TokenDraft {
-                    name: Some(request.name),
-                    scopes: Some(request.scopes),
-                    expires_at: expires_at.map(Some),
-                    problems,
-                    ..TokenDraft::default()
-                };
-                let id = workspace_id(&request.workspace_id)?;
-                let token = self.management.issue_token(actor, id, draft).await?;
-                Ok(Response::new(v1::IssueWorkspaceTokenResponse {
-                    access_token: token.reveal().to_owned(),
-                    token_id: token.id().to_owned(),
-                }))
-            },
-        )
+        self.call_operator(request, |actor, request| async move {
+            let once = once_of("IssueWorkspaceToken", &request.idempotency_key, &request)?;
+            let (expires_at, problems) = time("expiresAt", request.expires_at);
+            let draft = TokenDraft {
+                name: Some(request.name),
+                scopes: Some(request.scopes),
+                expires_at: expires_at.map(Some),
+                problems,
+                ..TokenDraft::default()
+            };
+            let id = workspace_id(&request.workspace_id);
+            let face = IssueFace {
+                encode: encode_issued,
+                refuse: Some(refuse),
+            };
+            let issued = self
+                .management
+                .issue_once(actor, id, Ok(draft), once, face)
+                .await?;
+            answered(&issued)
+        })
         .await
     }
+}
+
+fn encode_issued(token: &Token) -> Result<Vec<u8>, ManagementError> {
+    Ok(v1::IssueWorkspaceTokenResponse {
+        access_token: token.reveal().to_owned(),
+        token_id: token.id().to_owned(),
+    }
+    .encode_to_vec())
 }
 
 fn workspace_id(text: &str) -> Result<Uuid, ManagementError> {

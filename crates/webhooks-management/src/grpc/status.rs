@@ -3,14 +3,81 @@
 
 use std::collections::HashMap;
 
+use prost::Message as _;
 use serde_json::Value;
-use tonic::Status;
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::error::ManagementError;
+use super::once::REPLAYED;
+use crate::{error::ManagementError, refusal::Refusal};
 
 /// The domain of our reasons.
 const DOMAIN: &str = "webhooks.linkbreakers.com";
+
+/// Why a call is not answered with what it asked for.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// For a reason of now.
+    Now(ManagementError),
+    /// The first call with its idempotency key was refused, and so is this one.
+    Before(Box<Status>),
+}
+
+impl Refused {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Now(error) => error.row().1,
+            Self::Before(status) => status.code(),
+        }
+    }
+
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::Now(error) => {
+                crate::rest::report(&error);
+                status_of(&error)
+            }
+            Self::Before(status) => *status,
+        }
+    }
+}
+
+impl From<ManagementError> for Refused {
+    fn from(error: ManagementError) -> Self {
+        Self::Now(error)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Now(refusal.into())
+    }
+}
+
+/// A refusal as it is kept for an idempotency key: its status, in Google's form.
+pub(super) fn refuse(error: &ManagementError) -> Vec<u8> {
+    status_of(error).details().to_vec()
+}
+
+/// A refusal that was kept.
+///
+/// # Errors
+/// What was kept is no status.
+pub(super) fn kept(body: &[u8]) -> Result<Refused, ManagementError> {
+    let told = tonic_types::Status::decode(body).map_err(ManagementError::internal)?;
+    let mut metadata = MetadataMap::new();
+    metadata.insert(REPLAYED, MetadataValue::from_static("true"));
+    let status = Status::with_details_and_metadata(
+        Code::from_i32(told.code),
+        told.message,
+        bytes::Bytes::copy_from_slice(body),
+        metadata,
+    );
+    Ok(Refused::Before(Box::new(status)))
+}
 
 /// The status of a refusal.
 pub(crate) fn status_of(error: &ManagementError) -> Status {
@@ -73,5 +140,19 @@ mod tests {
         let details = status_of(&limit).get_error_details();
         assert_eq!(details.error_info().unwrap().metadata["plan"], "FREE");
         assert!(details.retry_info().is_none());
+    }
+
+    #[test]
+    fn a_kept_refusal_is_the_same_again() {
+        let error =
+            ManagementError::Invalid(vec![Violation::new("name", "blank", "must not be blank")]);
+        let first = status_of(&error);
+        let again = kept(&refuse(&error)).unwrap().into_status();
+        assert_eq!(
+            (again.code(), again.message(), again.details()),
+            (first.code(), first.message(), first.details())
+        );
+        assert_eq!(again.metadata().get(REPLAYED).unwrap(), "true");
+        assert!(kept(b"\xff").is_err());
     }
 }

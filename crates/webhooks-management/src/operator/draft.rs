@@ -142,6 +142,8 @@ impl Judge {
         } else if name.chars().count() > MAX_NAME_CHARS {
             let message = format!("has at most {MAX_NAME_CHARS} characters");
             self.broken("name", "too_long", message);
+        } else if name.chars().any(char::is_control) {
+            self.broken("name", "control_character", "has no control characters");
         }
         Some(name)
     }

@@ -192,11 +192,13 @@ pub(super) fn plans(plans: &[PlanLimits]) -> Value {
 
 /// What a workspace is allowed.
 pub(super) fn allowances(allowances: Allowances) -> Value {
+    let mut used = limit(allowances.webhooks);
+    used["used"] = allowances.webhooks_used.into();
     json!({
         "plan": plan_id(allowances.plan),
         // Allowances are what refills by the month; nothing here does.
         "allowances": [],
-        "limits": [limit(allowances.webhooks)],
+        "limits": [used],
     })
 }
 

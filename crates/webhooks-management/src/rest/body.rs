@@ -9,7 +9,7 @@ use webhooks_runtime::Secret;
 use crate::{
     draft::Draft,
     error::{ManagementError, Violation},
-    json::Json,
+    json::{self, Json},
     service::RotationDraft,
 };
 
@@ -90,18 +90,7 @@ pub(crate) fn read_rotation(body: &[u8]) -> Result<RotationDraft, ManagementErro
 }
 
 fn read_members(body: &[u8]) -> Result<Vec<(String, Json)>, ManagementError> {
-    let whole =
-        |reason, message| ManagementError::Invalid(vec![Violation::new("", reason, message)]);
-    let json = serde_json::from_slice(body).map_err(|error| {
-        whole(
-            "malformed_json",
-            format!("is not readable as JSON: {error}"),
-        )
-    })?;
-    match json {
-        Json::Object(members) => Ok(members),
-        _ => Err(whole("not_an_object", "has to be a JSON object".to_owned())),
-    }
+    json::object(body).map_err(|problem| ManagementError::Invalid(vec![problem]))
 }
 
 #[derive(Default)]
@@ -125,6 +114,7 @@ impl Reader {
             "endpointUrl" => self.draft.endpoint_url = self.text(&key, value),
             "linkId" => {
                 self.link_id = true;
+                self.draft.as_link_id = true;
                 if let Some(link) = self.text(&key, value) {
                     // The vendor's word for "every link" is the empty one.
                     self.draft.links =

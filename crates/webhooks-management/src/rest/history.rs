@@ -23,15 +23,17 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::{ManagementError, parse_id},
+    error::{ManagementError, Problems, parse_id},
     refusal::Refusal,
-    service::{Found, HistoryFace},
+    service::{Found, HistoryFace, Prepared},
     view::DeliveryView,
 };
 
 use self::{
-    read::{metrics_query, read_event_id, read_job, search},
-    view::{event_view, health_view, job_view, judged_view, metrics_view, prepared_view},
+    read::{metrics_query, read_event_id, read_job, search, usage_query},
+    view::{
+        event_view, health_view, job_view, judged_view, metrics_view, prepared_view, usage_view,
+    },
 };
 
 pub(crate) use self::view::{status_word, success_rate};
@@ -40,6 +42,7 @@ pub(crate) use self::view::{status_word, success_rate};
 const FACE: HistoryFace = HistoryFace {
     delivery: encode_delivery,
     job: encode_job,
+    prepared: encode_prepared,
     refuse: Some(refusal_body),
 };
 
@@ -85,21 +88,31 @@ impl Rest {
                 };
                 Ok(answered(answer?))
             }
-            History::CancelDelivery => {
-                let id = id.ok_or(ManagementError::DeliveryNotFound)?;
-                let row = self.management.cancel_delivery(&caller, id).await?;
-                Ok(json_answer(StatusCode::OK, encode_delivery(&row)?))
+            History::CancelDelivery
+            | History::PauseJob
+            | History::ResumeJob
+            | History::CancelJob => {
+                // There is nothing to say beside the key.
+                let (_, once) = read_optional(route, request).await?;
+                let management = &self.management;
+                let state = match what {
+                    History::PauseJob => JobState::Paused,
+                    History::ResumeJob => JobState::Running,
+                    History::CancelJob => JobState::Cancelled,
+                    _ => {
+                        let cancelled = management.cancel_delivery(caller, id, once, FACE);
+                        return Ok(answered(cancelled.await?));
+                    }
+                };
+                let set = management.set_job_state(caller, id, state, once, FACE);
+                Ok(answered(set.await?))
             }
             History::PreviewWebhook => {
-                let id = id.ok_or(ManagementError::WebhookNotFound)?;
-                let (body, _) = read_optional(route, request).await?;
-                let event = read_event_id(&body)?;
-                let prepared = self.management.preview_webhook(&caller, id, event).await?;
-                json_body(&json!({ "request": prepared_view(&prepared) }))
+                let (body, once) = read_optional(route, request).await?;
+                let event = read_event_id(&body);
+                let prepared = self.management.preview_once(caller, id, event, once, FACE);
+                Ok(answered(prepared.await?))
             }
-            History::PauseJob => self.set_job(&caller, id, JobState::Paused).await,
-            History::ResumeJob => self.set_job(&caller, id, JobState::Running).await,
-            History::CancelJob => self.set_job(&caller, id, JobState::Cancelled).await,
             History::GetEvent => {
                 let id = text.ok_or(Refusal::EventNotFound)?;
                 let judged = self.management.get_event(&caller, &id).await?;
@@ -125,7 +138,10 @@ impl Rest {
                     History::ListDeliveries => None,
                     _ => Some(webhook()?),
                 };
-                let (wanted, size) = (search(&query), query.page_size()?);
+                let mut wanted = search(&query);
+                let mut problems = Problems::from(std::mem::take(&mut wanted.problems));
+                let size = problems.take(query.page_size());
+                wanted.problems = problems.violations();
                 let found = self
                     .management
                     .search_deliveries(caller, of, wanted, size, query.page_token())
@@ -159,10 +175,14 @@ impl Rest {
                 Ok(json_answer(StatusCode::OK, body))
             }
             History::ListEvents => {
-                let range = (query.time("acceptedAfter")?, query.time("acceptedBefore")?);
+                let mut problems = Problems::default();
+                let mut time = |name| problems.take(query.time(name));
+                let range = (time("acceptedAfter"), time("acceptedBefore"));
+                let size = problems.take(query.page_size());
+                problems.verdict()?;
                 let found = self
                     .management
-                    .list_events(caller, range, query.page_size()?, query.page_token())
+                    .list_events(caller, range, size, query.page_token())
                     .await?;
                 found_body("events", &found, event_view)
             }
@@ -184,6 +204,10 @@ impl Rest {
                 let health = self.management.webhook_health(caller, webhook()?).await?;
                 json_body(&json!({ "health": health_view(&health) }))
             }
+            History::GetUsage => {
+                let usage = self.management.usage(caller, usage_query(&query)).await?;
+                json_body(&usage_view(&usage))
+            }
             History::GetMetrics | History::GetMetricsOfWebhook => {
                 let of = match what {
                     History::GetMetrics => None,
@@ -198,21 +222,14 @@ impl Rest {
             _ => Err(ManagementError::RouteNotFound),
         }
     }
-
-    async fn set_job(
-        &self,
-        caller: &Caller,
-        id: Option<uuid::Uuid>,
-        state: JobState,
-    ) -> Result<Response, ManagementError> {
-        let id = id.ok_or(Refusal::JobNotFound)?;
-        let job = self.management.set_job_state(caller, id, state).await?;
-        Ok(json_answer(StatusCode::OK, encode_job(&job)?))
-    }
 }
 
 fn encode_delivery(row: &DeliveryRow) -> Result<Vec<u8>, ManagementError> {
     encode(&json!({ "delivery": DeliveryView::of(row) }))
+}
+
+fn encode_prepared(prepared: &Prepared) -> Result<Vec<u8>, ManagementError> {
+    encode(&json!({ "request": prepared_view(prepared) }))
 }
 
 fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {

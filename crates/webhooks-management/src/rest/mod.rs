@@ -39,7 +39,7 @@ use webhooks_store::Actor;
 
 use crate::{
     auth::{Authenticator, Caller},
-    error::ManagementError,
+    error::{ManagementError, Problems},
     origin::{REQUEST_ID, Visit},
     rate::{Payer, RateLimiter, Standing},
     service::Management,
@@ -58,6 +58,7 @@ pub(crate) use self::access_view::{plan_id, plan_name};
 pub(crate) use self::history::{status_word, success_rate};
 pub(crate) use self::routes::{ANALYTICS, READ, TOKENS_READ, TOKENS_WRITE, WORKSPACE_READ, WRITE};
 pub(crate) use self::serve::serve;
+pub(crate) use self::well_known::KEYS_MAX_AGE_SECONDS;
 
 /// Who asks.
 enum Who {
@@ -236,14 +237,13 @@ impl Rest {
         let webhook = || id.ok_or(ManagementError::WebhookNotFound);
         match route.action {
             Action::ListWebhooks => {
+                let mut problems = Problems::default();
+                let status = problems.take(query.status());
+                let size = problems.take(query.page_size());
+                problems.verdict()?;
                 let page = self
                     .management
-                    .list_webhooks(
-                        caller,
-                        query.status()?,
-                        query.page_size()?,
-                        query.page_token(),
-                    )
+                    .list_webhooks(caller, status, size, query.page_token())
                     .await?;
                 let views: Vec<_> = page.rows.iter().map(WebhookView::of).collect();
                 list_body("webhooks", &views, page.next, page.total)

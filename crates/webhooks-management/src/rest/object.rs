@@ -4,7 +4,7 @@ use webhooks_domain::event::parse_rfc3339_micros;
 
 use crate::{
     error::{ManagementError, Violation},
-    json::Json,
+    json::{self, Json},
 };
 
 /// Most problems named in one answer; a body of thousands of unknown members needs no more.
@@ -24,18 +24,9 @@ impl ObjectReader {
     /// # Errors
     /// The body is no JSON object.
     pub(super) fn of(body: &[u8]) -> Result<Self, ManagementError> {
-        let whole =
-            |reason, message| ManagementError::Invalid(vec![Violation::new("", reason, message)]);
-        let json = serde_json::from_slice(body).map_err(|error| {
-            whole(
-                "malformed_json",
-                format!("is not readable as JSON: {error}"),
-            )
-        })?;
-        match json {
-            Json::Object(members) => Ok(Self::new("", members)),
-            _ => Err(whole("not_an_object", "has to be a JSON object".to_owned())),
-        }
+        let members = json::object(body);
+        let members = members.map_err(|problem| ManagementError::Invalid(vec![problem]))?;
+        Ok(Self::new("", members))
     }
 
     fn new(prefix: &'static str, members: Vec<(String, Json)>) -> Self {

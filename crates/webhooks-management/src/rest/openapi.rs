@@ -116,7 +116,7 @@ fn complete(operation: &mut Map<String, Value>, route: &Route) {
     if route.path.contains('{') {
         refusals.push(("404", "NotFound"));
     }
-    if route.writes() {
+    if route.is_keyed() {
         refusals.extend([
             ("408", "RequestTimeout"),
             ("409", "Conflict"),
@@ -146,7 +146,7 @@ fn complete(operation: &mut Map<String, Value>, route: &Route) {
         for name in HEADERS {
             headers[name] = json!({ "$ref": format!("#/components/headers/{name}") });
         }
-        if route.writes() && status == "200" {
+        if route.is_keyed() && status == "200" {
             headers["Idempotent-Replayed"] =
                 json!({ "$ref": "#/components/headers/Idempotent-Replayed" });
         }
@@ -175,7 +175,7 @@ fn parameters(operation: &mut Map<String, Value>, route: &Route) {
             "schema": { "type": "string" },
         }));
     }
-    if route.writes() {
+    if route.is_keyed() {
         parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
     }
 }

@@ -6,6 +6,7 @@ use axum::{
 };
 use serde_json::json;
 use uuid::Uuid;
+use webhooks_domain::token::Token;
 use webhooks_store::Actor;
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     error::ManagementError,
-    service::{LimitsDraft, Management, WorkspaceDraft},
+    service::{IssueFace, LimitsDraft, Management, WorkspaceDraft},
     view::DeliveryView,
 };
 
@@ -86,9 +87,13 @@ impl Rest {
             }
             Operate::IssueToken => {
                 let (body, once) = read_once(route, request).await?;
-                let work = Box::pin(issue(self.management.clone(), actor, id, body));
-                let work = self.management.operate_once(once, Some(refusal_body), work);
-                Ok(answered(work.await?))
+                let face = IssueFace {
+                    encode: encode_issued,
+                    refuse: Some(refusal_body),
+                };
+                let draft = read_token(&body);
+                let issued = self.management.issue_once(actor, id, draft, once, face);
+                Ok(answered(issued.await?))
             }
         }
     }
@@ -119,15 +124,7 @@ async fn update(
     encode(&json!({ "workspace": WorkspaceView::of(&row, count) }))
 }
 
-async fn issue(
-    management: Management,
-    actor: Actor,
-    id: Result<Uuid, ManagementError>,
-    body: bytes::Bytes,
-) -> Result<Vec<u8>, ManagementError> {
-    let token = management
-        .issue_token(actor, id?, read_token(&body)?)
-        .await?;
+fn encode_issued(token: &Token) -> Result<Vec<u8>, ManagementError> {
     encode(&json!({ "accessToken": token.reveal(), "tokenId": token.id() }))
 }
 

@@ -7,7 +7,7 @@ use axum::{
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
 };
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::{HeaderMap, header::CONTENT_TYPE, request::Parts};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use webhooks_domain::content_type;
@@ -51,7 +51,7 @@ pub(super) async fn read_once(
     let body = read_body(body).await?;
     let once = key.map(|key| Once {
         key,
-        hash: request_hash(route.verb, parts.uri.path(), &body),
+        hash: request_hash(route.verb, &parts, &body),
     });
     Ok((body, once))
 }
@@ -69,7 +69,7 @@ pub(super) async fn read_optional(
     }
     let once = key.map(|key| Once {
         key,
-        hash: request_hash(route.verb, parts.uri.path(), &body),
+        hash: request_hash(route.verb, &parts, &body),
     });
     Ok((body, once))
 }
@@ -140,12 +140,18 @@ pub(super) async fn read_body(body: Body) -> Result<Bytes, ManagementError> {
     read.map_err(|_| ManagementError::BodyTooLarge(MAX_BODY_BYTES))
 }
 
-/// What makes two requests the same: method, path and the body's bytes.
-pub(super) fn request_hash(verb: &str, path: &str, body: &[u8]) -> [u8; 32] {
+/// What makes two requests the same: method, path, the revision that they ask for, and the body's
+/// bytes.
+fn request_hash(verb: &str, parts: &Parts, body: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for part in [verb.as_bytes(), path.as_bytes()] {
+    let mut part = |part: &[u8]| {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
+    };
+    part(verb.as_bytes());
+    part(parts.uri.path().as_bytes());
+    for tags in parts.headers.get_all(http::header::IF_MATCH) {
+        part(tags.as_bytes());
     }
     hash.update(body);
     hash.finalize().into()
@@ -195,12 +201,20 @@ mod tests {
 
     #[test]
     fn the_same_request_is_method_path_and_body() {
-        let base = request_hash("POST", "/v1/webhooks", b"{}");
-        assert_eq!(base, request_hash("POST", "/v1/webhooks", b"{}"));
+        let hash = |verb: &str, path: &str, if_match: Option<&str>, body: &[u8]| {
+            let mut request = http::Request::builder().uri(path);
+            if let Some(tag) = if_match {
+                request = request.header("if-match", tag);
+            }
+            request_hash(verb, &request.body(()).unwrap().into_parts().0, body)
+        };
+        let base = hash("POST", "/v1/webhooks", None, b"{}");
+        assert_eq!(base, hash("POST", "/v1/webhooks", None, b"{}"));
         for other in [
-            request_hash("PATCH", "/v1/webhooks", b"{}"),
-            request_hash("POST", "/v1/webhook", b"s{}"),
-            request_hash("POST", "/v1/webhooks", b"{ }"),
+            hash("PATCH", "/v1/webhooks", None, b"{}"),
+            hash("POST", "/v1/webhook", None, b"s{}"),
+            hash("POST", "/v1/webhooks", None, b"{ }"),
+            hash("POST", "/v1/webhooks", Some("\"1\""), b"{}"),
         ] {
             assert_ne!(base, other);
         }

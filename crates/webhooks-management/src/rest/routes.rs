@@ -107,6 +107,8 @@ pub(crate) enum History {
     GetMetrics,
     /// Figures of a webhook.
     GetMetricsOfWebhook,
+    /// Events and deliveries of each day.
+    GetUsage,
     /// How a webhook's deliveries fare.
     GetHealthOfWebhook,
 }
@@ -177,7 +179,12 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Whether a call has a body and may have an `Idempotency-Key`.
+    /// Whether a call may have an `Idempotency-Key`: whatever is asked with POST, PUT or PATCH.
+    pub(crate) fn is_keyed(&self) -> bool {
+        ["POST", "PUT", "PATCH"].contains(&self.verb)
+    }
+
+    /// Whether a call has a body.
     pub(crate) fn writes(&self) -> bool {
         matches!(
             self.action,
@@ -447,6 +454,12 @@ pub(crate) const ROUTES: &[Route] = &[
     ),
     route(
         GET,
+        "/v1/usage",
+        Some(ANALYTICS),
+        Action::History(History::GetUsage),
+    ),
+    route(
+        GET,
         "/v1/jobs/{id}",
         Some(READ),
         Action::History(History::GetJob),
@@ -519,6 +532,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whatever_has_a_body_takes_a_key() {
+        for route in ROUTES {
+            assert!(route.is_keyed() || !route.writes(), "{}", route.path);
+        }
+    }
+
+    #[test]
     fn every_route_but_the_entry_points_takes_the_scope_of_what_it_does() {
         for route in ROUTES {
             let expected = match (route.action, route.verb) {
@@ -539,9 +559,12 @@ mod tests {
                 (Action::Tenancy(_), "GET") => Some(TOKENS_READ),
                 (Action::Tenancy(_), _) => Some(TOKENS_WRITE),
                 (Action::Operate(_), _) => Some(OPERATOR),
-                (Action::History(History::GetMetrics | History::GetMetricsOfWebhook), _) => {
-                    Some(ANALYTICS)
-                }
+                (
+                    Action::History(
+                        History::GetMetrics | History::GetMetricsOfWebhook | History::GetUsage,
+                    ),
+                    _,
+                ) => Some(ANALYTICS),
                 (_, "GET") => Some(READ),
                 _ => Some(WRITE),
             };

@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::ManagementError,
+    error::{ManagementError, Problems},
     extras::shown_time,
-    service::{OwnAuthorities, TokenDraft, TokenFace, TokenMutated},
+    service::{AuthoritiesFace, OwnAuthorities, TokenDraft, TokenFace, TokenMutated},
 };
 
 /// How this face puts answers about tokens.
@@ -72,14 +72,13 @@ impl Rest {
             }
             Tenancy::ListAuditLog => {
                 let query = ListQuery::of(request.uri())?;
+                let mut problems = Problems::default();
+                let filter = audit_filter(&query, &mut problems);
+                let size = problems.take(query.page_size());
+                problems.verdict()?;
                 let page = self
                     .management
-                    .list_audit_log(
-                        &caller,
-                        &audit_filter(&query)?,
-                        query.page_size()?,
-                        query.page_token(),
-                    )
+                    .list_audit_log(&caller, &filter, size, query.page_token())
                     .await?;
                 let views: Vec<_> = page.rows.iter().map(AuditView::of).collect();
                 list_body("entries", &views, page.next, page.total)
@@ -89,16 +88,12 @@ impl Rest {
                 json_body(&authorities_view(&found))
             }
             Tenancy::SetAuthorities => {
-                // Doing it twice is doing it once: there is no answer to keep.
-                let (body, _) = read_once(route, request).await?;
-                let mut reader = ObjectReader::of(&body)?;
-                let wish = reader.text("certificates");
-                let problems = reader.finish(&["authorities"]);
-                if !problems.is_empty() {
-                    return Err(ManagementError::Invalid(problems));
-                }
-                let set = self.management.set_authorities(&caller, wish).await?;
-                json_body(&authorities_view(&set))
+                let (body, once) = read_once(route, request).await?;
+                let wish = read_authorities(&body);
+                let set = self
+                    .management
+                    .set_authorities(caller, wish, once, AUTHORITIES);
+                Ok(answered(set.await?))
             }
             Tenancy::DeleteAuthorities => {
                 self.management.delete_authorities(&caller).await?;
@@ -151,6 +146,27 @@ impl Rest {
     }
 }
 
+/// How this face puts a workspace's authorities.
+const AUTHORITIES: AuthoritiesFace = AuthoritiesFace {
+    encode: encode_authorities,
+    refuse: Some(refusal_body),
+};
+
+fn encode_authorities(own: &OwnAuthorities) -> Result<Vec<u8>, ManagementError> {
+    encode(&authorities_view(own))
+}
+
+fn read_authorities(body: &[u8]) -> Result<Option<String>, ManagementError> {
+    let mut reader = ObjectReader::of(body)?;
+    let wish = reader.text("certificates");
+    let problems = reader.finish(&["authorities"]);
+    if problems.is_empty() {
+        Ok(wish)
+    } else {
+        Err(ManagementError::Invalid(problems))
+    }
+}
+
 fn authorities_view(own: &OwnAuthorities) -> serde_json::Value {
     let facts = own.facts.iter();
     let shown: Vec<_> = facts
@@ -182,14 +198,14 @@ pub(super) fn read_token(body: &[u8]) -> Result<TokenDraft, ManagementError> {
     Ok(draft)
 }
 
-fn audit_filter(query: &ListQuery) -> Result<AuditFilter, ManagementError> {
-    Ok(AuditFilter {
+fn audit_filter(query: &ListQuery, problems: &mut Problems) -> AuditFilter {
+    AuditFilter {
         action: query.text("action"),
         subject: query.text("subject"),
         actor: query.text("actor"),
-        from: query.time("from")?,
-        to: query.time("to")?,
-    })
+        from: problems.take(query.time("from")),
+        to: problems.take(query.time("to")),
+    }
 }
 
 fn encode_token(mutated: &TokenMutated<'_>) -> Result<Vec<u8>, ManagementError> {

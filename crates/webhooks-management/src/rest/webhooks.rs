@@ -86,7 +86,7 @@ impl Rest {
             }
             Action::RotateSecret => {
                 let draft = read_rotation(&body);
-                let rotated = management.rotate_secret(caller, id, draft, once, FACE);
+                let rotated = management.rotate_secret(caller, id, draft, if_match, once, FACE);
                 rotated.await?
             }
             _ => {

@@ -26,7 +26,7 @@ use crate::error::ManagementError;
 
 /// How long a receiver may believe a webhook's public keys, in seconds. Short: a key that is taken
 /// away is to be forgotten soon.
-const KEYS_MAX_AGE_SECONDS: i64 = 300;
+pub(crate) const KEYS_MAX_AGE_SECONDS: i64 = 300;
 
 impl Rest {
     /// Answers anybody.

@@ -13,6 +13,8 @@ pub struct Allowances {
     pub plan: Plan,
     /// Webhooks of any status; `None` = no limit.
     pub webhooks: Option<u32>,
+    /// Webhooks of any status that there are.
+    pub webhooks_used: i64,
 }
 
 /// What a plan allows.
@@ -52,6 +54,7 @@ impl Management {
         Ok(Allowances {
             plan: workspace.plan,
             webhooks: self.webhook_limit(&workspace),
+            webhooks_used: self.inner.store.count_webhooks(caller.workspace).await?,
         })
     }
 

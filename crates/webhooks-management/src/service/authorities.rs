@@ -2,9 +2,9 @@
 //! beside the installation's. Nobody else's are, and nothing switches the check off.
 
 use webhooks_egress::{Authorities, CertificateFacts, certificate_facts};
-use webhooks_store::AuthoritiesWish;
+use webhooks_store::{AuthoritiesWish, StoreError};
 
-use super::{Management, actor};
+use super::{Answer, Management, Once, actor, once::Claim};
 use crate::{
     auth::Caller,
     error::{ManagementError, Violation},
@@ -25,6 +25,15 @@ pub struct OwnAuthorities {
     pub facts: Vec<CertificateFacts>,
 }
 
+/// How a face puts a workspace's authorities, so that the answer can be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct AuthoritiesFace {
+    /// Encodes them.
+    pub encode: fn(&OwnAuthorities) -> Result<Vec<u8>, ManagementError>,
+    /// Encodes a refusal; `None` = refusals are not kept.
+    pub refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+}
+
 impl Management {
     /// The authorities of the caller's workspace.
     ///
@@ -37,19 +46,36 @@ impl Management {
         Ok(OwnAuthorities { pem, facts })
     }
 
-    /// Sets them all anew.
+    /// Sets them all anew. `pem` is what the face could read, or why it could not.
     ///
     /// # Errors
     /// The text is no usable list of authorities, or the change could not be made.
     pub async fn set_authorities(
         &self,
-        caller: &Caller,
-        pem: Option<String>,
-    ) -> Result<OwnAuthorities, ManagementError> {
-        let wish = judge(pem, self.now().div_euclid(1_000_000))
-            .map_err(|violation| ManagementError::Invalid(vec![violation]))?;
-        self.put_authorities(caller, wish.clone()).await?;
-        Ok(wish)
+        caller: Caller,
+        pem: Result<Option<String>, ManagementError>,
+        once: Option<Once>,
+        face: AuthoritiesFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            let result = match this.claim(&caller, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                // Setting them twice is setting them once.
+                Claim::Do | Claim::Made(..) => {
+                    let set = async {
+                        let wish = judge(pem?, this.now().div_euclid(1_000_000))
+                            .map_err(|violation| ManagementError::Invalid(vec![violation]))?;
+                        this.put_authorities(&caller, wish.clone()).await?;
+                        (face.encode)(&wish)
+                    };
+                    set.await
+                }
+            };
+            this.conclude_with(&caller, once.as_ref(), face.refuse, result)
+                .await
+        })
+        .await
     }
 
     /// Takes them all away. None at all is fine.
@@ -57,8 +83,13 @@ impl Management {
     /// # Errors
     /// The change could not be made.
     pub async fn delete_authorities(&self, caller: &Caller) -> Result<(), ManagementError> {
-        self.put_authorities(caller, OwnAuthorities::default())
-            .await
+        let (this, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            this.put_authorities(&caller, OwnAuthorities::default())
+                .await?;
+            this.inner.outbox.settled().await
+        })
+        .await
     }
 
     async fn put_authorities(
@@ -66,22 +97,23 @@ impl Management {
         caller: &Caller,
         wish: OwnAuthorities,
     ) -> Result<(), ManagementError> {
-        let (this, caller) = (self.clone(), caller.clone());
-        self.to_the_end(async move {
-            this.read_model_is_there().await?;
-            let wish = AuthoritiesWish {
-                fingerprints: wish.facts.into_iter().map(|one| one.fingerprint).collect(),
-                pem: wish.pem,
-            };
-            let (workspace, actor) = (caller.workspace, actor(&caller));
-            let store = &this.inner.store;
-            store
-                .set_authorities(workspace, &wish, &actor, this.now())
-                .await?;
-            tracing::info!(workspace.id = %workspace, count = wish.fingerprints.len(), "authorities.set");
-            this.inner.outbox.settled().await
-        })
-        .await
+        self.read_model_is_there().await?;
+        let wish = AuthoritiesWish {
+            fingerprints: wish.facts.into_iter().map(|one| one.fingerprint).collect(),
+            pem: wish.pem,
+        };
+        let (workspace, actor) = (caller.workspace, actor(caller));
+        let store = &self.inner.store;
+        let set = store
+            .set_authorities(workspace, &wish, &actor, self.now())
+            .await;
+        set.map_err(|error| match error {
+            // Its token was remembered a little longer than it.
+            StoreError::NotFound(_) => ManagementError::Unauthenticated,
+            other => other.into(),
+        })?;
+        tracing::info!(workspace.id = %workspace, count = wish.fingerprints.len(), "authorities.set");
+        Ok(())
     }
 }
 

@@ -49,7 +49,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(made) => this.delivery_answer(&caller, made, face).await,
+                Claim::Made(made, _) => this.delivery_answer(&caller, made, face).await,
                 Claim::Do => this.send_challenge(&caller, id, once.as_ref(), face).await,
             };
             this.conclude_with(&caller, once.as_ref(), face.refuse, result)

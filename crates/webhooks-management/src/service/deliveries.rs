@@ -36,6 +36,8 @@ pub struct HistoryFace {
     pub delivery: fn(&DeliveryRow) -> Result<Vec<u8>, ManagementError>,
     /// Encodes a job.
     pub job: fn(&JobRow) -> Result<Vec<u8>, ManagementError>,
+    /// Encodes a request that is not sent.
+    pub prepared: fn(&Prepared) -> Result<Vec<u8>, ManagementError>,
     /// Encodes a refusal; `None` = refusals are not kept.
     pub refuse: Option<fn(&ManagementError) -> Vec<u8>>,
 }
@@ -129,7 +131,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(made) => this.delivery_answer(&caller, made, face).await,
+                Claim::Made(made, _) => this.delivery_answer(&caller, made, face).await,
                 Claim::Do => this.replay(&caller, id, once.as_ref(), face).await,
             };
             this.conclude_with(&caller, once.as_ref(), face.refuse, result)
@@ -145,42 +147,58 @@ impl Management {
     /// There is no such delivery, or it has ended otherwise.
     pub async fn cancel_delivery(
         &self,
-        caller: &Caller,
-        id: Uuid,
-    ) -> Result<DeliveryRow, ManagementError> {
-        let (this, caller) = (self.clone(), caller.clone());
+        caller: Caller,
+        id: Option<Uuid>,
+        once: Option<Once>,
+        face: HistoryFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
         self.to_the_end(async move {
-            let (delivery, _) = this.get_delivery(&caller, id).await?;
-            if delivery.state == DeliveryState::Cancelled {
-                return Ok(delivery);
-            }
-            if delivery.state.is_terminal() {
-                return Err(Refusal::DeliveryEnded.into());
-            }
-            let (store, now) = (&this.inner.store, this.now());
-            store
-                .record_access(
-                    caller.workspace,
-                    &actor(&caller),
-                    "delivery.cancel",
-                    &id.to_string(),
-                    now,
-                )
-                .await?;
-            // The mark first: were it last, a crash between the two would show as cancelled what
-            // goes out all the same.
-            this.inner
-                .bus
-                .mark_cancelled(id, delivery.webhook_id)
-                .await?;
-            let cancelled = [cancellation(&delivery, now)];
-            store.record_reports(&cancelled).await?;
-            this.inner.tail.told(&cancelled);
-            tracing::info!(delivery.id = %id, workspace.id = %caller.workspace, "delivery.cancelled");
-            let (delivery, _) = this.get_delivery(&caller, id).await?;
-            Ok(delivery)
+            let result = match this.claim(&caller, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                // Cancelling twice is cancelling once.
+                Claim::Do | Claim::Made(..) => this.cancel(&caller, id, face).await,
+            };
+            this.conclude_with(&caller, once.as_ref(), face.refuse, result)
+                .await
         })
         .await
+    }
+
+    async fn cancel(
+        &self,
+        caller: &Caller,
+        id: Option<Uuid>,
+        face: HistoryFace,
+    ) -> Result<Vec<u8>, ManagementError> {
+        let id = id.ok_or(ManagementError::DeliveryNotFound)?;
+        let (delivery, _) = self.get_delivery(caller, id).await?;
+        if delivery.state == DeliveryState::Cancelled {
+            return (face.delivery)(&delivery);
+        }
+        if delivery.state.is_terminal() {
+            return Err(Refusal::DeliveryEnded.into());
+        }
+        // The mark first: were it last, a crash between the two would show as cancelled what goes out
+        // all the same.
+        self.inner
+            .bus
+            .mark_cancelled(id, delivery.webhook_id)
+            .await?;
+        let report = cancellation(&delivery, self.now());
+        let cancelled = self
+            .inner
+            .store
+            .cancel_delivery(&report, &actor(caller))
+            .await?;
+        if !cancelled {
+            // It ended otherwise while this call was under way.
+            return Err(Refusal::DeliveryEnded.into());
+        }
+        self.inner.tail.told(&[report]);
+        tracing::info!(delivery.id = %id, workspace.id = %caller.workspace, "delivery.cancelled");
+        let (delivery, _) = self.get_delivery(caller, id).await?;
+        (face.delivery)(&delivery)
     }
 
     async fn replay(

@@ -126,7 +126,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(id) => match this.get_job(&caller, id).await {
+                Claim::Made(id, _) => match this.get_job(&caller, id).await {
                     Ok(job) => (face.job)(&job),
                     Err(error) => Err(error),
                 },
@@ -193,29 +193,48 @@ impl Management {
     /// There is none of this id, or it has ended.
     pub async fn set_job_state(
         &self,
-        caller: &Caller,
-        id: Uuid,
+        caller: Caller,
+        id: Option<Uuid>,
         state: JobState,
-    ) -> Result<JobRow, ManagementError> {
-        let (this, caller) = (self.clone(), caller.clone());
+        once: Option<Once>,
+        face: HistoryFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
         self.to_the_end(async move {
-            let actor = actor(&caller);
-            let wish = Wish {
-                actor: &actor,
-                now: this.now(),
-                claim: None,
+            let result = match this.claim(&caller, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                // Doing it twice is doing it once.
+                Claim::Do | Claim::Made(..) => this.set_job(&caller, id, state, face).await,
             };
-            let set = this
-                .inner
-                .store
-                .set_job_state(caller.workspace, id, state, wish);
-            match set.await {
-                Ok(row) => row.ok_or_else(|| Refusal::JobNotFound.into()),
-                Err(StoreError::Conflict(_)) => Err(Refusal::JobEnded.into()),
-                Err(error) => Err(error.into()),
-            }
+            this.conclude_with(&caller, once.as_ref(), face.refuse, result)
+                .await
         })
         .await
+    }
+
+    async fn set_job(
+        &self,
+        caller: &Caller,
+        id: Option<Uuid>,
+        state: JobState,
+        face: HistoryFace,
+    ) -> Result<Vec<u8>, ManagementError> {
+        let id = id.ok_or(Refusal::JobNotFound)?;
+        let actor = actor(caller);
+        let wish = Wish {
+            actor: &actor,
+            now: self.now(),
+            claim: None,
+        };
+        let set = self
+            .inner
+            .store
+            .set_job_state(caller.workspace, id, state, wish);
+        match set.await {
+            Ok(row) => (face.job)(&row.ok_or(Refusal::JobNotFound)?),
+            Err(StoreError::Conflict(_)) => Err(Refusal::JobEnded.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn make_job(

@@ -38,6 +38,7 @@ mod secrets;
 mod tail;
 mod tokens;
 mod trial;
+mod usage;
 mod webhooks;
 mod workspaces;
 
@@ -62,7 +63,7 @@ use crate::{
 };
 
 pub use allowances::{Allowances, PlanLimits, plans};
-pub use authorities::{MAX_AUTHORITIES, MAX_AUTHORITIES_BYTES, OwnAuthorities};
+pub use authorities::{AuthoritiesFace, MAX_AUTHORITIES, MAX_AUTHORITIES_BYTES, OwnAuthorities};
 pub(crate) use challenge::Challenges;
 pub use deliveries::{Found, HistoryFace};
 pub use events::{EventVerdict, JudgedBy, JudgedEvent};
@@ -80,8 +81,9 @@ pub(crate) use tokens::draft::key_type_word;
 pub use tokens::{TokenDraft, TokenFace, TokenMutated};
 pub use trial::{TEST_WINDOW, TESTS_PER_WINDOW};
 pub(crate) use trial::{profile_of, rendition_in, snapshot};
+pub use usage::{Usage, UsageQuery};
 pub use webhooks::IfMatch;
-pub use workspaces::{LimitsDraft, WorkspaceDraft};
+pub use workspaces::{IssueFace, LimitsDraft, WorkspaceDraft};
 
 /// How long NATS may take to give a sign of life before a change is begun.
 const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(2);

@@ -5,7 +5,8 @@
 //! the signing secret.
 
 use http::StatusCode;
-use webhooks_store::{Begun, IdempotencyKey, WebhookRow};
+use uuid::Uuid;
+use webhooks_store::{Actor, Begun, IdempotencyKey, WebhookRow};
 
 #[cfg(doc)]
 use webhooks_store::Store;
@@ -31,6 +32,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// It is the answer to an earlier call with the same key.
     pub replayed: bool,
+    /// What the earlier call made, where that is known.
+    pub subject: Option<Uuid>,
 }
 
 /// What came of a mutation.
@@ -70,8 +73,8 @@ pub struct Face {
 pub(super) enum Claim {
     /// Do it.
     Do,
-    /// An earlier holder was cut off after it had made this webhook.
-    Made(uuid::Uuid),
+    /// An earlier holder was cut off after it had made this, or this version of it.
+    Made(Uuid, Option<u32>),
     /// It was answered before.
     Answered(Answer),
 }
@@ -94,10 +97,14 @@ impl Management {
             .await?
         {
             Begun::Fresh => Ok(Claim::Do),
-            Begun::Recovered { subject } => Ok(Claim::Made(subject)),
+            Begun::Recovered { subject, version } => Ok(Claim::Made(subject, version)),
             Begun::InProgress => Err(ManagementError::IdempotencyInProgress),
             Begun::Mismatch => Err(ManagementError::IdempotencyReused),
-            Begun::Replay { status, body } => {
+            Begun::Replay {
+                status,
+                body,
+                subject,
+            } => {
                 let body = secrets::open_answer(&self.inner.keyring, caller.workspace, key, &body)
                     .map_err(ManagementError::internal)?;
                 let ok = status == StatusCode::OK.as_u16();
@@ -109,6 +116,7 @@ impl Management {
                     status,
                     body,
                     replayed: true,
+                    subject,
                 }))
             }
         }
@@ -133,21 +141,35 @@ impl Management {
         refuse: Option<fn(&ManagementError) -> Vec<u8>>,
         result: Result<Vec<u8>, ManagementError>,
     ) -> Result<Answer, ManagementError> {
+        let result = result.map(|body| (body, None));
+        self.conclude_about(caller, once, refuse, result).await
+    }
+
+    /// As [`Self::conclude_with`]; the success says what it is about.
+    pub(super) async fn conclude_about(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+        result: Result<(Vec<u8>, Option<Uuid>), ManagementError>,
+    ) -> Result<Answer, ManagementError> {
         match result {
-            Ok(body) => {
-                self.keep(caller, once, StatusCode::OK, &body).await?;
+            Ok((body, subject)) => {
+                self.keep(caller, once, StatusCode::OK, &body, subject)
+                    .await?;
                 self.inner.outbox.settled().await?;
                 Ok(Answer {
                     status: StatusCode::OK.as_u16(),
                     body,
                     replayed: false,
+                    subject: None,
                 })
             }
             Err(error) => {
                 match refuse {
                     Some(refuse) if is_kept(&error) => {
-                        self.keep(caller, once, error.row().0, &refuse(&error))
-                            .await?;
+                        let body = refuse(&error);
+                        self.keep(caller, once, error.row().0, &body, None).await?;
                     }
                     _ => self.give_up(caller, once).await,
                 }
@@ -156,12 +178,33 @@ impl Management {
         }
     }
 
+    /// Writes down that a kept answer shows a secret again, before it does.
+    pub(super) async fn shown_again(
+        &self,
+        workspace: Uuid,
+        actor: &Actor,
+        action: &'static str,
+        answer: &Answer,
+        subject: impl FnOnce(Uuid) -> String,
+    ) -> Result<(), ManagementError> {
+        if answer.status != StatusCode::OK.as_u16() {
+            return Ok(());
+        }
+        let subject = answer.subject.map_or_else(String::new, subject);
+        let written =
+            self.inner
+                .store
+                .record_access(workspace, actor, action, &subject, self.now());
+        Ok(written.await?)
+    }
+
     async fn keep(
         &self,
         caller: &Caller,
         once: Option<&Once>,
         status: StatusCode,
         body: &[u8],
+        subject: Option<Uuid>,
     ) -> Result<(), ManagementError> {
         let Some(once) = once else { return Ok(()) };
         let key = store_key(caller, once);
@@ -170,7 +213,7 @@ impl Management {
         Ok(self
             .inner
             .store
-            .finish_idempotent(key, status.as_u16(), &sealed)
+            .finish_idempotent(key, status.as_u16(), &sealed, subject)
             .await?)
     }
 
@@ -188,18 +231,55 @@ impl Management {
     }
 }
 
-/// Refusals that would come out the same again. Not those that pass by themselves, and not those
-/// that someone else can lift (401, 403, 429).
+/// Whether a refusal is the answer for as long as the key is kept. Not what is our own trouble, not
+/// what someone else can lift (401, 403, 429), and not what only says to come back.
 fn is_kept(error: &ManagementError) -> bool {
-    matches!(
-        error.row().0,
-        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
-    )
+    let status = error.row().0;
+    let lifted = [
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    !status.is_server_error() && !lifted.contains(&status) && error.retry_after().is_none()
 }
 
 pub(super) fn store_key<'a>(caller: &'a Caller, once: &'a Once) -> IdempotencyKey<'a> {
     IdempotencyKey {
         token_id: &caller.token_id,
         key: &once.key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::Refusal;
+
+    #[test]
+    fn a_refusal_is_kept_unless_it_is_ours_or_passes() {
+        for kept in [
+            ManagementError::Invalid(Vec::new()),
+            ManagementError::WebhookNotFound,
+            ManagementError::Precondition { current: 1 },
+            Refusal::WebhookDisabled.into(),
+            Refusal::DeliveryEnded.into(),
+            Refusal::JobEnded.into(),
+            Refusal::PayloadExpired.into(),
+        ] {
+            assert!(is_kept(&kept), "{kept}");
+        }
+        for not in [
+            ManagementError::Unauthenticated,
+            ManagementError::MissingScope("webhooks:write"),
+            ManagementError::RateLimited(std::time::Duration::from_secs(1)),
+            ManagementError::TokenLimit(1),
+            ManagementError::IdempotencyInProgress,
+            ManagementError::Pending,
+            ManagementError::Unavailable(None),
+            Refusal::NotYet.into(),
+            Refusal::TooManyJobs(1).into(),
+        ] {
+            assert!(!is_kept(&not), "{not}");
+        }
     }
 }

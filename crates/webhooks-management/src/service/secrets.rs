@@ -17,13 +17,14 @@ use webhooks_store::{Rotation, SealedSecret, StoreError, WebhookRow};
 use super::{
     Answer, Face, Management, Mutated, Once, actor,
     once::{Claim, store_key},
-    webhooks::TRIES,
+    webhooks::{IfMatch, TRIES},
 };
 use crate::{
     auth::Caller,
     draft::judge_secret,
     error::{ManagementError, Violation},
     extras::mask,
+    refusal::Refusal,
     secrets,
 };
 
@@ -94,21 +95,30 @@ impl Management {
     /// id; `draft` is what the face could read, or why it could not.
     ///
     /// # Errors
-    /// There is no such webhook, the draft breaks rules, or the change could not be made.
+    /// There is no such webhook, it is not at the revision that `if_match` names, the draft breaks
+    /// rules, or the change could not be made.
     pub async fn rotate_secret(
         &self,
         caller: Caller,
         id: Option<Uuid>,
         draft: Result<RotationDraft, ManagementError>,
+        if_match: Option<IfMatch>,
         once: Option<Once>,
         face: Face,
     ) -> Result<Answer, ManagementError> {
         let this = self.clone();
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
-                Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(id) => this.rotated(&caller, id, face).await,
-                Claim::Do => this.rotate(&caller, id, draft, once.as_ref(), face).await,
+                Claim::Answered(answer) => {
+                    this.secret_again(&caller, &answer).await?;
+                    return Ok(answer);
+                }
+                Claim::Made(id, version) => this.rotated(&caller, id, version, face).await,
+                Claim::Do => {
+                    let seen = if_match.as_ref();
+                    this.rotate(&caller, id, (draft, seen), once.as_ref(), face)
+                        .await
+                }
             };
             this.conclude(&caller, once.as_ref(), face, result).await
         })
@@ -119,7 +129,7 @@ impl Management {
         &self,
         caller: &Caller,
         id: Option<Uuid>,
-        draft: Result<RotationDraft, ManagementError>,
+        (draft, if_match): (Result<RotationDraft, ManagementError>, Option<&IfMatch>),
         once: Option<&Once>,
         face: Face,
     ) -> Result<Vec<u8>, ManagementError> {
@@ -132,6 +142,7 @@ impl Management {
             None => secrets::draw().map_err(ManagementError::internal)?,
         };
         for _ in 0..TRIES {
+            IfMatch::check(if_match, row.revision)?;
             let now = self.now();
             let secret = self.seal_next(&row, Purpose::SigningKey, key.as_bytes(), now)?;
             let overlap = i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX);
@@ -172,12 +183,14 @@ impl Management {
         &self,
         caller: &Caller,
         id: Uuid,
+        version: Option<u32>,
         face: Face,
     ) -> Result<Vec<u8>, ManagementError> {
         let row = self.get_webhook(caller, id).await?;
-        let newest = row.secrets.first();
-        let newest = newest.ok_or(ManagementError::WebhookNotFound)?;
-        let key = self.signing_key(&row, newest)?;
+        // Another rotation may have come since, and its secret is not this call's.
+        let mut secrets = row.secrets.iter();
+        let made = secrets.find(|secret| version.is_none_or(|version| secret.version == version));
+        let key = self.signing_key(&row, made.ok_or(Refusal::SecretGone)?)?;
         (face.encode)(&Mutated::Rotated {
             row: &row,
             secret: &key.reveal(),

@@ -26,6 +26,9 @@ use crate::{
 
 pub use draft::TokenDraft;
 
+/// A kept answer shows a token again.
+pub(super) const TOKEN_SHOWN: &str = "token.shown";
+
 /// What came of a token's mutation.
 #[derive(Debug, Clone, Copy)]
 pub enum TokenMutated<'a> {
@@ -68,8 +71,13 @@ impl Management {
         let this = self.clone();
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
-                Claim::Answered(answer) => return Ok(answer),
-                Claim::Do | Claim::Made(_) => {
+                Claim::Answered(answer) => {
+                    let (workspace, actor) = (caller.workspace, caller.actor());
+                    this.shown_again(workspace, &actor, TOKEN_SHOWN, &answer, unpacked)
+                        .await?;
+                    return Ok(answer);
+                }
+                Claim::Do | Claim::Made(..) => {
                     this.make_token(&caller, draft, once.as_ref(), face).await
                 }
             };
@@ -95,7 +103,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Do | Claim::Made(_) => this.change_token(&caller, &id, draft, face).await,
+                Claim::Do | Claim::Made(..) => this.change_token(&caller, &id, draft, face).await,
             };
             this.conclude_with(&caller, once.as_ref(), face.refuse, result)
                 .await
@@ -220,6 +228,7 @@ impl Management {
             key,
             status: http::StatusCode::OK.as_u16(),
             body,
+            subject: Some(packed(&new.id)),
         });
         let made = self
             .inner
@@ -294,8 +303,9 @@ fn as_stored(new: &NewToken) -> TokenRow {
     }
 }
 
-/// A token's id (12 characters) in the place of a page token that UUIDs have elsewhere.
-fn packed(id: &str) -> Uuid {
+/// A token's id (12 characters) in the place that UUIDs have elsewhere: in page tokens, and beside
+/// kept answers.
+pub(super) fn packed(id: &str) -> Uuid {
     let mut bytes = [0; 16];
     for (slot, byte) in bytes.iter_mut().zip(id.bytes()) {
         *slot = byte;
@@ -303,7 +313,7 @@ fn packed(id: &str) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
-fn unpacked(id: Uuid) -> String {
+pub(super) fn unpacked(id: Uuid) -> String {
     let bytes = id.into_bytes();
     let text = bytes.iter().take_while(|byte| **byte != 0);
     text.map(|byte| char::from(*byte)).collect()

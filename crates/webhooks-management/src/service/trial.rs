@@ -69,10 +69,42 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(made) => this.delivery_answer(&caller, made, face).await,
+                Claim::Made(made, _) => this.delivery_answer(&caller, made, face).await,
                 Claim::Do => {
                     this.send_test(&caller, id, event_id, once.as_ref(), face)
                         .await
+                }
+            };
+            this.conclude_with(&caller, once.as_ref(), face.refuse, result)
+                .await
+        })
+        .await
+    }
+
+    /// The request that a test would send now, the same for a repeated call with the same key. `id` is
+    /// `None` when the path held no id; `event_id` is what the face could read, or why it could not.
+    ///
+    /// # Errors
+    /// As [`Self::preview_webhook`], or the key is in use.
+    pub async fn preview_once(
+        &self,
+        caller: Caller,
+        id: Option<Uuid>,
+        event_id: Result<Option<String>, ManagementError>,
+        once: Option<Once>,
+        face: HistoryFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            let result = match this.claim(&caller, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                Claim::Do | Claim::Made(..) => {
+                    let prepared = async {
+                        let id = id.ok_or(ManagementError::WebhookNotFound)?;
+                        let prepared = this.preview_webhook(&caller, id, event_id?).await?;
+                        (face.prepared)(&prepared)
+                    };
+                    prepared.await
                 }
             };
             this.conclude_with(&caller, once.as_ref(), face.refuse, result)

@@ -7,7 +7,7 @@ use webhooks_domain::{
     webhook::{HeldChoice, WebhookStatus},
 };
 use webhooks_store::{
-    AsymmetricSecret, NewWebhook, StatusFilter, StoreError, WebhookPatch, WebhookRow,
+    AsymmetricSecret, NewWebhook, Room, StatusFilter, StoreError, WebhookPatch, WebhookRow,
 };
 
 use super::{
@@ -35,7 +35,7 @@ const FIRST_VERSION: u32 = 1;
 pub struct IfMatch(pub Vec<i64>);
 
 impl IfMatch {
-    fn check(this: Option<&Self>, revision: i64) -> Result<(), ManagementError> {
+    pub(super) fn check(this: Option<&Self>, revision: i64) -> Result<(), ManagementError> {
         match this {
             Some(Self(wanted)) if !wanted.contains(&revision) => {
                 Err(ManagementError::Precondition { current: revision })
@@ -70,8 +70,11 @@ impl Management {
         let this = self.clone();
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
-                Claim::Answered(answer) => return Ok(answer),
-                Claim::Made(id) => this.made(&caller, id, face).await,
+                Claim::Answered(answer) => {
+                    this.secret_again(&caller, &answer).await?;
+                    return Ok(answer);
+                }
+                Claim::Made(id, _) => this.made(&caller, id, face).await,
                 Claim::Do => this.make(&caller, draft, once.as_ref(), face).await,
             };
             this.conclude(&caller, once.as_ref(), face, result).await
@@ -97,7 +100,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Do | Claim::Made(_) => {
+                Claim::Do | Claim::Made(..) => {
                     let if_match = if_match.as_ref();
                     this.change(&caller, id, draft, if_match, face).await
                 }
@@ -157,41 +160,70 @@ impl Management {
         face: Face,
     ) -> Result<Vec<u8>, ManagementError> {
         let draft = draft?;
-        let workspace = self.inner.store.get_workspace(caller.workspace).await?;
-        let workspace = workspace.ok_or(ManagementError::Unauthenticated)?;
-        let mut draft = draft.judge_new(&Rules {
-            addresses: &self.inner.addresses,
-            retry: RetryBounds::of(&workspace),
-            now: self.now(),
-        })?;
-        self.read_model_is_there().await?;
-        let key = match draft.secret.take() {
-            Some(key) => key,
-            None => secrets::draw().map_err(ManagementError::internal)?,
-        };
-        let new = self.new_webhook(caller, draft, key.as_bytes())?;
-        let claim = once.map(|once| store_key(caller, once));
-        let limit = self.webhook_limit(&workspace);
-        let made = self
-            .inner
-            .store
-            .create_webhook(&new, limit, claim, &actor(caller))
-            .await;
-        let row = made.map_err(|error| match error {
-            StoreError::PlanLimit { limit, used } => ManagementError::PlanLimit {
-                limit,
-                used: u64::from(used),
-                plan: workspace.plan,
-            },
-            // The claim outlived its lease and someone else took it: that call gives the answer.
-            StoreError::Conflict(_) => ManagementError::IdempotencyInProgress,
-            other => other.into(),
-        })?;
-        tracing::info!(webhook.id = %row.id, workspace.id = %row.workspace_id, "webhook.created");
-        (face.encode)(&Mutated::Created {
-            row: &row,
-            secret: &key.reveal(),
+        let mut asked = false;
+        for _ in 0..TRIES {
+            let workspace = self.inner.store.get_workspace(caller.workspace).await?;
+            let workspace = workspace.ok_or(ManagementError::Unauthenticated)?;
+            let mut draft = draft.clone().judge_new(&Rules {
+                addresses: &self.inner.addresses,
+                retry: RetryBounds::of(&workspace),
+                now: self.now(),
+            })?;
+            if !asked {
+                self.read_model_is_there().await?;
+                asked = true;
+            }
+            let key = match draft.secret.take() {
+                Some(key) => key,
+                None => secrets::draw().map_err(ManagementError::internal)?,
+            };
+            let new = self.new_webhook(caller, draft, key.as_bytes())?;
+            let claim = once.map(|once| store_key(caller, once));
+            let room = Room {
+                limit: self.webhook_limit(&workspace),
+                judged_by: Some(&workspace),
+            };
+            let made = self
+                .inner
+                .store
+                .create_webhook(&new, room, claim, &actor(caller))
+                .await;
+            let row = match made {
+                Ok(row) => row,
+                // An operator changed what the workspace may: that holds from its answer on.
+                Err(StoreError::Conflict("workspace")) => continue,
+                Err(StoreError::PlanLimit { limit, used }) => {
+                    return Err(ManagementError::PlanLimit {
+                        limit,
+                        used: u64::from(used),
+                        plan: workspace.plan,
+                    });
+                }
+                // The claim outlived its lease and someone else took it: that call gives the answer.
+                Err(StoreError::Conflict(_)) => return Err(ManagementError::IdempotencyInProgress),
+                Err(StoreError::NotFound(_)) => return Err(ManagementError::Unauthenticated),
+                Err(error) => return Err(error.into()),
+            };
+            tracing::info!(webhook.id = %row.id, workspace.id = %row.workspace_id, "webhook.created");
+            return (face.encode)(&Mutated::Created {
+                row: &row,
+                secret: &key.reveal(),
+            });
+        }
+        Err(ManagementError::Unavailable(None))
+    }
+
+    /// A kept answer shows a webhook's signing secret again.
+    pub(super) async fn secret_again(
+        &self,
+        caller: &Caller,
+        answer: &Answer,
+    ) -> Result<(), ManagementError> {
+        let (actor, action) = (actor(caller), "webhook.secret_shown");
+        self.shown_again(caller.workspace, &actor, action, answer, |id| {
+            id.to_string()
         })
+        .await
     }
 
     /// The answer to a creation whose first call was cut off after its commit.

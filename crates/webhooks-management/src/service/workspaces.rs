@@ -7,7 +7,11 @@ use uuid::Uuid;
 use webhooks_domain::token::{Token, TokenEnvironment};
 use webhooks_store::{Actor, WorkspaceCursor, WorkspaceRow};
 
-use super::{Answer, Management, Once, Page, TokenDraft, once::Claim};
+use super::{
+    Answer, Management, Once, Page, TokenDraft,
+    once::Claim,
+    tokens::{TOKEN_SHOWN, packed, unpacked},
+};
 use crate::{
     auth::Caller,
     error::ManagementError,
@@ -26,6 +30,22 @@ const WORKSPACES: ListScope<'static> = ListScope {
 
 /// Idempotency keys of operators are told from tokens' by a holder that no token can be.
 const OPERATOR_KEYS: &str = "operator";
+
+/// How a face puts a token that an operator has made.
+#[derive(Debug, Clone, Copy)]
+pub struct IssueFace {
+    /// Encodes the token, this once.
+    pub encode: fn(&Token) -> Result<Vec<u8>, ManagementError>,
+    /// Encodes a refusal; `None` = refusals are not kept.
+    pub refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+}
+
+fn operator_keys() -> Caller {
+    Caller {
+        token_id: OPERATOR_KEYS.to_owned(),
+        ..Caller::default()
+    }
+}
 
 impl Management {
     /// The operator's hands, for a call of the API.
@@ -52,13 +72,10 @@ impl Management {
     ) -> Result<Answer, ManagementError> {
         let this = self.clone();
         self.to_the_end(async move {
-            let operator = Caller {
-                token_id: OPERATOR_KEYS.to_owned(),
-                ..Caller::default()
-            };
+            let operator = operator_keys();
             let result = match this.claim(&operator, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Do | Claim::Made(_) => work.await,
+                Claim::Do | Claim::Made(..) => work.await,
             };
             this.conclude_with(&operator, once.as_ref(), refuse, result)
                 .await
@@ -76,6 +93,43 @@ impl Management {
             this.read_model_is_there().await?;
             this.operator(actor).delete_workspace(id).await?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Makes a token of a workspace, at most once for an idempotency key. `workspace` and `draft` are
+    /// what the face could read, or why it could not.
+    ///
+    /// # Errors
+    /// As [`Self::issue_token`], or the key is in use.
+    pub async fn issue_once(
+        &self,
+        actor: Actor,
+        workspace: Result<Uuid, ManagementError>,
+        draft: Result<TokenDraft, ManagementError>,
+        once: Option<Once>,
+        face: IssueFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            let operator = operator_keys();
+            let result = match this.claim(&operator, once.as_ref()).await? {
+                Claim::Answered(answer) => {
+                    let workspace = workspace?;
+                    this.shown_again(workspace, &actor, TOKEN_SHOWN, &answer, unpacked)
+                        .await?;
+                    return Ok(answer);
+                }
+                Claim::Do | Claim::Made(..) => {
+                    let issued = async {
+                        let token = this.issue_token(actor, workspace?, draft?).await?;
+                        Ok(((face.encode)(&token)?, Some(packed(token.id()))))
+                    };
+                    issued.await
+                }
+            };
+            this.conclude_about(&operator, once.as_ref(), face.refuse, result)
+                .await
         })
         .await
     }

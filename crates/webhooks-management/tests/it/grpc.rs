@@ -1,7 +1,9 @@
+use prost::Message as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
+use webhooks_devstack::{Postgres, wait_until};
 use webhooks_domain::webhook::Plan;
 use webhooks_proto::{
     internal::v1::{RecordedRequest, ReportRequest, report_service_client::ReportServiceClient},
@@ -11,7 +13,7 @@ use webhooks_proto::{
     },
 };
 
-use crate::support::{INTERNAL_TOKEN, World, delivered, delivery, uuid, with_token};
+use crate::support::{INTERNAL_TOKEN, LIMIT, World, delivered, delivery, uuid, with_token};
 
 #[tokio::test]
 async fn the_life_of_a_webhook_over_grpc() {
@@ -429,11 +431,136 @@ async fn many_reports_at_once_are_all_there() {
 
 #[tokio::test]
 async fn health_follows_readiness() {
-    let world = World::start().await;
-    let mut client = HealthClient::new(world.channel().await);
-    let check = HealthCheckRequest {
-        service: v1::webhook_service_server::SERVICE_NAME.to_owned(),
+    let folder = tempfile::tempdir().unwrap();
+    let mut postgres = Postgres::builder(folder.path()).start().await.unwrap();
+    let url = postgres.create_database("test").await.unwrap();
+    let world = World::on(url, &[]).await;
+    let client = HealthClient::new(world.channel().await);
+    let services = ["", v1::webhook_service_server::SERVICE_NAME];
+    let all_say = async |expected: &str| {
+        wait_until(expected, LIMIT, async || {
+            for service in services {
+                let check = HealthCheckRequest {
+                    service: service.to_owned(),
+                };
+                let status = client.clone().check(check).await.unwrap();
+                let status = status.into_inner().status();
+                if status.as_str_name() != expected {
+                    return Err(status);
+                }
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
     };
-    let status = client.check(check).await.unwrap().into_inner().status();
-    assert_eq!(status.as_str_name(), "SERVING");
+    all_say("SERVING").await;
+    postgres.kill().await.unwrap();
+    all_say("NOT_SERVING").await;
+    postgres.start().await.unwrap();
+    all_say("SERVING").await;
+}
+
+/// What both versions of reflection answer to the same questions.
+macro_rules! reflected {
+    ($world:expr, $version:ident) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let mut client = ServerReflectionClient::new($world.channel().await);
+        let ask = |message| ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(message),
+        };
+        let questions = [
+            ask(MessageRequest::ListServices(String::new())),
+            ask(MessageRequest::FileContainingSymbol(
+                "linkbreakers.webhooks.v1.WebhookService.CreateWebhook".to_owned(),
+            )),
+        ];
+        let answers = client
+            .server_reflection_info(futures::stream::iter(questions))
+            .await
+            .unwrap();
+        let answers: Vec<_> = futures::TryStreamExt::try_collect(answers.into_inner())
+            .await
+            .unwrap();
+        let mut services = Vec::new();
+        let mut files = Vec::new();
+        for answer in answers {
+            match answer.message_response.unwrap() {
+                MessageResponse::ListServicesResponse(list) => {
+                    services.extend(list.service.into_iter().map(|one| one.name));
+                }
+                MessageResponse::FileDescriptorResponse(found) => {
+                    files.extend(found.file_descriptor_proto);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        services.sort();
+        let ours = ask(MessageRequest::FileContainingSymbol(
+            "linkbreakers.webhooks.internal.v1.ReportService".to_owned(),
+        ));
+        let mut refused = client
+            .server_reflection_info(futures::stream::iter([ours]))
+            .await
+            .unwrap()
+            .into_inner();
+        let refused = refused.message().await.unwrap_err().code();
+        (services, files, refused)
+    }};
+}
+
+#[tokio::test]
+async fn reflection_shows_the_public_api_in_both_versions_and_nothing_of_ours() {
+    let world = World::start().await;
+    for (services, files, refused) in [reflected!(world, v1), reflected!(world, v1alpha)] {
+        let public = [
+            "DeliveryService",
+            "EventHistoryService",
+            "JobService",
+            "MetricsService",
+            "OperatorService",
+            "WebhookService",
+            "WorkspaceService",
+            "WorkspaceTokenService",
+        ];
+        let mut expected: Vec<_> = public
+            .iter()
+            .map(|name| format!("linkbreakers.webhooks.v1.{name}"))
+            .collect();
+        expected.insert(0, "grpc.health.v1.Health".to_owned());
+        let reflection = services
+            .iter()
+            .filter(|name| name.starts_with("grpc.reflection."));
+        assert_eq!(
+            services.len() - reflection.count(),
+            expected.len(),
+            "{services:?}"
+        );
+        for name in &expected {
+            assert!(services.contains(name), "{name} of {services:?}");
+        }
+        let file = prost_types::FileDescriptorProto::decode(files[0].as_slice()).unwrap();
+        assert_eq!(file.package(), "linkbreakers.webhooks.v1");
+        let service = file
+            .service
+            .iter()
+            .find(|one| one.name() == "WebhookService");
+        assert!(
+            service
+                .unwrap()
+                .method
+                .iter()
+                .any(|one| one.name() == "CreateWebhook")
+        );
+        assert_eq!(files.len(), 1);
+        assert_eq!(
+            refused,
+            Code::NotFound,
+            "how our services talk is not shown"
+        );
+    }
 }

@@ -20,11 +20,15 @@ mod history;
 #[cfg(test)]
 mod looks;
 #[cfg(test)]
+mod methods;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

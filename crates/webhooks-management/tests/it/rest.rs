@@ -1,12 +1,14 @@
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use uuid::Uuid;
+use webhooks_devstack::wait_until;
 use webhooks_domain::{signing::SigningKey, webhook::Plan};
 
-use crate::support::{Reply, World, id_of, webhook_body};
+use crate::support::{LIMIT, Reply, World, id_of, webhook_body};
 
 fn refused(reply: &Reply, status: u16, code_type: &str) {
     assert_eq!(reply.status.as_u16(), status, "{reply:?}");
@@ -419,6 +421,10 @@ async fn a_revoked_token_ends() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
     let id = workspace.token["lbk_test_".len()..][..12].to_owned();
+    // Called before, so the process remembers it.
+    let before = world.get("/v1/webhooks", &workspace.token).await;
+    assert_eq!(before.status, 200);
+    let revoked = Instant::now();
     assert!(
         world
             .operator
@@ -426,9 +432,24 @@ async fn a_revoked_token_ends() {
             .await
             .unwrap()
     );
-    // Not called before, so it is not remembered anywhere.
+    // Revoked past the API, as another process would: within five seconds, and for good.
+    let ended = wait_until("the token's end", LIMIT, async || {
+        let reply = world.get("/v1/webhooks", &workspace.token).await;
+        match reply.status.as_u16() {
+            200 => Err(reply),
+            _ => Ok(reply),
+        }
+    });
+    refused(&ended.await.unwrap(), 401, "UNAUTHENTICATED");
+    let took = revoked.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    // Revoked through the API: at once.
+    let other = world.token(workspace.id, &[]).await;
+    assert_eq!(world.get("/v1/webhooks", &other).await.status, 200);
+    let path = format!("/v1/workspace-tokens/{}", &other["lbk_test_".len()..][..12]);
+    assert_eq!(world.delete(&path, &other).await.status, 200);
     refused(
-        &world.get("/v1/webhooks", &workspace.token).await,
+        &world.get("/v1/webhooks", &other).await,
         401,
         "UNAUTHENTICATED",
     );

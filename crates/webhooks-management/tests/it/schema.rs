@@ -128,6 +128,9 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut 
                     parse_rfc3339_micros(text).is_some() && text.ends_with('Z')
                 }
                 ("uuid", Some(text)) => uuid::Uuid::try_parse(text).is_ok(),
+                ("date", Some(text)) => {
+                    text.len() == 10 && parse_rfc3339_micros(&format!("{text}T00:00:00Z")).is_some()
+                }
                 ("email" | "uri" | "ipv4" | "ipv6" | "byte" | "int64" | "double", _)
                 | (_, None) => true,
                 (other, _) => panic!("{at}: the format {other} is not known"),

@@ -16,14 +16,19 @@ use crate::{
 };
 
 mod pulse;
+mod usage;
 
 pub use pulse::{MAX_PULSE, Pulse};
+pub use usage::UsageDay;
 
 /// Most deliveries that one question looks at.
 pub const MAX_MEASURED: i64 = 50_000;
 
 /// Deliveries whose attempts make the percentiles: the newest.
 const SAMPLED: i64 = 10_000;
+
+/// Deliveries of each interval, however many intervals there are.
+const SAMPLED_OF_EACH: i64 = 20;
 
 /// Most attempts of one delivery in the sample.
 const ATTEMPTS_SAMPLED: i64 = 20;
@@ -88,13 +93,15 @@ pub struct Counts {
     pub attempts: i64,
 }
 
-/// The counts of one interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The figures of one interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
     /// When it begins, in microseconds.
     pub start: i64,
     /// What was made in it.
     pub counts: Counts,
+    /// How long the attempts of what was made in it took.
+    pub latency: Latency,
 }
 
 /// How long attempts took, in microseconds.
@@ -215,6 +222,7 @@ impl Store {
             .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
         let mut buckets = buckets(&mut tx, range, interval).await?;
+        latencies(&mut tx, range, interval, &mut buckets).await?;
         let looked_at: i64 = buckets.iter().map(|bucket| bucket.counts.deliveries).sum();
         let partial = looked_at >= MAX_MEASURED;
         if partial && interval == Interval::Day {
@@ -269,15 +277,8 @@ async fn buckets(
     interval: Interval,
 ) -> Result<Vec<Bucket>, StoreError> {
     let mut sql = range.window(MAX_MEASURED);
-    // `date_bin` from the epoch: days are UTC days.
-    sql.push("SELECT date_bin(")
-        .push(match interval {
-            Interval::Minute => "'1 minute'",
-            Interval::Hour => "'1 hour'",
-            Interval::Day => "'1 day'",
-        })
-        .push(
-            "::interval, created_at, 'epoch'::timestamptz) AS start, count(*) AS deliveries,
+    sql.push("SELECT ").push(bin(interval)).push(
+        " AS start, count(*) AS deliveries,
   count(*) FILTER (WHERE state = 'DELIVERED') AS delivered,
   count(*) FILTER (WHERE state = 'FAILED') AS failed,
   count(*) FILTER (WHERE state = 'CANCELLED') AS cancelled,
@@ -286,13 +287,14 @@ async fn buckets(
   count(*) FILTER (WHERE state = 'HELD') AS held,
   sum(attempt_count)::bigint AS attempts
 FROM w GROUP BY 1 ORDER BY 1",
-        );
+    );
     let rows = sql.build().fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(Bucket {
                 start: pg::micros(row, "start")?,
                 counts: Counts::of(row)?,
+                latency: Latency::default(),
             })
         })
         .collect()
@@ -331,9 +333,72 @@ FROM delivery_counts WHERE ",
                 attempts: of_day.map_or(0, |bucket| bucket.counts.attempts),
                 ..Counts::of(row)?
             },
+            latency: of_day.map_or_else(Latency::default, |bucket| bucket.latency),
         });
     }
     Ok(())
+}
+
+/// The interval of a delivery. `date_bin` from the epoch: days are UTC days.
+fn bin(interval: Interval) -> &'static str {
+    match interval {
+        Interval::Minute => "date_bin('1 minute'::interval, created_at, 'epoch'::timestamptz)",
+        Interval::Hour => "date_bin('1 hour'::interval, created_at, 'epoch'::timestamptz)",
+        Interval::Day => "date_bin('1 day'::interval, created_at, 'epoch'::timestamptz)",
+    }
+}
+
+/// The latencies of each bucket: of its newest deliveries, so many of each that all buckets together
+/// cost about what the one sample of the whole range does.
+async fn latencies(
+    connection: &mut PgConnection,
+    range: Range,
+    interval: Interval,
+    buckets: &mut [Bucket],
+) -> Result<(), StoreError> {
+    let count = i64::try_from(buckets.len()).unwrap_or(i64::MAX).max(1);
+    let of_each = (SAMPLED / count).max(SAMPLED_OF_EACH);
+    let mut sql = range.window(MAX_MEASURED);
+    sql.push(
+        "SELECT start, percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY a.total_us)
+  AS parts, count(*) AS sample
+FROM (SELECT day, id, start, row_number() OVER (PARTITION BY start ORDER BY created_at DESC, id DESC)
+    AS place FROM (SELECT day, id, created_at, ",
+    )
+    .push(bin(interval))
+    .push(
+        " AS start FROM w) binned) v
+CROSS JOIN LATERAL (SELECT total_us FROM attempts x
+  WHERE x.day = v.day AND x.delivery_id = v.id AND x.total_us IS NOT NULL LIMIT ",
+    )
+    .push_bind(ATTEMPTS_SAMPLED)
+    .push(") a WHERE v.place <= ")
+    .push_bind(of_each)
+    .push(" GROUP BY start");
+    for row in sql.build().fetch_all(connection).await? {
+        let start = pg::micros(&row, "start")?;
+        if let Some(bucket) = buckets.iter_mut().find(|bucket| bucket.start == start) {
+            bucket.latency = Latency::of(&row)?;
+        }
+    }
+    Ok(())
+}
+
+impl Latency {
+    fn of(row: &PgRow) -> Result<Self, StoreError> {
+        let parts: Option<Vec<Option<f64>>> = row.try_get("parts")?;
+        let part = |at: usize| {
+            parts
+                .as_ref()
+                .and_then(|parts| parts.get(at).copied().flatten())
+        };
+        Ok(Self {
+            p50_us: part(0),
+            p95_us: part(1),
+            p99_us: part(2),
+            sample: row.try_get("sample")?,
+        })
+    }
 }
 
 /// The attempts are looked up delivery by delivery: a join might read whole days of attempts.
@@ -352,18 +417,7 @@ FROM w CROSS JOIN LATERAL (SELECT total_us FROM attempts x
     .push_bind(ATTEMPTS_SAMPLED)
     .push(") a");
     let row = sql.build().fetch_one(connection).await?;
-    let parts: Option<Vec<Option<f64>>> = row.try_get("parts")?;
-    let part = |at: usize| {
-        parts
-            .as_ref()
-            .and_then(|parts| parts.get(at).copied().flatten())
-    };
-    Ok(Latency {
-        p50_us: part(0),
-        p95_us: part(1),
-        p99_us: part(2),
-        sample: row.try_get("sample")?,
-    })
+    Latency::of(&row)
 }
 
 async fn errors(

@@ -35,7 +35,7 @@ pub use jobs::{
 };
 pub use measure::{
     Bucket, Counts, ErrorExample, ErrorGroup, Interval, Latency, MAX_MEASURED, MAX_PULSE, Measures,
-    Pulse,
+    Pulse, UsageDay,
 };
 pub use open::{MAX_WATCHED, WatchedDelivery};
 pub use owed::{NewTest, OwedDelivery, OwedRow, Replay, TestSend, Wish};

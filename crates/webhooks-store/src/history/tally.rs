@@ -23,6 +23,7 @@ type PerState = [i64; DeliveryState::ALL.len()];
 pub(super) struct Tally {
     days: BTreeMap<(Uuid, Day), (Uuid, PerState)>,
     webhooks: BTreeMap<Uuid, Totals>,
+    events: BTreeMap<(Uuid, Day), i64>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -75,8 +76,14 @@ impl Tally {
         }
     }
 
+    /// A workspace's event was stored for the first time.
+    pub(super) fn accepted(&mut self, workspace: Uuid, day: Day) {
+        *self.events.entry((workspace, day)).or_default() += 1;
+    }
+
     /// Adds everything to the tables.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        self.write_events(&mut *connection).await?;
         self.write_days(&mut *connection).await?;
         self.write_webhooks(connection).await
     }
@@ -111,6 +118,20 @@ impl Tally {
             .bind(column(3))
             .bind(column(4))
             .bind(column(5))
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn write_events(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let keys = || self.events.keys();
+        sqlx::query(ADD_EVENTS)
+            .bind(keys().map(|(workspace, _)| *workspace).collect::<Vec<_>>())
+            .bind(keys().map(|(_, day)| *day).collect::<Vec<_>>())
+            .bind(self.events.values().copied().collect::<Vec<_>>())
             .execute(connection)
             .await?;
         Ok(())
@@ -172,6 +193,11 @@ ON CONFLICT (webhook_id, day) DO UPDATE SET
   delivered = c.delivered + EXCLUDED.delivered,
   failed = c.failed + EXCLUDED.failed,
   cancelled = c.cancelled + EXCLUDED.cancelled";
+
+const ADD_EVENTS: &str = "
+INSERT INTO event_counts AS c (workspace_id, day, events)
+SELECT * FROM unnest($1::uuid[], $2::date[], $3::bigint[])
+ON CONFLICT (workspace_id, day) DO UPDATE SET events = c.events + EXCLUDED.events";
 
 const ADD_WEBHOOKS: &str = "
 INSERT INTO webhook_stats AS s

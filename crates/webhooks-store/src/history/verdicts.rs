@@ -1,8 +1,8 @@
 //! Verdicts: events, once, and the deliveries they owe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, ids::Trigger};
 
@@ -20,16 +20,30 @@ use crate::{
 /// Most rows of one statement: keeps one statement's parameters to a few megabytes.
 const ROWS_A_STATEMENT: usize = 2_000;
 
-/// An event comes once; the part of its verdict that carries the renditions may come later.
-const PUT_EVENTS: &str = "
+/// Everything of events, row by row.
+macro_rules! put_events {
+    ($conflict:literal) => {
+        concat!(
+            "
 INSERT INTO events AS e (day, workspace_id, event_id, link_id, accepted_at, event_timestamp,
   event_seq, renderer_version, lbid, event_type, step_kind, event_action, body_codec, renditions)
 SELECT * FROM unnest($1::date[], $2::uuid[], $3::text[], $4::uuid[], $5::timestamptz[],
   $6::timestamptz[], $7::bigint[], $8::int[], $9::text[], $10::text[], $11::text[], $12::text[],
   $13::smallint[], $14::bytea[])
-ON CONFLICT (day, workspace_id, event_id) DO UPDATE
-  SET body_codec = EXCLUDED.body_codec, renditions = EXCLUDED.renditions
-  WHERE e.renditions IS NULL AND EXCLUDED.renditions IS NOT NULL";
+ON CONFLICT (day, workspace_id, event_id) ",
+            $conflict
+        )
+    };
+}
+
+/// An event comes once: what is returned is new, and counts.
+const PUT_EVENTS: &str = put_events!("DO NOTHING RETURNING day, workspace_id, event_id");
+
+/// The part of an event's verdict that carries the renditions may come after another one.
+const FILL_EVENTS: &str = put_events!(
+    "DO UPDATE SET body_codec = EXCLUDED.body_codec, renditions = EXCLUDED.renditions
+  WHERE e.renditions IS NULL AND EXCLUDED.renditions IS NOT NULL"
+);
 
 /// A delivery that a report made already keeps its state and gets what only the verdict knows. A
 /// row that a report has touched has a `state_at` after its `created_at`; so the two being equal
@@ -77,11 +91,9 @@ impl Store {
             return Ok(());
         }
         let mut tx = self.pool.begin().await?;
-        let events: Vec<_> = events(verdicts).into_iter().collect();
-        for rows in events.chunks(ROWS_A_STATEMENT) {
-            put_events(&mut tx, rows).await?;
-        }
         let mut tally = Tally::default();
+        let events: Vec<_> = events(verdicts).into_iter().collect();
+        put_events(&mut tx, &events, &mut tally).await?;
         let mut deliveries = deliveries(verdicts);
         leave_out_whole(&mut tx, &mut deliveries).await?;
         let deliveries: Vec<_> = deliveries.into_iter().collect();
@@ -94,7 +106,7 @@ impl Store {
     }
 }
 
-/// Stores one event, without deliveries.
+/// Stores one event, without deliveries: a sample, which counts for nothing.
 pub(super) async fn put_event(
     connection: &mut PgConnection,
     event: &VerdictRecord,
@@ -104,7 +116,7 @@ pub(super) async fn put_event(
         event.workspace_id,
         event.event_id.as_str(),
     );
-    put_events(connection, &[(key, event)]).await
+    put_events(connection, &[(key, event)], &mut Tally::default()).await
 }
 
 /// Each event once, in the order of the key; of several parts, the one with the renditions.
@@ -161,17 +173,48 @@ async fn leave_out_whole(
     Ok(())
 }
 
+/// Stores what is new, then fills in what is not. Two batches with the same events wait for each
+/// other in the order of the keys, in the first part as in the second.
 async fn put_events(
     connection: &mut PgConnection,
     rows: &[(EventKey<'_>, &VerdictRecord)],
+    tally: &mut Tally,
 ) -> Result<(), StoreError> {
+    let mut made: HashSet<(Day, Uuid, String)> = HashSet::new();
+    for chunk in rows.chunks(ROWS_A_STATEMENT) {
+        for row in write_events(&mut *connection, PUT_EVENTS, chunk).await? {
+            let (day, workspace) = (row.try_get("day")?, row.try_get("workspace_id")?);
+            made.insert((day, workspace, row.try_get("event_id")?));
+        }
+    }
+    let mut known = Vec::new();
+    for row in rows {
+        let ((day, workspace, id), event) = row;
+        if !made.contains(&(*day, *workspace, storable(id).into_owned())) {
+            known.push(*row);
+        } else if event.event_seq > 0 {
+            tally.accepted(*workspace, *day);
+        }
+    }
+    known.retain(|(_, event)| !event.renditions.is_empty());
+    for chunk in known.chunks(ROWS_A_STATEMENT) {
+        write_events(&mut *connection, FILL_EVENTS, chunk).await?;
+    }
+    Ok(())
+}
+
+async fn write_events(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    rows: &[(EventKey<'_>, &VerdictRecord)],
+) -> Result<Vec<PgRow>, StoreError> {
     let framed: Vec<_> = rows
         .iter()
         .map(|(_, event)| codec::frame(&event.renditions))
         .collect();
     let packed: Vec<_> = framed.iter().map(|framed| codec::pack(framed)).collect();
     let events = || rows.iter().map(|(_, event)| *event);
-    sqlx::query(PUT_EVENTS)
+    let written = sqlx::query(statement)
         .bind(rows.iter().map(|((day, ..), _)| *day).collect::<Vec<_>>())
         .bind(events().map(|e| e.workspace_id).collect::<Vec<_>>())
         .bind(events().map(|e| storable(&e.event_id)).collect::<Vec<_>>())
@@ -207,9 +250,9 @@ async fn put_events(
                 .map(|(_, bytes)| Some(bytes.as_ref()).filter(|b| !b.is_empty()))
                 .collect::<Vec<_>>(),
         )
-        .execute(connection)
+        .fetch_all(connection)
         .await?;
-    Ok(())
+    Ok(written)
 }
 
 async fn put_deliveries(

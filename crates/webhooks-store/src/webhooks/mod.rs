@@ -18,7 +18,7 @@ use webhooks_domain::{
     webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus},
 };
 
-use crate::{error::StoreError, pg};
+use crate::{WorkspaceRow, error::StoreError, pg};
 
 pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
 pub use secrets::{MAX_OLD_SECRETS, Rotation};
@@ -149,6 +149,24 @@ pub struct WebhookPatch {
     pub expected_revision: Option<i64>,
 }
 
+/// How many webhooks there may be in a workspace, and by what that was judged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Room<'a> {
+    /// Webhooks of any status; `None` = no limit.
+    pub limit: Option<u32>,
+    /// The workspace as it was read; `None` = whatever it is by now.
+    pub judged_by: Option<&'a WorkspaceRow>,
+}
+
+impl From<Option<u32>> for Room<'_> {
+    fn from(limit: Option<u32>) -> Self {
+        Self {
+            limit,
+            judged_by: None,
+        }
+    }
+}
+
 /// A stored webhook with its links, secrets and counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookRow {
@@ -180,6 +198,8 @@ pub struct WebhookRow {
     pub updated_at: i64,
     /// Grows by one with each change of the configuration.
     pub revision: i64,
+    /// How often the read model had to be told beside that; see [`Self::config_revision`].
+    pub told: i64,
     /// What else was chosen.
     pub options: WebhookOptions,
     /// Its signing keys, newest first, expired ones included.
@@ -259,6 +279,13 @@ pub struct WebhookPage {
 }
 
 impl WebhookRow {
+    /// The revision in the read model, which takes nothing but newer ones: it grows when an operator
+    /// changes what the webhook's workspace may, too.
+    #[must_use]
+    pub fn config_revision(&self) -> i64 {
+        self.revision.saturating_add(self.told)
+    }
+
     /// Where the page after this row begins.
     #[must_use]
     pub fn cursor(&self) -> WebhookCursor {
@@ -301,6 +328,7 @@ impl WebhookRow {
             created_at: pg::micros(row, "created_at")?,
             updated_at: pg::micros(row, "updated_at")?,
             revision: row.try_get("revision")?,
+            told: row.try_get("told")?,
             options: WebhookOptions::of(row)?,
             secrets: secrets::signing(row)?,
             extras: Extras {

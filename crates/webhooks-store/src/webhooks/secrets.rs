@@ -97,7 +97,8 @@ impl Store {
     ) -> Result<Option<WebhookRow>, StoreError> {
         let mut tx = self.pool.begin().await?;
         if let Some(claim) = claim {
-            idempotency::bind_subject(&mut tx, claim, id).await?;
+            let version = Some(rotation.secret.version);
+            idempotency::bind_version(&mut tx, claim, id, version).await?;
         }
         let Some(before) = write::hold_webhook(&mut tx, workspace, id).await? else {
             return Ok(None);

@@ -5,20 +5,22 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    NewWebhook, WebhookOptions, WebhookPatch, WebhookRow, read,
+    NewWebhook, Room, WebhookOptions, WebhookPatch, WebhookRow, read,
     statements::{insert, update},
 };
 use crate::{
-    Actor, IdempotencyKey, OutboxKind, Store,
+    Actor, IdempotencyKey, OutboxKind, Store, WorkspaceRow,
     audit::{self, Entry},
     error::StoreError,
     idempotency, outbox,
     pg::storable,
+    workspaces,
 };
 
 impl Store {
     /// Makes a webhook, within the plan's limit (`None` = no limit), which holds whatever runs at
-    /// the same time: creations in one workspace wait for each other.
+    /// the same time: creations in one workspace wait for each other and for changes of it, and a
+    /// [`Room`] tells by which workspace the limit was judged.
     ///
     /// With `claim`, the key that the caller holds is tied to the new webhook in the same
     /// transaction, so that whoever takes the key over after a crash gets
@@ -26,16 +28,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::PlanLimit`]; [`StoreError::NotFound`] without such a workspace;
-    /// [`StoreError::Conflict`] when the id is taken or the claim is no longer the caller's.
+    /// [`StoreError::Conflict`] when the id is taken, the claim is no longer the caller's, or
+    /// (`"workspace"`) plan or limits are others than those that the limit was judged by.
     pub async fn create_webhook(
         &self,
         new: &NewWebhook,
-        plan_limit: Option<u32>,
+        room: impl Into<Room<'_>>,
         claim: Option<IdempotencyKey<'_>>,
         actor: &Actor,
     ) -> Result<WebhookRow, StoreError> {
+        let room = room.into();
         let mut tx = self.pool.begin().await?;
-        hold_workspace(&mut tx, new.workspace_id, plan_limit).await?;
+        hold_workspace(&mut tx, new.workspace_id, room).await?;
         if let Some(claim) = claim {
             idempotency::bind_subject(&mut tx, claim, new.id).await?;
         }
@@ -192,21 +196,23 @@ fn apply_options(options: &mut WebhookOptions, patch: &WebhookPatch) {
     options.ordering = patch.ordering.unwrap_or(options.ordering);
 }
 
-/// Keeps other creations in this workspace waiting, and counts.
+/// Keeps other creations in this workspace waiting, sees that it still is what the caller judged by,
+/// and counts.
 async fn hold_workspace(
     connection: &mut PgConnection,
     workspace: Uuid,
-    plan_limit: Option<u32>,
+    room: Room<'_>,
 ) -> Result<(), StoreError> {
-    let hold = "SELECT 1 FROM workspaces WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE";
-    let there = sqlx::query(hold)
-        .bind(workspace)
-        .fetch_optional(&mut *connection)
-        .await?;
-    if there.is_none() {
-        return Err(StoreError::NotFound("workspace"));
+    let held = workspaces::hold(connection, workspace).await?;
+    let held = held.ok_or(StoreError::NotFound("workspace"))?;
+    let allowed = |row: &WorkspaceRow| (row.plan, row.settings.limits);
+    if room
+        .judged_by
+        .is_some_and(|judged| allowed(judged) != allowed(&held))
+    {
+        return Err(StoreError::Conflict("workspace"));
     }
-    let Some(limit) = plan_limit else {
+    let Some(limit) = room.limit else {
         return Ok(());
     };
     let count = "SELECT count(*) FROM webhooks WHERE workspace_id = $1";
@@ -255,7 +261,7 @@ pub(super) async fn log(
     let Some(row) = after.or(before) else {
         return Ok(());
     };
-    let revision = row.revision + i64::from(after.is_none());
+    let revision = row.config_revision() + i64::from(after.is_none());
     let key = row.id.to_string();
     outbox::push(
         connection,

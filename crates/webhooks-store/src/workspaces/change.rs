@@ -36,11 +36,12 @@ INSERT INTO outbox (kind, workspace_id, key, revision)
 SELECT 'token', $1, id, revision FROM told";
 
 /// Every webhook carries how many deliveries may be held for it, and whether it waits for its
-/// endpoint's answer to a challenge. The read model takes nothing but
-/// newer revisions.
+/// endpoint's answer to a challenge. The read model takes nothing but newer revisions; the customer's
+/// own, which is the entity tag, stays.
 const TELL_WEBHOOKS: &str = "
 WITH told AS (
-  UPDATE webhooks SET revision = revision + 1 WHERE workspace_id = $1 RETURNING id, revision
+  UPDATE webhooks SET told = told + 1 WHERE workspace_id = $1
+  RETURNING id, revision + told AS revision
 )
 INSERT INTO outbox (kind, workspace_id, key, revision)
 SELECT 'webhook', $1, id::text, revision FROM told";
@@ -237,7 +238,7 @@ fn emails(settings: &WorkspaceSettings) -> Vec<std::borrow::Cow<'_, str>> {
 }
 
 /// Locks a workspace's row and reads it. Creations in it wait.
-pub(super) async fn hold(
+pub(crate) async fn hold(
     connection: &mut PgConnection,
     id: Uuid,
 ) -> Result<Option<WorkspaceRow>, StoreError> {

@@ -27,7 +27,7 @@ const MARK: &str = "UPDATE workspaces SET deleted_at = $2, updated_at = $2 WHERE
 
 /// A deletion is a revision too: the read model drops its copy only for a newer one.
 const WEBHOOKS: &str = "
-WITH gone AS (DELETE FROM webhooks WHERE workspace_id = $1 RETURNING id, revision),
+WITH gone AS (DELETE FROM webhooks WHERE workspace_id = $1 RETURNING id, revision + told AS revision),
 told AS (
   INSERT INTO outbox (kind, workspace_id, key, revision)
   SELECT 'webhook', $1, id::text, revision + 1 FROM gone RETURNING 1

@@ -8,7 +8,7 @@ use webhooks_domain::{
     endpoint::outcome::{FailureClass, Outcome},
 };
 use webhooks_store::{
-    MAX_VERDICT_DELIVERIES, ResponseHeader, StatsCursor, StoreError, VerdictDelivery,
+    MAX_VERDICT_DELIVERIES, ReportRecord, ResponseHeader, StatsCursor, StoreError, VerdictDelivery,
 };
 
 use crate::support::{Database, NOON, SECOND, actor, attempt, facts, new_webhook, report, verdict};
@@ -385,4 +385,101 @@ async fn a_batch_beyond_its_limit_is_refused_whole() {
     database.store.record_reports(&[]).await.unwrap();
     database.store.record_verdicts(&[]).await.unwrap();
     assert_eq!(database.count("SELECT count(*) FROM deliveries").await, 0);
+}
+
+#[tokio::test]
+async fn a_cancellation_and_who_made_it_are_one_and_a_success_outranks_both() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (workspace, webhook) = (database.workspace().await, Uuid::new_v4());
+    let cancelled = |facts: &webhooks_store::DeliveryFacts| ReportRecord {
+        attempt: None,
+        attempts_made: 0,
+        reason: "cancelled".to_owned(),
+        ..report(
+            facts,
+            DeliveryState::Cancelled,
+            attempt(1, NOON, Outcome::Success),
+        )
+    };
+    let waiting = facts(workspace, webhook, "waiting", NOON);
+    store.record_verdicts(&[verdict(&waiting)]).await.unwrap();
+    for _ in 0..2 {
+        let done = store.cancel_delivery(&cancelled(&waiting), &actor()).await;
+        assert!(done.unwrap());
+    }
+    // The dispatcher saw the mark and reported first.
+    let overtaken = facts(workspace, webhook, "overtaken", NOON);
+    store
+        .record_reports(&[cancelled(&overtaken)])
+        .await
+        .unwrap();
+    let done = store
+        .cancel_delivery(&cancelled(&overtaken), &actor())
+        .await;
+    assert!(done.unwrap());
+    let arrived = facts(workspace, webhook, "arrived", NOON);
+    let success = report(
+        &arrived,
+        DeliveryState::Delivered,
+        attempt(1, NOON, Outcome::Success),
+    );
+    store.record_reports(&[success]).await.unwrap();
+    let done = store.cancel_delivery(&cancelled(&arrived), &actor()).await;
+    assert!(!done.unwrap(), "it was delivered meanwhile");
+    let told = database
+        .texts(
+            "SELECT concat_ws(' ', subject, before->>'state', after->>'state') FROM audit_log
+            WHERE action = 'delivery.cancel' ORDER BY id",
+        )
+        .await;
+    assert_eq!(
+        told,
+        [
+            format!("{} PENDING CANCELLED", waiting.delivery_id),
+            format!("{} CANCELLED CANCELLED", overtaken.delivery_id)
+        ],
+        "once, and not for what was not cancelled"
+    );
+    let counted = database
+        .count("SELECT sum(cancelled)::bigint FROM delivery_counts")
+        .await;
+    assert_eq!(counted, 2);
+}
+
+#[tokio::test]
+async fn an_event_counts_once_however_often_and_in_whatever_parts_it_comes() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (workspace, webhook) = (Uuid::new_v4(), Uuid::new_v4());
+    let whole = |event: &str| verdict(&facts(workspace, webhook, event, NOON));
+    let mut part = whole("parts");
+    part.renditions.clear();
+    let mut sample = whole("sample");
+    sample.event_seq = 0;
+    // Two batches with the same events at once, and all of it again.
+    for _ in 0..2 {
+        let batch = [whole("a"), part.clone(), sample.clone()];
+        let (one, other) =
+            tokio::join!(store.record_verdicts(&batch), store.record_verdicts(&batch));
+        one.and(other).unwrap();
+        store.record_verdicts(&[whole("parts")]).await.unwrap();
+    }
+    let today = webhooks_store::Day::of_micros(NOON);
+    let days = store.usage(workspace, today.plus(-1), today).await.unwrap();
+    let events: Vec<_> = days.iter().map(|day| day.events).collect();
+    assert_eq!(events, [0, 2], "samples are no events");
+    assert_eq!(days[1].start, today.start());
+    assert_eq!((days[1].deliveries, days[1].open), (3, 3));
+    let filled = database
+        .count("SELECT count(*) FROM events WHERE renditions IS NOT NULL")
+        .await;
+    assert_eq!(filled, 3, "the part that came later is there too");
+    // They go with the day.
+    store.ensure_partitions(today, 0).await.unwrap();
+    store
+        .drop_partitions_older_than(today.plus(1))
+        .await
+        .unwrap();
+    assert_eq!(database.count("SELECT count(*) FROM event_counts").await, 0);
 }

@@ -28,12 +28,19 @@ async fn of_parallel_callers_one_works_and_the_others_get_its_answer() {
             .count(),
         19
     );
-    store.finish_idempotent(KEY, 200, b"first").await.unwrap();
-    store.finish_idempotent(KEY, 500, b"second").await.unwrap();
+    store
+        .finish_idempotent(KEY, 200, b"first", None)
+        .await
+        .unwrap();
+    store
+        .finish_idempotent(KEY, 500, b"second", None)
+        .await
+        .unwrap();
     store.forget_idempotent(KEY).await.unwrap();
     let replay = Begun::Replay {
         status: 200,
         body: b"first".to_vec(),
+        subject: None,
     };
     assert_eq!(
         store.begin_idempotent(KEY, HASH, NOON + 1).await.unwrap(),
@@ -64,7 +71,7 @@ async fn answers_are_kept_for_a_day_and_then_purged() {
     let database = Database::fresh().await;
     let store = &database.store;
     store.begin_idempotent(KEY, HASH, NOON).await.unwrap();
-    store.finish_idempotent(KEY, 200, b"x").await.unwrap();
+    store.finish_idempotent(KEY, 200, b"x", None).await.unwrap();
     let late = store
         .begin_idempotent(KEY, HASH, NOON + DAY - 1)
         .await
@@ -120,7 +127,13 @@ async fn whoever_takes_over_a_dead_holders_claim_is_told_what_it_made() {
         .unwrap();
     store.forget_idempotent(KEY).await.unwrap();
     assert_eq!(begin(HASH, 61).await, Begun::InProgress);
-    assert_eq!(begin(HASH, 120).await, Begun::Recovered { subject: new.id });
+    assert_eq!(
+        begin(HASH, 120).await,
+        Begun::Recovered {
+            subject: new.id,
+            version: None
+        }
+    );
     // The one that was thought dead comes too late to make a second.
     let second = store
         .create_webhook(&new_webhook(workspace), None, Some(KEY), &actor())

@@ -1,8 +1,9 @@
 use futures::future::join_all;
 use uuid::Uuid;
-use webhooks_domain::webhook::{StatusReason, WebhookStatus};
+use webhooks_domain::webhook::{Plan, StatusReason, WebhookStatus};
 use webhooks_store::{
-    StatusFilter, StoreError, Verified, WebhookPatch, WebhookRow, WorkspaceLimits, WorkspacePatch,
+    Room, StatusFilter, StoreError, Verified, WebhookPatch, WebhookRow, WorkspaceLimits,
+    WorkspacePatch,
 };
 
 use crate::support::{Database, NOON, actor, new_webhook};
@@ -49,7 +50,7 @@ async fn the_plan_limit_holds_under_parallel_creates() {
 }
 
 #[tokio::test]
-async fn a_workspaces_limit_of_held_deliveries_reaches_each_of_its_webhooks_as_a_new_revision() {
+async fn a_workspaces_limit_of_held_deliveries_reaches_each_of_its_webhooks_in_the_read_model() {
     let database = Database::fresh().await;
     let (workspace, other) = (database.workspace().await, database.workspace().await);
     let (mine, foreign) = (
@@ -73,7 +74,8 @@ async fn a_workspaces_limit_of_held_deliveries_reaches_each_of_its_webhooks_as_a
         assert!(changed.unwrap().is_some());
         let row = database.store.get_webhook(workspace, mine.id).await;
         let row = row.unwrap().unwrap();
-        (row.held_max, row.revision)
+        assert_eq!(row.revision, 1, "its owner has changed nothing");
+        (row.held_max, row.config_revision())
     };
     assert_eq!(set(Some(7), "a").await, (Some(7), 2));
     // What does not change the limit tells the webhooks nothing.
@@ -470,4 +472,37 @@ async fn lists_page_exactly_by_creation_and_id() {
         rest.iter().map(|w| w.id).collect::<Vec<_>>(),
         ids.drain(5..7).collect::<Vec<_>>()
     );
+}
+
+#[tokio::test]
+async fn a_creation_judged_by_another_plan_is_not_made() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let id = database.workspace().await;
+    let judged = store.get_workspace(id).await.unwrap().unwrap();
+    let room = |judged_by| Room {
+        limit: None,
+        judged_by: Some(judged_by),
+    };
+    let made = store
+        .create_webhook(&new_webhook(id), room(&judged), None, &actor())
+        .await;
+    made.unwrap();
+    store
+        .set_plan(id, Plan::Light, &actor(), NOON)
+        .await
+        .unwrap();
+    let late = store
+        .create_webhook(&new_webhook(id), room(&judged), None, &actor())
+        .await;
+    assert!(matches!(
+        late.unwrap_err(),
+        StoreError::Conflict("workspace")
+    ));
+    let now = store.get_workspace(id).await.unwrap().unwrap();
+    assert_eq!(now.plan, Plan::Light);
+    store
+        .create_webhook(&new_webhook(id), room(&now), None, &actor())
+        .await
+        .unwrap();
 }

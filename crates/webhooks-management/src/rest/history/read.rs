@@ -2,8 +2,8 @@
 
 use super::super::{object::ObjectReader, query::ListQuery};
 use crate::{
-    error::{ManagementError, Violation},
-    service::{DeliveryQuery, JobDraft, MetricsQuery},
+    error::{ManagementError, Problems, Violation},
+    service::{DeliveryQuery, JobDraft, MetricsQuery, UsageQuery},
 };
 
 /// Which deliveries.
@@ -58,6 +58,18 @@ pub(super) fn metrics_query(query: &ListQuery) -> MetricsQuery {
         from: time("from"),
         to: time("to"),
         problems,
+    }
+}
+
+/// Which days.
+pub(super) fn usage_query(query: &ListQuery) -> UsageQuery {
+    let mut problems = Problems::default();
+    let mut time = |name| problems.take(query.time(name));
+    let (from, to) = (time("from"), time("to"));
+    UsageQuery {
+        from,
+        to,
+        problems: problems.violations(),
     }
 }
 

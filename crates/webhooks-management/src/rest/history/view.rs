@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use webhooks_domain::{endpoint::outcome::FailureClass, event::format_micros};
 use webhooks_store::{Counts, ErrorExample, ErrorGroup, EventRow, JobRow, Latency, Measures};
 
-use crate::service::{EventVerdict, JudgedEvent, Metrics, Prepared, WebhookHealth};
+use crate::service::{EventVerdict, JudgedEvent, Metrics, Prepared, Usage, WebhookHealth};
 
 /// An object without the members that are null.
 fn object(value: Value) -> Value {
@@ -130,6 +130,7 @@ pub(super) fn metrics_view(metrics: &Metrics) -> Value {
         .iter()
         .map(|bucket| {
             let mut view = counts_view(&bucket.counts);
+            view["latency"] = latency_view(&bucket.latency);
             view["start"] = format_micros(bucket.start).into();
             view
         })
@@ -144,6 +145,26 @@ pub(super) fn metrics_view(metrics: &Metrics) -> Value {
         "buckets": buckets,
         "errors": errors.iter().map(error_view).collect::<Vec<_>>(),
         "partial": partial,
+    })
+}
+
+/// Days of use.
+pub(super) fn usage_view(usage: &Usage) -> Value {
+    let days = usage.days.iter().map(|day| {
+        json!({
+            "day": format_micros(day.start).get(..10),
+            "events": day.events,
+            "deliveries": day.deliveries,
+            "delivered": day.delivered,
+            "failed": day.failed,
+            "cancelled": day.cancelled,
+            "open": day.open,
+        })
+    });
+    json!({
+        "from": format_micros(usage.from),
+        "to": format_micros(usage.to),
+        "days": days.collect::<Vec<_>>(),
     })
 }
 

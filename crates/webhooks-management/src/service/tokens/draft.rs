@@ -178,9 +178,14 @@ impl Judge {
 
     fn name(&mut self, name: Option<String>) -> Option<String> {
         let name = name?;
-        if name.chars().count() > MAX_NAME_CHARS {
+        // No name at all is fine; one that shows nothing is a mistake.
+        if !name.is_empty() && name.trim().is_empty() {
+            self.broken("name", "blank", "must not be blank");
+        } else if name.chars().count() > MAX_NAME_CHARS {
             let message = format!("has at most {MAX_NAME_CHARS} characters");
             self.broken("name", "too_long", message);
+        } else if name.chars().any(char::is_control) {
+            self.broken("name", "control_character", "has no control characters");
         }
         Some(name)
     }
