@@ -177,6 +177,16 @@ async fn each_row_of_the_table_holds_for_its_roles_and_for_no_others() -> anyhow
             let mine = rows.iter().filter(own);
             let mut all: Vec<String> = mine.flat_map(|row| of(row).clone()).collect();
             all.push("$JS.API.STREAM.INFO.*".to_owned());
+            // Everybody checks at its start that the shared consumers are as they must be.
+            for consumer in [
+                "INTAKE.ingest",
+                "EVENTS.fanout",
+                "VERDICTS.history",
+                "REPORTS.history",
+                "OPS.management",
+            ] {
+                all.push(format!("$JS.API.CONSUMER.INFO.{consumer}"));
+            }
             all
         };
         let (publish, listen) = match role {

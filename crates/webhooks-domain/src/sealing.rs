@@ -290,6 +290,10 @@ fn data_key<'a>(
     aad: &[u8],
 ) -> Option<(Vec<u8>, &'a [u8])> {
     let (wrapped, secret) = sealed.ciphertext.split_at_checked(WRAPPED_BYTES)?;
+    // Without this a secret of 32 bytes that was sealed without a data key would pass for one.
+    if secret.len() < TAG_BYTES {
+        return None;
+    }
     Some((decrypt(key, &sealed.nonce, wrapped, aad)?, secret))
 }
 

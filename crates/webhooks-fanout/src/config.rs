@@ -15,9 +15,6 @@ pub struct Config {
     pub concurrency: usize,
     /// Publishes of all events that may be unacknowledged at a time.
     pub publish_window: usize,
-    /// Whether an event that matched nothing is recorded too. Always: an event without a verdict is
-    /// one that fell through, and management offers it again.
-    pub record_unmatched: bool,
 }
 
 impl Settings for Config {
@@ -36,7 +33,6 @@ impl Settings for Config {
                 1..=65_536,
                 "unacknowledged publishes of fan-out at the same time; one event uses at most 256 of them",
             ),
-            record_unmatched: true,
         }
     }
 }

@@ -60,8 +60,6 @@ pub(crate) struct Fanout {
     pub(crate) clock: Arc<dyn Clock>,
     /// Publishes of one event at a time.
     pub(crate) share: usize,
-    /// Whether an event that matched nothing gets a verdict too, so that people see it.
-    pub(crate) record_unmatched: bool,
 }
 
 /// What became of an event.
@@ -190,9 +188,8 @@ impl Fanout {
         let matches = self
             .index
             .matches(&EventFacts::of(&event.parsed, event.accepted_at));
-        if matches.is_empty() && !self.record_unmatched {
-            return Ok(Tally::default());
-        }
+        // An event that matched nothing gets a verdict too: one without is one that fell through, and
+        // management offers it again.
         let drawn = draw_up(event, &matches, |webhook| self.stats.get(webhook.id))
             .map_err(|error| Poison::new("unrenderable", error.to_string()))?;
         if drawn.dropped > 0 {

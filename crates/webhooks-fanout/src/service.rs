@@ -89,7 +89,6 @@ impl FanoutService {
             publisher: Publisher::new(bus.clone(), config.publish_window, ctx.shutdown.clone()),
             clock: ctx.clock.clone(),
             share: EVENT_SHARE.min(config.publish_window),
-            record_unmatched: config.record_unmatched,
             index: index.clone(),
             bus: bus.clone(),
         };

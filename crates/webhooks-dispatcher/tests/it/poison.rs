@@ -129,10 +129,10 @@ fn f_16_a_delivery_whose_attempt_panics_each_time_is_given_up() {
         let world = World::start().await?;
         // The third attempt's time is beyond what can be reckoned.
         let dispatcher = world
-            .dispatcher(&[
-                ("WEBHOOKS_RETRY_BASE", "18446744073709551615s"),
-                ("WEBHOOKS_RETRY_CAP", "18446744073709551615s"),
-            ])
+            .dispatcher_with(&[], |config| {
+                config.retry.base = Duration::from_secs(u64::MAX);
+                config.retry.cap = Duration::from_secs(u64::MAX);
+            })
             .await?;
         let (failing, healthy) = neighbours();
         world

@@ -155,10 +155,20 @@ impl World {
 
     /// Starts a dispatcher with quick retries and settings of the test's own.
     pub(crate) async fn dispatcher(&self, settings: &[(&str, &str)]) -> anyhow::Result<Dispatcher> {
+        self.dispatcher_with(settings, |_| {}).await
+    }
+
+    /// A dispatcher with what no setting allows.
+    pub(crate) async fn dispatcher_with(
+        &self,
+        settings: &[(&str, &str)],
+        change: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Dispatcher> {
         let vars = self.vars(settings);
         let mut env = Env::from_vars(vars);
-        let config = Config::read(&mut env);
+        let mut config = Config::read(&mut env);
         env.finish()?;
+        change(&mut config);
         let ctx = Context::for_tests();
         #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
         let task = tokio::spawn(webhooks_dispatcher::run(config, ctx.clone()));

@@ -97,7 +97,6 @@ impl Stack {
             bus: self.settings.clone(),
             concurrency: 256,
             publish_window: 1_024,
-            record_unmatched: true,
         };
         let service = FanoutService::build(config, &ctx).await.unwrap();
         let inner = ctx.clone();

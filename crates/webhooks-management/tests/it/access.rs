@@ -371,8 +371,9 @@ async fn what_is_open_to_all_and_what_a_workspace_is_allowed() {
     );
     let free = world.workspace(Plan::Free).await;
     let allowed = world.get("/v1/allowances", &free.token).await;
-    let limit =
-        json!([{ "key": "PLAN_LIMIT_KEY_WEBHOOKS", "kind": "PLAN_LIMIT_KIND_TOTAL", "value": 1 }]);
+    let limit = json!([{
+        "key": "PLAN_LIMIT_KEY_WEBHOOKS", "kind": "PLAN_LIMIT_KIND_TOTAL", "value": 1, "used": 0,
+    }]);
     assert_eq!(
         allowed.body,
         json!({ "plan": "PRICING_PLAN_ID_FREE", "allowances": [], "limits": limit })
@@ -484,6 +485,8 @@ async fn grpc_can_do_the_same() {
         [
             "token.revoke",
             "token.update",
+            // The same call again shows the same token.
+            "token.shown",
             "token.create",
             "token.create",
             "workspace.create"

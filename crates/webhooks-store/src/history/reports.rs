@@ -130,10 +130,12 @@ async fn state_held(
     connection: &mut PgConnection,
     facts: &DeliveryFacts,
 ) -> Result<Option<DeliveryState>, StoreError> {
-    let select = "SELECT state FROM deliveries WHERE day = $1 AND id = $2 FOR UPDATE";
+    let select =
+        "SELECT state FROM deliveries WHERE day = $1 AND id = $2 AND workspace_id = $3 FOR UPDATE";
     let row = sqlx::query(select)
         .bind(Day::of_delivery(facts.delivery_id))
         .bind(facts.delivery_id)
+        .bind(facts.workspace_id)
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(|row| pg::word(row, "state")).transpose()

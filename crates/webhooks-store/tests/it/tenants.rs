@@ -31,6 +31,7 @@ const OF_NO_WORKSPACE: [(&str, &[&str]); 6] = [
             "DELETE FROM mail_outbox WHERE created_at",
             "DELETE FROM outbox WHERE id = ANY",
             "DELETE FROM delivery_counts WHERE day",
+            "DELETE FROM event_counts WHERE day",
             "INSERT INTO repair_watch",
             "INSERT INTO delivery_outbox (day, delivery_id, created_at) SELECT day, id",
             "SELECT w.delivery_id AS id, w.missing_at",
@@ -41,7 +42,7 @@ const OF_NO_WORKSPACE: [(&str, &[&str]); 6] = [
     (
         "reports of dispatchers and verdicts of fan-out, many workspaces' at once, by ids that are computed from the workspace",
         &[
-            "SELECT id, state, attempt_count FROM deliveries WHERE day = $1 AND id = ANY",
+            "SELECT id, state, attempt_count, next_attempt_at FROM deliveries WHERE day = $1 AND id = ANY",
             "SELECT id, state, state_attempts",
             "SELECT id FROM deliveries WHERE day = $1 AND id = ANY($2) AND snapshot IS NOT NULL",
             "UPDATE deliveries d SET state = u.state",
@@ -49,7 +50,7 @@ const OF_NO_WORKSPACE: [(&str, &[&str]); 6] = [
     ),
     (
         "attempts of deliveries that were found by their workspace, in the same statement",
-        &["SELECT percentile_cont"],
+        &["SELECT percentile_cont", "AS start FROM w) binned) v"],
     ),
     (
         "when tokens were used, by ids that the tokens themselves have shown",

@@ -115,7 +115,7 @@ async fn an_endpoint_is_verified_for_the_url_it_has_and_no_other() {
             .await
             .unwrap()
             .unwrap();
-        (row.verified(), row.revision)
+        (row.verified(), row.config_revision())
     };
     require(workspace, true, &[]).await;
     assert_eq!(shown().await, (Some(false), 2));
