@@ -43,9 +43,17 @@ impl World {
             }
         })
         .await?;
-        let letters = self.dead_letters().await?;
+        // Recorded first, then kept.
+        let mut letters = wait_until("a dead letter", LONG, async || {
+            let letters = self.dead_letters().await;
+            let letters = letters.map_err(|error| error.to_string())?;
+            (!letters.is_empty())
+                .then_some(letters)
+                .ok_or("none".to_owned())
+        })
+        .await?;
         ensure_eq(letters.len(), 1)?;
-        let letter = letters.into_iter().next().context("a letter")?;
+        let letter = letters.pop().context("a letter")?;
         let job = DeliveryJob::decode(letter.payload.clone())?;
         let named = job.delivery.context("it names a delivery")?.delivery_id;
         ensure!(named.as_ref() == delivery.as_bytes(), "of another delivery");
