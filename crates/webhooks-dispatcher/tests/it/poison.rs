@@ -140,6 +140,8 @@ fn f_16_a_delivery_whose_attempt_panics_each_time_is_given_up() {
             .dispatcher_with(&[], |config| {
                 config.retry.base = Duration::from_secs(u64::MAX);
                 config.retry.cap = Duration::from_secs(u64::MAX);
+                // Whatever is drawn.
+                config.retry.jitter = 0.0;
             })
             .await?;
         let (failing, healthy) = neighbours();
