@@ -227,11 +227,19 @@ pub(crate) fn mask(value: &str) -> String {
     MASK.chars().chain(value.chars().skip(shown)).collect()
 }
 
+/// Whether `text` reads like the mask of some value.
+pub(crate) fn is_mask(text: &str) -> bool {
+    let end = text.strip_prefix(MASK);
+    end.is_some_and(|end| end.chars().count() <= SHOWN_CHARS)
+}
+
 /// Whether `text` stands for `value`: its mask, of this release or of an earlier one, which showed
 /// the end of shorter values, too.
 pub(crate) fn is_mask_of(text: &str, value: &str) -> bool {
-    let end = text.strip_prefix(MASK);
-    end.is_some_and(|end| end.chars().count() <= SHOWN_CHARS && value.ends_with(end))
+    is_mask(text)
+        && text
+            .strip_prefix(MASK)
+            .is_some_and(|end| value.ends_with(end))
 }
 
 impl Auth {

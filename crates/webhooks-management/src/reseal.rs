@@ -72,26 +72,55 @@ pub async fn reseal_all(store: &Store, keyring: &Keyring) -> Result<Progress, Re
     }
 }
 
-/// A row under the active key, or nothing when it does not open.
-fn renew(keyring: &Keyring, old: SealedRow) -> Result<Option<Resealed>, NoRandomness> {
-    let purpose = match old.kind.as_str() {
+/// How many secrets no key of the ring opens, whatever their rows say: a key may have the right name and
+/// other bytes.
+///
+/// # Errors
+/// The database fails.
+pub async fn unopened(store: &Store, keyring: &Keyring) -> Result<u64, ResealError> {
+    // No key has an empty name, so these are all of them.
+    let every = "";
+    let (mut count, mut after) = (0, (Uuid::nil(), 0));
+    loop {
+        let rows = store.sealed_with_others(every, after, BATCH).await?;
+        let Some(last) = rows.last() else {
+            return Ok(count);
+        };
+        after = (last.webhook_id, last.version);
+        let opens = |row: &SealedRow| {
+            read(row).is_some_and(|(purpose, binding, sealed)| {
+                keyring.open_for(purpose, binding, &sealed).is_ok()
+            })
+        };
+        count += rows.iter().filter(|row| !opens(row)).count() as u64;
+    }
+}
+
+/// What a row holds; nothing when it is none of ours.
+fn read(row: &SealedRow) -> Option<(Purpose, Binding, Sealed)> {
+    let purpose = match row.kind.as_str() {
         "SIGNING" => Purpose::SigningKey,
         "EXTRAS" => Purpose::Extras,
         "ED25519" => Purpose::Ed25519,
-        _ => return Ok(None),
-    };
-    let Ok(nonce) = <[u8; NONCE_BYTES]>::try_from(old.nonce.as_slice()) else {
-        return Ok(None);
+        _ => return None,
     };
     let binding = Binding {
-        workspace: old.workspace_id,
-        webhook: old.webhook_id,
-        version: old.version,
+        workspace: row.workspace_id,
+        webhook: row.webhook_id,
+        version: row.version,
     };
     let sealed = Sealed {
-        key_id: old.key_id.clone(),
-        nonce,
-        ciphertext: old.ciphertext.clone(),
+        key_id: row.key_id.clone(),
+        nonce: row.nonce.as_slice().try_into().ok()?,
+        ciphertext: row.ciphertext.clone(),
+    };
+    Some((purpose, binding, sealed))
+}
+
+/// A row under the active key, or nothing when it does not open.
+fn renew(keyring: &Keyring, old: SealedRow) -> Result<Option<Resealed>, NoRandomness> {
+    let Some((purpose, binding, sealed)) = read(&old) else {
+        return Ok(None);
     };
     match anew(keyring, purpose, binding, &sealed)? {
         Ok(sealed) => Ok(Some(Resealed {

@@ -23,9 +23,11 @@ pub const MAX_TOTAL_BYTES: usize = 8 * 1_024;
 
 /// Names that are ours, the protocol's, or open the metadata service of a cloud, lower case. They
 /// cannot be set.
-pub const PROTECTED: [&str; 25] = [
+pub const PROTECTED: [&str; 36] = [
     "accept-encoding",
     "baggage",
+    "cf-access-jwt-assertion",
+    "cf-connecting-ip",
     "connection",
     "content-encoding",
     "content-length",
@@ -39,22 +41,33 @@ pub const PROTECTED: [&str; 25] = [
     "max-forwards",
     "metadata",
     "metadata-flavor",
+    "remote-user",
     "te",
     "traceparent",
     "tracestate",
     "trailer",
     "trailers",
     "transfer-encoding",
+    "true-client-ip",
     "upgrade",
     "user-agent",
     "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-goog-iap-jwt-assertion",
+    "x-http-method-override",
+    "x-original-url",
     "x-real-ip",
+    "x-remote-user",
+    "x-rewrite-url",
 ];
 
 /// Beginnings of names that are ours, speak to a proxy or to a cloud's own services, or say who
 /// calls, lower case. They cannot be set.
-pub const PROTECTED_PREFIXES: [&str; 8] = [
+pub const PROTECTED_PREFIXES: [&str; 12] = [
     "webhook-",
+    // Libraries of Standard Webhooks read these before ours.
+    "svix-",
     "linkbreakers-",
     "x-linkbreakers-",
     "x-forwarded-",
@@ -62,12 +75,16 @@ pub const PROTECTED_PREFIXES: [&str; 8] = [
     "proxy-",
     "x-amz-",
     "x-aws-",
+    "x-goog-authenticated-user-",
+    "x-google-",
+    "x-ms-client-principal",
 ];
 
-/// Whether `name` is one that a customer cannot set. Case does not matter.
+/// Whether `name` is one that a customer cannot set. Case does not matter, nor whether a hyphen is written
+/// as an underscore: servers that hand headers on as variables (CGI, WSGI) make one name of both.
 #[must_use]
 pub fn is_protected(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    let name = name.to_ascii_lowercase().replace('_', "-");
     PROTECTED.contains(&name.as_str())
         || PROTECTED_PREFIXES
             .iter()
@@ -288,6 +305,15 @@ mod tests {
             "x-aws-ec2-metadata-token-ttl-seconds",
             "Metadata-Flavor",
             "Metadata",
+            "webhook_signature",
+            "X_Forwarded_For",
+            "Content_Length",
+            "svix-signature",
+            "X-Google-Metadata-Request",
+            "X-Goog-Authenticated-User-Email",
+            "X-MS-Client-Principal-Id",
+            "CF-Connecting-IP",
+            "X-Original-URL",
         ];
         for name in rows {
             let mixed: String = name
@@ -340,6 +366,10 @@ mod tests {
         }
         for free in [
             "x-amzn",
+            // Keys of clouds that customers call.
+            "x-goog-api-key",
+            "cf-access-client-secret",
+            "x-functions-key",
             "metadata-x",
             "x-metadata",
             "proxy",

@@ -15,7 +15,7 @@ use webhooks_runtime::Secret;
 use crate::{
     error::Violation,
     extras::{
-        Auth, ClientAuth, ClientCertificate, Extras, Place, ShownCertificate, is_mask_of,
+        Auth, ClientAuth, ClientCertificate, Extras, Place, ShownCertificate, is_mask, is_mask_of,
         shown_time,
     },
 };
@@ -454,10 +454,16 @@ fn kept(
     given: Option<Secret>,
     known: Option<&Secret>,
 ) -> Option<Secret> {
-    let masked =
+    let stands_for_known =
         |given: &Secret| known.is_some_and(|known| is_mask_of(given.expose(), known.expose()));
     let value = match given {
-        Some(given) if !masked(&given) => Some(given),
+        Some(given) if !is_mask(given.expose()) => Some(given),
+        // Of a value that is not there, or no longer: it must not be taken for one.
+        Some(given) if !stands_for_known(&given) => {
+            let message = "is a mask of another value: the value itself has to be given";
+            violations.push(Violation::new(field, "missing", message));
+            return None;
+        }
         _ if by.moves && known.is_some() => {
             violations.push(for_another_host(field));
             return None;
@@ -561,15 +567,17 @@ mod tests {
             let same = judged(&stored, None, Some(Some(AuthDraft::Bearer { token })));
             assert_eq!(same.unwrap().unwrap(), stored);
         }
-        let other = AuthDraft::Basic {
-            username: "u".into(),
-            password: None,
-        };
-        assert_eq!(
-            judged(&stored, None, Some(Some(other))),
-            Err(vec![("auth.password".into(), "missing")]),
-            "a value of another kind is not taken over"
-        );
+        for password in [None, secret("••••"), secret("••••0ken")] {
+            let other = AuthDraft::Basic {
+                username: "u".into(),
+                password,
+            };
+            assert_eq!(
+                judged(&stored, None, Some(Some(other))),
+                Err(vec![("auth.password".into(), "missing")]),
+                "a value of another kind is not taken over, nor a mask taken for a value"
+            );
+        }
         let cleared = judged(&stored, Some(vec![]), Some(None)).unwrap().unwrap();
         assert!(cleared.is_empty());
     }

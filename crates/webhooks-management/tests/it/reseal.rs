@@ -6,7 +6,7 @@ use webhooks_domain::{
     sealing::{Binding, Keyring, Sealed},
     webhook::Plan,
 };
-use webhooks_management::reseal::{Progress, remaining, reseal_all};
+use webhooks_management::reseal::{Progress, remaining, reseal_all, unopened};
 
 use crate::support::{ENCRYPTION_KEYS, LIMIT, World, webhook_body};
 
@@ -45,6 +45,11 @@ async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_fo
     .unwrap();
     // Nothing needs the old key any more, in the table as in the read model.
     let new = Keyring::parse(NEW_KEY).unwrap();
+    assert_eq!(unopened(&world.store, &new).await.unwrap(), 0);
+    // The right name over other bytes opens nothing, whatever the rows say.
+    let mistyped = Keyring::parse("k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=").unwrap();
+    assert_eq!(remaining(&world.store, &mistyped).await.unwrap(), 0);
+    assert_eq!(unopened(&world.store, &mistyped).await.unwrap(), 3);
     for id in ids {
         let row = world
             .store

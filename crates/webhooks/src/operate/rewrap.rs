@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, bail};
 use webhooks_domain::sealing::Keyring;
-use webhooks_management::reseal::{remaining, reseal_all};
+use webhooks_management::reseal::{remaining, reseal_all, unopened};
 use webhooks_runtime::Env;
 
 use super::store;
@@ -31,10 +31,10 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         progress.done,
         keyring.active()
     ));
-    if progress.stuck > 0 {
+    let closed = unopened(&store, &keyring).await?;
+    if closed > 0 {
         bail!(
-            "{} secrets open with none of these keys: put the key back that sealed them",
-            progress.stuck
+            "{closed} secrets open with none of these keys: put the key back that sealed them, with the bytes it had"
         );
     }
     Ok(())
