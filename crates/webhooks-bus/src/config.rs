@@ -5,7 +5,7 @@
 //!
 //! * *Have I seen everything that was written before now?* [`ConfigMirror::catch_up`] asks the
 //!   stream's leader for its last sequence and waits until the mirror has passed it. Fan-out asks
-//!   once for each pulled batch, so a webhook whose creation was answered catches the next event.
+//!   after every pull, so a webhook whose creation was answered catches the next event.
 //! * *How old is my view?* [`ConfigMirror::fresh_as_of`]: a dispatcher whose view is older than
 //!   its limit starts nothing, so a webhook that was disabled is not called for longer.
 
