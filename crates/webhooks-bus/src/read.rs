@@ -34,6 +34,12 @@ impl StoredMessage {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
+
+    /// Whether it says that its key has gone: deleted, or its time to live has passed.
+    #[must_use]
+    pub fn is_end_of_key(&self) -> bool {
+        self.header("KV-Operation").is_some() || self.header("Nats-Marker-Reason").is_some()
+    }
 }
 
 impl From<StreamMessage> for StoredMessage {
