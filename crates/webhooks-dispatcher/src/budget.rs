@@ -10,6 +10,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use crate::pace;
+
 /// What a delivery takes in memory beside its message: what was decoded of it, its places in lines
 /// and maps.
 const OVERHEAD: usize = 1_024;
@@ -52,6 +54,11 @@ impl Budget {
     /// Whether more may be pulled.
     pub(crate) fn has_room(&self) -> bool {
         self.used() < self.limit
+    }
+
+    /// Whether it is nearly used up.
+    pub(crate) fn is_short(&self) -> bool {
+        pace::is_short(self.used(), self.limit)
     }
 
     /// Bytes in use.

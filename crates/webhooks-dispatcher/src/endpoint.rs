@@ -184,6 +184,8 @@ pub(crate) struct Endpoint<T> {
     line: Line<T>,
     bucket: Option<RateState>,
     latency_micros: i64,
+    /// The latency is one that was seen.
+    has_answered: bool,
     /// When a request last ended, or the first one began.
     progress_micros: i64,
     /// Parked by us and not seen again.
@@ -226,6 +228,7 @@ impl<T> Endpoint<T> {
                 .rate
                 .map(|limit| RateState::empty_at(limit, owned_since_micros)),
             latency_micros: FIRST_GUESS_MICROS,
+            has_answered: false,
             progress_micros: 0,
             parked: 0,
             maybe_parked: false,
@@ -405,7 +408,13 @@ impl<T> Endpoint<T> {
         (self.rests, self.rest_until) = (0, 0);
         self.progress_micros = now_micros;
         let seen = i64::try_from(latency.as_micros()).unwrap_or(i64::MAX / 16);
-        self.latency_micros += (seen - self.latency_micros) / 8;
+        if self.has_answered {
+            self.latency_micros += (seen - self.latency_micros) / 8;
+        } else {
+            // Better than any guess. Of the first answers of a slow one, each would else seem to make
+            // room for more than fits.
+            (self.latency_micros, self.has_answered) = (seen, true);
+        }
     }
 
     /// A request was not made, or not for good, through a fault of ours. `draw` is a random number in

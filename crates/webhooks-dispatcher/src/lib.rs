@@ -29,6 +29,7 @@ mod job;
 mod kin;
 mod line;
 mod owner;
+mod pace;
 mod panics;
 mod parked;
 mod partition;

@@ -38,6 +38,7 @@ use crate::{
     held::HeldBook,
     job::{Job, Lane, MessageKey, Owed},
     kin::{Elder, Ending},
+    pace,
     panics::surviving,
     partition_io::{self as io, Settled, Settling},
     shared::Shared,
@@ -306,6 +307,12 @@ impl Partition {
                 owed: vec![owed],
                 parking: false,
             }));
+    }
+
+    /// Whether there will soon be no room to pull more.
+    fn is_short(&self) -> bool {
+        let window = self.shared.settings.limits.partition_window;
+        pace::is_short(self.outstanding.len(), window) || self.shared.budget.is_short()
     }
 
     /// Whether more may be pulled.

@@ -16,7 +16,7 @@ use webhooks_egress::Egress;
 use webhooks_runtime::Clock;
 
 use crate::{
-    budget::Budget, fair::Places, finished::Finished, floor::FannedOut, panics::Panics,
+    budget::Budget, fair::Places, finished::Finished, floor::FannedOut, pace::Pace, panics::Panics,
     registry::Registry, reporter::Reporter, settings::Limits,
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) fanned_out: FannedOut,
     /// Bytes of deliveries in memory.
     pub(crate) budget: Arc<Budget>,
+    /// How fast deliveries are put aside.
+    pub(crate) pace: Pace,
     /// Attempts that were finished here.
     pub(crate) finished: Finished,
     /// Deliveries whose handling panicked here.
@@ -92,6 +94,7 @@ impl Shared {
             reporter,
             leases,
             budget: Budget::new(settings.limits.max_bytes),
+            pace: Pace::default(),
             finished: Finished::default(),
             panics: Panics::default(),
             settings,

@@ -354,9 +354,11 @@ impl Partition {
         self.park_next();
     }
 
-    /// Writes what is to be parked, a few at a time.
+    /// Writes what is to be parked, a few at a time, and in no hurry while there is room.
     pub(super) fn park_next(&mut self) {
         while self.parking < PARKS_AT_ONCE
+            && !self.to_park.is_empty()
+            && (self.is_short() || self.shared.pace.allows())
             && let Some((job, parking)) = self.to_park.pop_front()
         {
             self.parking += 1;

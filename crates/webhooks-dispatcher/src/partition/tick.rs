@@ -26,6 +26,7 @@ impl Partition {
             };
             self.flush_unwanted(webhook);
         }
+        self.park_next();
         for webhook in std::mem::take(&mut self.stalled) {
             self.pump(webhook);
         }

@@ -350,6 +350,7 @@ async fn beside(
         _ => String::new(),
     };
     remove(rig, &load).await?;
+    wait_for_end(rig, &load).await?;
     if let Some(receiver) = receiver {
         receiver.stop().await?;
     }
@@ -366,6 +367,24 @@ async fn failed_for(rig: &Rig, load: &Load) -> anyhow::Result<u64> {
     let mut api = rig.stack.api(&load.workspace)?;
     let answer = api.get("/v1/deliveries?state=FAILED").await?;
     answer["totalCount"].as_u64().context("no totalCount")
+}
+
+/// Waits until nothing of a removed load is open: what is still being ended would be felt in the next
+/// run.
+async fn wait_for_end(rig: &Rig, load: &Load) -> anyhow::Result<()> {
+    let mut api = rig.stack.api(&load.workspace)?;
+    let begun = Instant::now();
+    for state in ["PENDING", "RETRYING", "HELD"] {
+        let path = format!("/v1/deliveries?state={state}");
+        while api.get(&path).await?["totalCount"].as_u64() != Some(0) {
+            ensure!(
+                begun.elapsed() < LIMIT,
+                "deliveries of a removed webhook are still {state}"
+            );
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the dead endpoint is paused or disabled: then its backlog is held. Which of the two it
