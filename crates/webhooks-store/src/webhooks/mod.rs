@@ -1,6 +1,7 @@
 //! Webhooks: what customers configure.
 
 mod options;
+mod past;
 mod read;
 mod secrets;
 mod statements;
@@ -21,6 +22,7 @@ use webhooks_domain::{
 use crate::{WorkspaceRow, error::StoreError, pg};
 
 pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
+pub use past::{DeletedWebhook, Past, PastConfig};
 pub use secrets::{MAX_OLD_SECRETS, Rotation};
 pub use verify::Verified;
 
@@ -355,7 +357,8 @@ impl WebhookRow {
         })
     }
 
-    /// What the audit log keeps: everything a person configured, and no secret.
+    /// What the audit log keeps: everything a person configured, and no secret. What matching asks is
+    /// read back, see `past.rs`.
     pub(crate) fn audited(&self) -> Value {
         json!({
             "name": self.name,
