@@ -238,8 +238,9 @@ impl Operator {
     /// Makes a token and returns it: the only time that its text is seen.
     ///
     /// # Errors
-    /// There is no such workspace, the member's address is none, the store fails, or the read model does (then the token is made
-    /// and becomes known to ingest as soon as management runs; its text is lost, make another).
+    /// There is no such workspace, the member's address is none, the store fails, or the read model
+    /// does (then the token is made and becomes known to ingest as soon as management runs; its text
+    /// is lost, make another).
     pub async fn create_token(&self, wish: TokenWish) -> Result<Token, ManagementError> {
         let workspace = self.workspace(wish.workspace).await?;
         if wish

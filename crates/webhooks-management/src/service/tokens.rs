@@ -1,9 +1,10 @@
 //! A workspace's access tokens: made, listed, changed and revoked by whoever holds the scopes.
 //!
-//! A token grants only scopes that it holds itself, so that nobody climbs by making a token. Nor does it
-//! name a member's address that is not known already: who may make tokens and webhooks could have
-//! mails with words of their own sent to anybody. The
-//! answer that shows a new token is kept (sealed) in the transaction that makes it: a repeated call
+//! A token grants only scopes that it holds itself, so that nobody climbs by making a token. Nor does
+//! it bring in a member's address that is not known already: who may make tokens and webhooks could
+//! have mails with words of their own sent to anybody.
+//!
+//! The answer that shows a new token is kept (sealed) in the transaction that makes it: a repeated call
 //! with the same idempotency key shows the same token, even after a crash, and makes no second one.
 
 pub(crate) mod draft;

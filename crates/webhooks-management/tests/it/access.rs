@@ -3,7 +3,11 @@
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use webhooks_domain::{token::Token, webhook::Plan};
+use webhooks_domain::{
+    token::{Token, TokenEnvironment},
+    webhook::Plan,
+};
+use webhooks_management::operator::TokenWish;
 use webhooks_proto::v1::{
     self, workspace_service_client::WorkspaceServiceClient,
     workspace_token_service_client::WorkspaceTokenServiceClient,
@@ -224,6 +228,21 @@ async fn a_token_knows_its_members_address_and_a_webhook_keeps_its_creators() {
         ),
         (&json!("memberEmail"), &json!("not_an_address"))
     );
+    // An operator's command goes no other way.
+    let by_command = world
+        .operator
+        .create_token(TokenWish {
+            workspace: workspace.id,
+            name: "test".into(),
+            scopes: Vec::new(),
+            member: None,
+            member_email: Some("nobody".into()),
+            environment: TokenEnvironment::Test,
+            expires_at: None,
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(by_command.violations()[0].reason, "not_an_address");
     let issued = text(&issue(json!({ "memberEmail": "member@a.example" })).await);
     let shown = async |id: &str| {
         let path = format!("/v1/workspace-tokens/{id}");
