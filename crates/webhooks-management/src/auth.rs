@@ -58,6 +58,8 @@ pub struct Caller {
     pub workspace: Uuid,
     /// The member behind the token.
     pub member: Uuid,
+    /// Where that member reads mail; `None` = not known.
+    pub member_email: Option<String>,
     /// What the token may do; empty = everything.
     pub scopes: Vec<String>,
     /// Where the call comes from.
@@ -173,6 +175,7 @@ impl Authenticator {
             token_id: row.id.clone(),
             workspace: row.workspace_id,
             member: row.created_by,
+            member_email: row.member_email.clone(),
             scopes: row.scopes.clone(),
             origin: visit.origin.clone(),
         })
@@ -333,6 +336,7 @@ mod tests {
             key_type: webhooks_store::TokenKeyType::default(),
             scopes: Vec::new(),
             created_by: Uuid::from_u128(2),
+            member_email: None,
             created_at: 0,
             updated_at: 0,
             expires_at: None,

@@ -1,5 +1,8 @@
 //! What people are told by mail of a webhook's health, and the way to the mail server.
 //!
+//! It goes to the workspace's notification addresses, or where there are none to the webhook's creator, as
+//! far as that address is known.
+//!
 //! A mail names the webhook and what happened; never a payload, a secret, an address behind the
 //! endpoint, nor the endpoint's query. It is plain text: nothing in it can be markup.
 
@@ -151,19 +154,41 @@ pub(crate) fn notices(
     if let Some(dashboard) = dashboard {
         body.push_str(&format!("\nIts deliveries: {dashboard}\n"));
     }
-    addresses
-        .iter()
+    recipients(addresses, webhook.created_by_email.as_deref())
+        .into_iter()
         .enumerate()
         .map(|(number, recipient)| NewMail {
             message_id: format!(
                 "{}.{}.{number}@webhooks.linkbreakers",
                 event.episode_id, event.kind
             ),
-            recipient: recipient.clone(),
+            recipient: recipient.to_owned(),
             subject: subject.clone(),
             body: body.clone(),
         })
         .collect()
+}
+
+/// Who is told: those whom the workspace names, else the webhook's creator, else nobody.
+fn recipients<'a>(addresses: &'a [String], creator: Option<&'a str>) -> Vec<&'a str> {
+    match addresses {
+        [] => creator.into_iter().collect(),
+        named => named.iter().map(String::as_str).collect(),
+    }
+}
+
+/// A mail server's words for the log: they like to repeat whom a mail was for.
+pub(crate) fn without_addresses(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for word in text.split_inclusive(char::is_whitespace) {
+        if word.contains('@') {
+            shown.push_str("[address]");
+            shown.push_str(&word[word.trim_end().len()..]);
+        } else {
+            shown.push_str(word);
+        }
+    }
+    shown
 }
 
 /// Subject and first sentence.
@@ -199,4 +224,38 @@ fn one_line(text: &str) -> String {
 /// The endpoint without what may be a credential.
 fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_creator_is_told_only_where_the_workspace_names_nobody() {
+        let check = |addresses: &[&str], creator: Option<&str>, told: &[&str]| {
+            let addresses: Vec<_> = addresses.iter().map(|&one| one.to_owned()).collect();
+            assert_eq!(recipients(&addresses, creator), told);
+        };
+        let creator = Some("creator@b.example");
+        check(&[], creator, &["creator@b.example"]);
+        check(&[], None, &[]);
+        let named = ["one@b.example", "two@b.example"];
+        check(&named, creator, &named);
+        check(&named, None, &named);
+    }
+
+    #[test]
+    fn the_log_gets_a_mail_servers_words_without_addresses() {
+        for (said, logged) in [
+            (
+                "permanent error (550): <Member@b.example>: no such user",
+                "permanent error (550): [address] no such user",
+            ),
+            ("try later, a@b.example\n", "try later, [address]\n"),
+            ("network unreachable", "network unreachable"),
+            ("", ""),
+        ] {
+            assert_eq!(without_addresses(said), logged);
+        }
+    }
 }

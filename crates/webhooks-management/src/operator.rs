@@ -21,7 +21,12 @@ use webhooks_store::{
     TokenKeyType, TokenRow, WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
 };
 
-use crate::{error::ManagementError, outbox::Outbox, secrets};
+use crate::{
+    emails::is_email,
+    error::{ManagementError, Violation},
+    outbox::Outbox,
+    secrets,
+};
 
 pub use draft::{LimitsDraft, MAX_EMAILS, WorkspaceDraft};
 
@@ -47,6 +52,8 @@ pub struct TokenWish {
     pub scopes: Vec<String>,
     /// The member behind it; `None` = the workspace's owner.
     pub member: Option<Uuid>,
+    /// Where that member reads mail; `None` = not known.
+    pub member_email: Option<String>,
     /// Which environment its text names.
     pub environment: TokenEnvironment,
     /// When it ends, in microseconds; `None` = never.
@@ -231,10 +238,20 @@ impl Operator {
     /// Makes a token and returns it: the only time that its text is seen.
     ///
     /// # Errors
-    /// There is no such workspace, the store fails, or the read model does (then the token is made
-    /// and becomes known to ingest as soon as management runs; its text is lost, make another).
+    /// There is no such workspace, the member's address is none, the store fails, or the read model
+    /// does (then the token is made and becomes known to ingest as soon as management runs; its text
+    /// is lost, make another).
     pub async fn create_token(&self, wish: TokenWish) -> Result<Token, ManagementError> {
         let workspace = self.workspace(wish.workspace).await?;
+        if wish
+            .member_email
+            .as_deref()
+            .is_some_and(|email| !is_email(email))
+        {
+            let message = "is an address of the form name@host.example";
+            let violation = Violation::new("memberEmail", "not_an_address", message);
+            return Err(ManagementError::Invalid(vec![violation]));
+        }
         let random = secrets::random::<MINT_BYTES>().map_err(ManagementError::internal)?;
         let token = Token::mint(wish.environment, &random);
         let new = NewToken {
@@ -245,6 +262,7 @@ impl Operator {
             key_type: TokenKeyType::Secret,
             scopes: wish.scopes,
             created_by: wish.member.unwrap_or(workspace.owner_member),
+            member_email: wish.member_email,
             expires_at: wish.expires_at,
             now: self.clock.now_micros(),
         };

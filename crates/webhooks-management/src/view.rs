@@ -22,6 +22,8 @@ pub(crate) struct WebhookView {
     id: Uuid,
     workspace_id: Uuid,
     created_by: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by_email: Option<String>,
     name: String,
     endpoint_url: String,
     status: &'static str,
@@ -76,6 +78,7 @@ impl WebhookView {
             id: row.id,
             workspace_id: row.workspace_id,
             created_by: row.created_by,
+            created_by_email: row.created_by_email.clone(),
             name: row.name.clone(),
             endpoint_url: row.endpoint_url.clone(),
             status: ShownStatus::of(row.status).as_str(),

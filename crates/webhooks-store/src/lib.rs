@@ -59,9 +59,9 @@ pub use tokens::{
     MAX_TOKENS, NewToken, TokenCursor, TokenKeyType, TokenPage, TokenPatch, TokenRow,
 };
 pub use webhooks::{
-    AsymmetricSecret, Extras, MAX_OLD_SECRETS, NewWebhook, RateChoice, RetryChoice, RetryNumbers,
-    Room, Rotation, SealedSecret, StatusFilter, Verified, WebhookCursor, WebhookOptions,
-    WebhookPage, WebhookPatch, WebhookRow,
+    AsymmetricSecret, DeletedWebhook, Extras, MAX_OLD_SECRETS, NewWebhook, Past, PastConfig,
+    RateChoice, RetryChoice, RetryNumbers, Room, Rotation, SealedSecret, StatusFilter, Verified,
+    WebhookCursor, WebhookOptions, WebhookPage, WebhookPatch, WebhookRow,
 };
 pub use workspaces::{
     AuthoritiesRow, AuthoritiesWish, DeletedWorkspace, NewWorkspace, WorkspaceCursor,

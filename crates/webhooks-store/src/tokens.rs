@@ -57,6 +57,8 @@ pub struct NewToken {
     pub scopes: Vec<String>,
     /// The member who made it.
     pub created_by: Uuid,
+    /// Where that member reads mail; `None` = not known.
+    pub member_email: Option<String>,
     /// When it ends, in microseconds; `None` = never.
     pub expires_at: Option<i64>,
     /// Now, in microseconds.
@@ -91,6 +93,8 @@ pub struct TokenRow {
     pub scopes: Vec<String>,
     /// The member who made it.
     pub created_by: Uuid,
+    /// Where that member reads mail; `None` = not known.
+    pub member_email: Option<String>,
     /// Microseconds.
     pub created_at: i64,
     /// When it last changed, in microseconds.
@@ -122,6 +126,7 @@ impl TokenRow {
             key_type: TokenKeyType::of(row.try_get("key_type")?)?,
             scopes: row.try_get("scopes")?,
             created_by: row.try_get("created_by")?,
+            member_email: row.try_get("member_email")?,
             created_at,
             updated_at: pg::optional_micros(row, "updated_at")?.unwrap_or(created_at),
             expires_at: pg::optional_micros(row, "expires_at")?,
@@ -146,6 +151,7 @@ impl TokenRow {
             "name": self.name,
             "keyType": self.key_type.as_str(),
             "scopes": self.scopes,
+            "memberEmail": self.member_email,
             "expiresAt": self.expires_at,
             "revokedAt": self.revoked_at,
         })

@@ -299,6 +299,9 @@ pub(crate) struct TokenCreateOptions {
     /// For how long [default: for ever]
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) expires_in: Option<Duration>,
+    /// Where its member is told of the trouble of webhooks it makes, if the workspace names nobody
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) member_email: Option<String>,
     /// A token for a sandbox (lbk_test_…) instead of production (lbk_live_…)
     #[arg(long)]
     pub(crate) test: bool,

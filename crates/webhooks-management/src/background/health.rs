@@ -16,7 +16,7 @@ use super::{
     consume::{Source, acknowledge},
     pause,
 };
-use crate::mail::{MailError, notices};
+use crate::mail::{MailError, notices, without_addresses};
 
 const SOURCE: Source = Source {
     stream: names::OPS,
@@ -145,9 +145,15 @@ pub(super) async fn mails(around: Surroundings) -> anyhow::Result<()> {
             match sent {
                 Ok(()) => around.store.mail_sent(row.id, now).await?,
                 Err(error) => {
-                    tracing::warn!(mail.id = row.id, tries = row.tries, %error, "mail.failed");
-                    let next = next_try(&error, row.tries, row.created_at, now);
                     let text = error.to_string();
+                    let shown = without_addresses(&text);
+                    tracing::warn!(
+                        mail.id = row.id,
+                        tries = row.tries,
+                        error = shown,
+                        "mail.failed"
+                    );
+                    let next = next_try(&error, row.tries, row.created_at, now);
                     around.store.mail_failed(row.id, &text, next, now).await?;
                 }
             }

@@ -46,6 +46,7 @@ impl WorkspaceTokenService for Grpc {
                 scopes: Some(request.scopes),
                 full_access: None,
                 expires_at: expires_at.map(Some),
+                member_email: Some(request.member_email).filter(|email| !email.is_empty()),
                 problems,
             };
             let answer = self
@@ -110,6 +111,7 @@ impl WorkspaceTokenService for Grpc {
                 scopes: request.scopes.map(|list| list.scopes),
                 full_access: request.full_access,
                 expires_at,
+                member_email: None,
                 problems,
             };
             let id = request.id;
@@ -298,6 +300,7 @@ fn token(row: &TokenRow) -> v1::WorkspaceToken {
         updated_at: Some(timestamp(row.updated_at)),
         last_used_at: row.last_used_at.map(timestamp),
         expires_at: row.expires_at.map(timestamp),
+        member_email: row.member_email.clone().unwrap_or_default(),
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn webhook(row: &WebhookRow) -> v1::Webhook {
             .as_ref()
             .map_or_else(String::new, |key| key.public_key.clone()),
         verified: row.verified(),
+        created_by_email: row.created_by_email.clone().unwrap_or_default(),
     }
 }
 

@@ -166,6 +166,7 @@ impl OperatorService for Grpc {
                 name: Some(request.name),
                 scopes: Some(request.scopes),
                 expires_at: expires_at.map(Some),
+                member_email: Some(request.member_email).filter(|email| !email.is_empty()),
                 problems,
                 ..TokenDraft::default()
             };

@@ -24,6 +24,8 @@ pub(super) struct TokenView {
     scopes: Vec<&'static str>,
     scope_names: Vec<&'static str>,
     created_by: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_email: Option<String>,
     created_at: String,
     updated_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +50,7 @@ impl TokenView {
                 .collect(),
             scope_names: held.iter().map(|scope| scope.name).collect(),
             created_by: row.created_by,
+            member_email: row.member_email.clone(),
             created_at: format_micros(row.created_at),
             updated_at: format_micros(row.updated_at),
             last_used_at: row.last_used_at.map(format_micros),

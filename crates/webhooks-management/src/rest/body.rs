@@ -20,10 +20,11 @@ pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_PROBLEMS: usize = 50;
 
 /// Members of the webhook object that callers can read and never write.
-const READ_ONLY: [&str; 14] = [
+const READ_ONLY: [&str; 15] = [
     "id",
     "workspaceId",
     "createdBy",
+    "createdByEmail",
     "createdAt",
     "updatedAt",
     "lastSentAt",

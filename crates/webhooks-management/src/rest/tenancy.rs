@@ -192,6 +192,7 @@ pub(super) fn read_token(body: &[u8]) -> Result<TokenDraft, ManagementError> {
         scopes: reader.texts("scopes"),
         full_access: reader.boolean("fullAccess"),
         expires_at: reader.time("expiresAt"),
+        member_email: reader.text("memberEmail"),
         problems: Vec::new(),
     };
     draft.problems = reader.finish(&READ_ONLY);

@@ -1,21 +1,30 @@
 //! Events, and why each webhook did or did not fire.
 //!
 //! What happened is told by the deliveries there are. For a webhook without one, the rule is asked
-//! again, with the event's stored facts and the webhook as it is *now*: that is the only version
-//! there is. The answer says which of both it rests on, and whether the webhook has been changed
-//! since the event.
+//! again, with the event's stored facts and the webhook as it was when the event was accepted: as the
+//! row says if nothing was changed since, else as the audit log does. The answer says what it rests on,
+//! and whether the webhook has been changed since the event.
+//!
+//! # What is not known
+//! Fan-out judges by what it knows when it comes to the event, moments after the acceptance (longer
+//! with a backlog), and the clocks of two processes may disagree. What was changed within that time
+//! may have decided either way. It shows as `NOT_RECORDED` with `changed_since`, or as a delivery of a
+//! webhook that had been switched off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use uuid::Uuid;
 use webhooks_domain::{
     delivery::DeliveryState,
     ids::Trigger,
-    matching::{self, EventFacts, Participation, Subscription, VerdictReason},
+    matching::{
+        self, CREATION_GRACE_MICROS, EventFacts, Participation, Subscription, VerdictReason,
+    },
     webhook::WebhookStatus,
 };
 use webhooks_store::{
-    DeliveryFilter, DeliveryRow, EventCursor, EventRow, MAX_PAGE, StatusFilter, WebhookRow,
+    DeletedWebhook, DeliveryFilter, DeliveryRow, EventCursor, EventRow, MAX_PAGE, Past, PastConfig,
+    StatusFilter, WebhookRow,
 };
 
 use super::{Found, Management, Page};
@@ -34,7 +43,9 @@ const MAX_JUDGED: usize = 10_000;
 pub enum JudgedBy {
     /// The deliveries there are.
     Recorded,
-    /// The present configuration.
+    /// The configuration as it was when the event was accepted.
+    AtAcceptance,
+    /// The present configuration: which one there was is not known.
     Current,
 }
 
@@ -44,6 +55,7 @@ impl JudgedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Recorded => "RECORDED",
+            Self::AtAcceptance => "AT_ACCEPTANCE",
             Self::Current => "CURRENT",
         }
     }
@@ -66,8 +78,7 @@ pub struct EventVerdict {
     pub judged_by: JudgedBy,
     /// The revision it was judged by; `None` = it was not.
     pub revision: Option<i64>,
-    /// The webhook was changed after the event was accepted, so the present configuration may not
-    /// be what decided.
+    /// The webhook's configuration was changed, or it was deleted, after the event was accepted.
     pub changed_since: bool,
 }
 
@@ -76,7 +87,8 @@ pub struct EventVerdict {
 pub struct JudgedEvent {
     /// The event.
     pub event: EventRow,
-    /// One for each webhook of the workspace (at most 10,000), and for deleted ones with deliveries.
+    /// One for each webhook of the workspace (at most 10,000). Then for those deleted since that have
+    /// deliveries of it or would have: of the latter, among the first 1,000 that were deleted.
     pub verdicts: Vec<EventVerdict>,
 }
 
@@ -118,27 +130,59 @@ impl Management {
                 .list_webhooks(caller.workspace, StatusFilter::Any, MAX_PAGE, after)
                 .await?;
             after = page.rows.last().map(WebhookRow::cursor);
+            let silent = page.rows.iter().map(|webhook| webhook.id);
+            let silent: Vec<_> = silent.filter(|id| !fired(&deliveries, *id)).collect();
+            // Asked after the rows were read: a change between the two is seen here.
+            let past = store.webhooks_at(caller.workspace, &silent, event.accepted_at);
+            let past = past.await?;
             for webhook in &page.rows {
                 let of_it = deliveries.remove(&webhook.id).unwrap_or_default();
-                verdicts.push(judge(webhook, &event, &of_it));
+                verdicts.push(judge(webhook, past.get(&webhook.id), &event, &of_it));
             }
             if !page.more || verdicts.len() >= MAX_JUDGED {
                 break;
             }
         }
+        let listed: HashSet<_> = verdicts
+            .iter()
+            .map(|one: &EventVerdict| one.webhook_id)
+            .collect();
+        verdicts.extend(self.judge_deleted(&event, &listed, deliveries).await?);
+        Ok(JudgedEvent { event, verdicts })
+    }
+
+    /// The verdicts on webhooks that are not `listed`, since they were deleted: on those that have one
+    /// of the `deliveries`, and on those that would have had one.
+    async fn judge_deleted(
+        &self,
+        event: &EventRow,
+        listed: &HashSet<Uuid>,
+        mut deliveries: BTreeMap<Uuid, Vec<DeliveryRow>>,
+    ) -> Result<Vec<EventVerdict>, ManagementError> {
+        let (store, workspace) = (&self.inner.store, event.workspace_id);
+        let made_by = event.accepted_at.saturating_add(CREATION_GRACE_MICROS);
+        let mut gone = store
+            .webhooks_deleted_after(workspace, event.accepted_at, made_by)
+            .await?;
+        gone.retain(|webhook| !listed.contains(&webhook.id));
+        let ids: Vec<_> = gone.iter().map(|webhook| webhook.id).collect();
+        let past = store
+            .webhooks_at(workspace, &ids, event.accepted_at)
+            .await?;
+        let mut verdicts: Vec<_> = gone
+            .iter()
+            .filter_map(|webhook| {
+                let of_it = deliveries.remove(&webhook.id).unwrap_or_default();
+                judge_gone(*webhook, past.get(&webhook.id), event, &of_it)
+            })
+            .collect();
+        // Nothing is known of these but their deliveries.
         verdicts.extend(
             deliveries
                 .into_iter()
-                .map(|(webhook_id, of_it)| EventVerdict {
-                    webhook_id,
-                    webhook_name: None,
-                    revision: None,
-                    changed_since: true,
-                    ..recorded(webhook_id, &of_it)
-                        .unwrap_or_else(|| only_asked_for(webhook_id, &of_it))
-                }),
+                .filter_map(|(id, of_it)| unknown(id, &of_it)),
         );
-        Ok(JudgedEvent { event, verdicts })
+        Ok(verdicts)
     }
 
     /// The events of the caller's workspace that were accepted in a range of time (microseconds),
@@ -230,17 +274,62 @@ impl Subscription for Judged<'_> {
     }
 
     fn participation(&self) -> Participation {
-        match self.webhook.status {
-            _ if self.as_if_active => Participation::Deliver,
-            WebhookStatus::Active => Participation::Deliver,
-            WebhookStatus::Disabled => Participation::Ignore,
-            WebhookStatus::Paused | WebhookStatus::AutoDisabled => Participation::Hold,
+        if self.as_if_active {
+            Participation::Deliver
+        } else {
+            participation(self.webhook.status)
         }
     }
 }
 
+/// A webhook as it was, as the rule wants it.
+struct Then<'a> {
+    id: Uuid,
+    workspace_id: Uuid,
+    created_at: i64,
+    config: &'a PastConfig,
+}
+
+impl Subscription for Then<'_> {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn workspace_id(&self) -> Uuid {
+        self.workspace_id
+    }
+
+    fn link_ids(&self) -> &[Uuid] {
+        &self.config.link_ids
+    }
+
+    fn triggers(&self) -> &[String] {
+        &self.config.triggers
+    }
+
+    fn event_actions(&self) -> &[String] {
+        &self.config.event_actions
+    }
+
+    fn created_at_micros(&self) -> i64 {
+        self.created_at
+    }
+
+    fn participation(&self) -> Participation {
+        participation(self.config.status)
+    }
+}
+
+fn participation(status: WebhookStatus) -> Participation {
+    match status {
+        WebhookStatus::Active => Participation::Deliver,
+        WebhookStatus::Disabled => Participation::Ignore,
+        WebhookStatus::Paused | WebhookStatus::AutoDisabled => Participation::Hold,
+    }
+}
+
 /// The rule's answer for a stored event.
-pub(crate) fn verdict_on(webhook: &Judged<'_>, event: &EventRow) -> VerdictReason {
+pub(crate) fn verdict_on(webhook: &impl Subscription, event: &EventRow) -> VerdictReason {
     let facts = EventFacts {
         workspace_id: event.workspace_id,
         link_id: event.link_id.unwrap_or_default(),
@@ -252,7 +341,19 @@ pub(crate) fn verdict_on(webhook: &Judged<'_>, event: &EventRow) -> VerdictReaso
     matching::verdict(webhook, &facts)
 }
 
-fn judge(webhook: &WebhookRow, event: &EventRow, deliveries: &[DeliveryRow]) -> EventVerdict {
+/// Whether the event itself made a delivery to this webhook.
+fn fired(deliveries: &BTreeMap<Uuid, Vec<DeliveryRow>>, webhook: Uuid) -> bool {
+    let of_it = deliveries.get(&webhook);
+    of_it.is_some_and(|of_it| of_it.iter().any(|row| row.trigger == Trigger::Event))
+}
+
+/// `past`: what it was when the event was accepted; `None` = what it is.
+fn judge(
+    webhook: &WebhookRow,
+    past: Option<&Past>,
+    event: &EventRow,
+    deliveries: &[DeliveryRow],
+) -> EventVerdict {
     let changed_since = webhook.revision > 1 && webhook.updated_at > event.accepted_at;
     if let Some(verdict) = recorded(webhook.id, deliveries) {
         return EventVerdict {
@@ -261,27 +362,95 @@ fn judge(webhook: &WebhookRow, event: &EventRow, deliveries: &[DeliveryRow]) -> 
             ..verdict
         };
     }
-    let judged = Judged {
+    let now = Judged {
         webhook,
         as_if_active: false,
     };
-    let reason = match verdict_on(&judged, event) {
-        VerdictReason::OtherLink => "LINK_SCOPE",
-        VerdictReason::OtherKind => "TRIGGER",
-        VerdictReason::OtherAction => "EVENT_ACTION",
-        VerdictReason::Disabled => "DISABLED",
-        VerdictReason::AcceptedBeforeCreation => "CREATED_LATER",
-        VerdictReason::HappenedBeforeCreation => "EVENT_TOO_OLD",
-        // It would fire as it is now. It did not, or what it owes has not been recorded yet.
-        VerdictReason::Fires | VerdictReason::Held => "NOT_RECORDED",
-        VerdictReason::OtherWorkspace => "OTHER_WORKSPACE",
+    let (reason, revision, judged_by) = match past {
+        Some(Past::Config(config)) => {
+            let then = Then {
+                id: webhook.id,
+                workspace_id: webhook.workspace_id,
+                created_at: webhook.created_at,
+                config,
+            };
+            let reason = verdict_on(&then, event);
+            (reason, config.revision, JudgedBy::AtAcceptance)
+        }
+        None => {
+            let reason = verdict_on(&now, event);
+            (reason, webhook.revision, JudgedBy::AtAcceptance)
+        }
+        Some(Past::Unreadable) => {
+            let reason = verdict_on(&now, event);
+            (reason, webhook.revision, JudgedBy::Current)
+        }
     };
     EventVerdict {
         webhook_name: Some(webhook.name.clone()),
-        reason,
-        revision: Some(webhook.revision),
+        // It would have fired. It did not, or what it owes has not been recorded yet.
+        reason: silence(reason).unwrap_or("NOT_RECORDED"),
+        judged_by,
+        revision: Some(revision),
         changed_since,
         ..only_asked_for(webhook.id, deliveries)
+    }
+}
+
+/// The verdict on a deleted webhook; `None` = it has no delivery, and would have none, as far as is known.
+fn judge_gone(
+    webhook: DeletedWebhook,
+    past: Option<&Past>,
+    event: &EventRow,
+    deliveries: &[DeliveryRow],
+) -> Option<EventVerdict> {
+    let config = match past {
+        Some(Past::Config(config)) if recorded(webhook.id, deliveries).is_none() => config,
+        _ => return unknown(webhook.id, deliveries),
+    };
+    let then = Then {
+        id: webhook.id,
+        workspace_id: event.workspace_id,
+        created_at: webhook.created_at,
+        config,
+    };
+    let silence = silence(verdict_on(&then, event));
+    if silence.is_some() && deliveries.is_empty() {
+        return None;
+    }
+    Some(EventVerdict {
+        // It would have fired, and was deleted before that came to anything.
+        reason: silence.unwrap_or("WEBHOOK_DELETED"),
+        judged_by: JudgedBy::AtAcceptance,
+        revision: Some(config.revision),
+        changed_since: true,
+        ..only_asked_for(webhook.id, deliveries)
+    })
+}
+
+/// The verdict on a deleted webhook of whose configuration nothing is known: what deliveries tell.
+fn unknown(webhook_id: Uuid, deliveries: &[DeliveryRow]) -> Option<EventVerdict> {
+    if deliveries.is_empty() {
+        return None;
+    }
+    let told = recorded(webhook_id, deliveries);
+    Some(EventVerdict {
+        changed_since: true,
+        ..told.unwrap_or_else(|| only_asked_for(webhook_id, deliveries))
+    })
+}
+
+/// The word for why there is no delivery; `None` = there is one to be.
+fn silence(reason: VerdictReason) -> Option<&'static str> {
+    match reason {
+        VerdictReason::OtherLink => Some("LINK_SCOPE"),
+        VerdictReason::OtherKind => Some("TRIGGER"),
+        VerdictReason::OtherAction => Some("EVENT_ACTION"),
+        VerdictReason::Disabled => Some("DISABLED"),
+        VerdictReason::AcceptedBeforeCreation => Some("CREATED_LATER"),
+        VerdictReason::HappenedBeforeCreation => Some("EVENT_TOO_OLD"),
+        VerdictReason::OtherWorkspace => Some("OTHER_WORKSPACE"),
+        VerdictReason::Fires | VerdictReason::Held => None,
     }
 }
 

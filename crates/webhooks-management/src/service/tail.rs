@@ -507,6 +507,7 @@ mod tests {
             key_type: TokenKeyType::Secret,
             scopes: vec!["webhooks:read".into()],
             created_by: Uuid::from_u128(2),
+            member_email: None,
             created_at: 0,
             updated_at: 0,
             expires_at: Some(100),

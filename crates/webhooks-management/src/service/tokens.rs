@@ -1,7 +1,10 @@
 //! A workspace's access tokens: made, listed, changed and revoked by whoever holds the scopes.
 //!
-//! A token grants only scopes that it holds itself, so that nobody climbs by making a token. The
-//! answer that shows a new token is kept (sealed) in the transaction that makes it: a repeated call
+//! A token grants only scopes that it holds itself, so that nobody climbs by making a token. Nor does
+//! it bring in a member's address that is not known already: who may make tokens and webhooks could
+//! have mails with words of their own sent to anybody.
+//!
+//! The answer that shows a new token is kept (sealed) in the transaction that makes it: a repeated call
 //! with the same idempotency key shows the same token, even after a crash, and makes no second one.
 
 pub(crate) mod draft;
@@ -9,7 +12,7 @@ pub(crate) mod draft;
 use uuid::Uuid;
 use webhooks_domain::token::{MINT_BYTES, Token, TokenEnvironment};
 use webhooks_store::{
-    KeptAnswer, NewToken, StoreError, TokenCursor, TokenKeyType, TokenPatch, TokenRow,
+    KeptAnswer, NewToken, StoreError, TokenCursor, TokenKeyType, TokenPatch, TokenRow, WorkspaceRow,
 };
 
 use super::{
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::ManagementError,
+    error::{ManagementError, Violation},
     page::{ListScope, Position},
     scopes::lacking,
     secrets,
@@ -202,6 +205,7 @@ impl Management {
             true => TokenEnvironment::Test,
             false => TokenEnvironment::Live,
         };
+        let member_email = address(caller, &workspace, wish.member_email)?;
         let random = secrets::random::<MINT_BYTES>().map_err(ManagementError::internal)?;
         let token = Token::mint(environment, &random);
         let new = NewToken {
@@ -212,6 +216,7 @@ impl Management {
             key_type: wish.key_type,
             scopes: wish.scopes,
             created_by: caller.member,
+            member_email,
             expires_at: wish.expires_at,
             now,
         };
@@ -271,6 +276,27 @@ impl Management {
     }
 }
 
+/// Where a new token's member reads mail: where the caller does, unless it names another address that the
+/// workspace is known by.
+fn address(
+    caller: &Caller,
+    workspace: &WorkspaceRow,
+    wish: Option<String>,
+) -> Result<Option<String>, ManagementError> {
+    let Some(email) = wish else {
+        return Ok(caller.member_email.clone());
+    };
+    let known = workspace.settings.notification_emails.iter();
+    let mut known = known.chain(caller.member_email.as_ref());
+    if known.any(|known| known.eq_ignore_ascii_case(&email)) {
+        Ok(Some(email))
+    } else {
+        let message = "is the calling token's own, or one of the workspace's notification addresses; others are an operator's to give";
+        let violation = Violation::new("memberEmail", "not_known", message);
+        Err(ManagementError::Invalid(vec![violation]))
+    }
+}
+
 /// Whoever changes what a token may, or for how long, must hold all of it.
 fn may_give(caller: &Caller, row: &TokenRow, patch: &TokenPatch) -> Result<(), ManagementError> {
     let gives = patch.scopes.is_some() || patch.expires_at.is_some();
@@ -293,6 +319,7 @@ fn as_stored(new: &NewToken) -> TokenRow {
         key_type: new.key_type,
         scopes: new.scopes.clone(),
         created_by: new.created_by,
+        member_email: new.member_email.clone(),
         created_at: new.now,
         updated_at: new.now,
         expires_at: new.expires_at,

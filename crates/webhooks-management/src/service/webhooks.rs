@@ -355,6 +355,7 @@ impl Management {
             source: draft.source,
             profile: draft.profile.as_str().to_owned(),
             created_by: caller.member,
+            created_by_email: caller.member_email.clone(),
             status,
             status_reason,
             options: draft.options,

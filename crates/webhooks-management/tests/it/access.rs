@@ -3,13 +3,17 @@
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use webhooks_domain::{token::Token, webhook::Plan};
+use webhooks_domain::{
+    token::{Token, TokenEnvironment},
+    webhook::Plan,
+};
+use webhooks_management::operator::TokenWish;
 use webhooks_proto::v1::{
     self, workspace_service_client::WorkspaceServiceClient,
     workspace_token_service_client::WorkspaceTokenServiceClient,
 };
 
-use crate::support::{LIMIT, Reply, Workspace, World, webhook_body, with_token};
+use crate::support::{LIMIT, OPERATOR_TOKEN, Reply, Workspace, World, webhook_body, with_token};
 
 const SECRET: &str = "WORKSPACE_TOKEN_KEY_TYPE_SECRET";
 
@@ -203,6 +207,112 @@ async fn nobody_climbs_by_making_a_token() {
     }
     let reader = world.token(workspace.id, &["tokens:read"]).await;
     refused(&make(&world, &reader, &body).await, 403, "MISSING_SCOPE");
+}
+
+#[tokio::test]
+async fn a_token_knows_its_members_address_and_a_webhook_keeps_its_creators() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let issue = async |body: Value| {
+        let path = format!("/v1/operator/workspaces/{}/tokens", workspace.id);
+        world
+            .write(Method::POST, &path, OPERATOR_TOKEN, &[], &body)
+            .await
+    };
+    let bad = issue(json!({ "memberEmail": "nobody" })).await;
+    refused(&bad, 400, "INVALID_ARGUMENT");
+    assert_eq!(
+        (
+            &bad.body["details"][0]["field"],
+            &bad.body["details"][0]["reason"]
+        ),
+        (&json!("memberEmail"), &json!("not_an_address"))
+    );
+    // An operator's command goes no other way.
+    let by_command = world
+        .operator
+        .create_token(TokenWish {
+            workspace: workspace.id,
+            name: "test".into(),
+            scopes: Vec::new(),
+            member: None,
+            member_email: Some("nobody".into()),
+            environment: TokenEnvironment::Test,
+            expires_at: None,
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(by_command.violations()[0].reason, "not_an_address");
+    let issued = text(&issue(json!({ "memberEmail": "member@a.example" })).await);
+    let shown = async |id: &str| {
+        let path = format!("/v1/workspace-tokens/{id}");
+        world.get(&path, &issued).await.body["token"].clone()
+    };
+    let id = Token::parse(&issued).unwrap().id().to_owned();
+    assert_eq!(shown(&id).await["memberEmail"], "member@a.example");
+
+    // What it makes inherits the address, and brings no strange one.
+    let made = make(&world, &issued, &json!({ "keyType": SECRET })).await;
+    assert_eq!(made.body["token"]["memberEmail"], "member@a.example");
+    let child = text(&made);
+    let child_id = made.body["token"]["id"].as_str().unwrap();
+    assert_eq!(shown(child_id).await, made.body["token"]);
+    let with = |email: &str| json!({ "keyType": SECRET, "memberEmail": email });
+    let strange = make(&world, &child, &with("victim@b.example")).await;
+    refused(&strange, 400, "INVALID_ARGUMENT");
+    assert_eq!(strange.body["details"][0]["reason"], "not_known");
+    let path = format!("/v1/operator/workspaces/{}", workspace.id);
+    let named = json!({ "notificationEmails": ["ops@a.example"] });
+    let named = world
+        .write(Method::PATCH, &path, OPERATOR_TOKEN, &[], &named)
+        .await;
+    assert_eq!(named.status, StatusCode::OK);
+    let other = make(&world, &child, &with("ops@a.example")).await;
+    assert_eq!(other.body["token"]["memberEmail"], "ops@a.example");
+    text(&other);
+    let moved = change(
+        &world,
+        &child,
+        child_id,
+        &json!({ "memberEmail": "ops@a.example" }),
+    )
+    .await;
+    refused(&moved, 400, "INVALID_ARGUMENT");
+    assert_eq!(moved.body["details"][0]["reason"], "read_only");
+    let unknown = make(&world, &workspace.token, &json!({ "keyType": SECRET })).await;
+    assert!(unknown.body["token"].get("memberEmail").is_none());
+    text(&unknown);
+
+    let webhook = world.post(&child, &webhook_body("x")).await;
+    assert_eq!(
+        webhook.body["webhook"]["createdByEmail"],
+        "member@a.example"
+    );
+    let webhook = webhook.body["webhook"]["id"].as_str().unwrap().to_owned();
+    // Whoever changes it does not become its creator.
+    let path = format!("/v1/webhooks/{webhook}");
+    let renamed = world
+        .patch(&webhook, &workspace.token, &json!({ "name": "y" }))
+        .await;
+    assert_eq!(
+        renamed.body["webhook"]["createdByEmail"],
+        "member@a.example"
+    );
+    let none = world.post(&workspace.token, &webhook_body("z")).await;
+    assert!(none.body["webhook"].get("createdByEmail").is_none());
+    let stranger = world.workspace(Plan::Enterprise).await;
+    let hidden = world.get(&path, &stranger.token).await;
+    refused(&hidden, 404, "WEBHOOK_NOT_FOUND");
+    assert!(!hidden.body.to_string().contains("member@a.example"));
+
+    for (action, subject, key) in [
+        ("token.create", id.as_str(), "memberEmail"),
+        ("webhook.create", webhook.as_str(), "createdByEmail"),
+    ] {
+        let path = format!("/v1/audit-log?action={action}&subject={subject}");
+        let log = world.get(&path, &issued).await;
+        assert_eq!(log.body["entries"][0]["after"][key], "member@a.example");
+    }
 }
 
 #[tokio::test]

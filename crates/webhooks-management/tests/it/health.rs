@@ -207,3 +207,60 @@ async fn an_episode_is_shown_audited_and_told_once_also_when_the_mail_server_was
     assert_eq!(sink.mails.lock().unwrap().len(), 4);
     drop(serving);
 }
+
+#[tokio::test]
+async fn the_creator_is_told_where_the_workspace_names_nobody_and_only_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sink = Sink::default();
+    let serving = sink.serve(listener);
+    let world = World::with(&[("WEBHOOKS_SMTP_URL", &format!("smtp://{address}"))]).await;
+    let creator = Some("creator@b.example");
+
+    // Nobody is known: no mail.
+    let silent = world.workspace(Plan::Enterprise).await;
+    let unknown = world.webhook(&silent.token).await;
+    told(&world, &event(silent.id, unknown, "failing", PAUSED)).await;
+    wait_for_label(&world, &silent.token, unknown, "PAUSED").await;
+
+    // Nobody is named: its creator is told of both.
+    let unnamed = world.workspace(Plan::Enterprise).await;
+    let token = world.member_token(unnamed.id, &[], creator).await;
+    let webhook = world.webhook(&token).await;
+    told(&world, &event(unnamed.id, webhook, "failing", PAUSED)).await;
+    told(
+        &world,
+        &event(unnamed.id, webhook, "auto_disabled", DISABLED),
+    )
+    .await;
+    wait_for_label(&world, &token, webhook, "AUTO_DISABLED").await;
+
+    // Somebody is named: the creator is not told.
+    let named = world.workspace(Plan::Enterprise).await;
+    to_whom(&world, named.id, &["ops@b.example"]).await;
+    let token = world.member_token(named.id, &[], creator).await;
+    let webhook = world.webhook(&token).await;
+    told(&world, &event(named.id, webhook, "failing", PAUSED)).await;
+    wait_for_label(&world, &token, webhook, "PAUSED").await;
+
+    // A row for each mail there is to be, written with the status.
+    let recipients = world
+        .sql("SELECT string_agg(recipient, ' ' ORDER BY id) FROM mail_outbox")
+        .await;
+    assert_eq!(
+        recipients.trim(),
+        "creator@b.example creator@b.example ops@b.example"
+    );
+    let mails = sink.wait_for(3).await;
+    for (word, to) in [
+        ("is failing", "<creator@b.example>"),
+        ("was disabled", "<creator@b.example>"),
+        ("is failing", "<ops@b.example>"),
+    ] {
+        let found = mails
+            .iter()
+            .filter(|mail| mail.contains(word) && mail.contains(to));
+        assert_eq!(found.count(), 1, "{word} {to}: {mails:?}");
+    }
+    drop(serving);
+}

@@ -12,7 +12,7 @@ use webhooks_devstack::wait_until;
 use webhooks_domain::{
     ids,
     signing::{SigningKey, verify},
-    webhook::Plan,
+    webhook::{Plan, StatusReason, WebhookStatus},
 };
 use webhooks_proto::{
     internal::v1::{
@@ -24,11 +24,11 @@ use webhooks_proto::{
         job_service_client::JobServiceClient, metrics_service_client::MetricsServiceClient,
     },
 };
-use webhooks_store::{RenditionRecord, VerdictDelivery, VerdictRecord};
+use webhooks_store::{Actor, HealthNews, RenditionRecord, VerdictDelivery, VerdictRecord};
 
 use crate::support::{
-    INTERNAL_TOKEN, LIMIT, Reply, Workspace, World, delivered, delivery, id_of, uuid, webhook_body,
-    with_token,
+    INTERNAL_TOKEN, LIMIT, Reply, Workspace, World, delivered, delivery, id_of, now, uuid,
+    webhook_body, with_token,
 };
 
 /// An event as fan-out's verdict tells of it, with a delivery for each of `references`.
@@ -442,11 +442,11 @@ async fn an_event_tells_of_every_webhook_why() {
     let told = |reason: &str, by: &str, fired| (reason.to_owned(), by.to_owned(), fired);
     assert_eq!(of(webhook), told("MATCHED", "RECORDED", true));
     assert_eq!(of(paused), told("HELD", "RECORDED", true));
-    assert_eq!(of(elsewhere), told("LINK_SCOPE", "CURRENT", false));
-    assert_eq!(of(entries), told("TRIGGER", "CURRENT", false));
-    assert_eq!(of(off), told("DISABLED", "CURRENT", false));
-    assert_eq!(of(silent), told("NOT_RECORDED", "CURRENT", false));
-    assert_eq!(of(later), told("CREATED_LATER", "CURRENT", false));
+    assert_eq!(of(elsewhere), told("LINK_SCOPE", "AT_ACCEPTANCE", false));
+    assert_eq!(of(entries), told("TRIGGER", "AT_ACCEPTANCE", false));
+    assert_eq!(of(off), told("DISABLED", "AT_ACCEPTANCE", false));
+    assert_eq!(of(silent), told("NOT_RECORDED", "AT_ACCEPTANCE", false));
+    assert_eq!(of(later), told("CREATED_LATER", "AT_ACCEPTANCE", false));
 
     let listed = world.get("/v1/events", token).await;
     assert_eq!(listed.body["totalCount"], 1);
@@ -461,6 +461,139 @@ async fn an_event_tells_of_every_webhook_why() {
     };
     let same = client.get_event(with_token(token, request)).await.unwrap();
     assert_eq!(same.get_ref().verdicts.len(), verdicts.len());
+}
+
+#[tokio::test]
+async fn a_verdict_rests_on_the_configuration_that_was_there_when_the_event_was_accepted() {
+    let (world, workspace, webhook, _) = stage().await;
+    let token = workspace.token.as_str();
+    let make = async |change: Value| {
+        let mut body = webhook_body("one");
+        for (key, value) in change.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        id_of(&world.post(token, &body).await)
+    };
+    let change = async |id: Uuid, change: Value| {
+        let reply = world.patch(&id.to_string(), token, &change).await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    };
+    let delete = async |id: Uuid| {
+        let reply = world.delete(&format!("/v1/webhooks/{id}"), token).await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    };
+    let (on, off) = (
+        json!({ "status": "WEBHOOK_STATUS_ACTIVE" }),
+        json!({ "status": "WEBHOOK_STATUS_DISABLED" }),
+    );
+    let elsewhere = json!({ "linkIds": [Uuid::from_u128(5)] });
+    let entries = json!({ "triggers": ["KIND_ENTRY"] });
+
+    let bound = make(elsewhere.clone()).await;
+    let other_kind = make(entries.clone()).await;
+    let other_action = make(json!({ "eventActions": ["FORM_SUBMIT"] })).await;
+    let disabled = make(off.clone()).await;
+    let open = make(json!({})).await;
+    let untouched = make(entries.clone()).await;
+    let (gone, gone_elsewhere) = (make(json!({})).await, make(elsewhere.clone()).await);
+    let gone_before = make(json!({})).await;
+    delete(gone_before).await;
+    // What deliveries make of a status is no person's doing, and counts as well.
+    let struck = make(json!({})).await;
+    let news = HealthNews {
+        episode_id: format!("{struck}-1"),
+        kind: "auto_disabled".into(),
+        workspace_id: workspace.id,
+        webhook_id: struck,
+        epoch: 0,
+        status: WebhookStatus::AutoDisabled,
+        reason: Some(StatusReason::ConsecutiveFailures),
+        at: now(),
+    };
+    let acted = world
+        .store
+        .record_health(&news, |_, _| Vec::new(), now())
+        .await;
+    assert!(acted.unwrap());
+
+    let fired = delivery(workspace.id, webhook, "then");
+    record(&world, &[&fired], false).await;
+
+    change(bound, json!({ "linkIds": [] })).await;
+    change(other_kind, json!({ "triggers": [] })).await;
+    // The first change after the event tells, not the last one.
+    change(other_kind, off.clone()).await;
+    change(other_action, json!({ "eventActions": [] })).await;
+    change(disabled, on.clone()).await;
+    change(open, off.clone()).await;
+    change(struck, on).await;
+    change(struck, off).await;
+    delete(gone).await;
+    delete(gone_elsewhere).await;
+    // A look at a secret, a test and the like say nothing of a configuration.
+    let looked = world
+        .store
+        .record_access(
+            workspace.id,
+            &Actor::System,
+            "webhook.secret_shown",
+            &untouched.to_string(),
+            now(),
+        )
+        .await;
+    looked.unwrap();
+
+    let event = world.get("/v1/events/then", token).await;
+    assert_eq!(event.status, StatusCode::OK, "{event:?}");
+    let verdicts = event.body["verdicts"].as_array().unwrap();
+    let of = |id: Uuid| {
+        let id = json!(id);
+        verdicts.iter().find(|one| one["webhookId"] == id)
+    };
+    for (id, reason, revision, changed) in [
+        (bound, "LINK_SCOPE", 1, true),
+        (other_kind, "TRIGGER", 1, true),
+        (other_action, "EVENT_ACTION", 1, true),
+        (disabled, "DISABLED", 1, true),
+        (open, "NOT_RECORDED", 1, true),
+        (struck, "NOT_RECORDED", 1, true),
+        (untouched, "TRIGGER", 1, false),
+        (gone, "WEBHOOK_DELETED", 1, true),
+    ] {
+        let verdict = of(id).unwrap_or_else(|| panic!("{reason}: {verdicts:?}"));
+        let told = (
+            &verdict["reason"],
+            &verdict["judgedBy"],
+            &verdict["revision"],
+            &verdict["changedSince"],
+            &verdict["fired"],
+        );
+        let expected = (
+            &json!(reason),
+            &json!("AT_ACCEPTANCE"),
+            &json!(revision),
+            &json!(changed),
+            &json!(false),
+        );
+        assert_eq!(told, expected, "{id}");
+    }
+    assert_eq!(of(webhook).unwrap()["judgedBy"], "RECORDED");
+    assert_eq!(of(gone_elsewhere), None, "it would not have fired");
+    assert_eq!(of(gone_before), None, "it was not there any more");
+
+    let mut client = EventHistoryServiceClient::new(world.channel().await);
+    let request = v1::GetEventRequest { id: "then".into() };
+    let same = client.get_event(with_token(token, request)).await.unwrap();
+    let same = same.into_inner().verdicts;
+    assert_eq!(same.len(), verdicts.len());
+    let same = same
+        .iter()
+        .find(|one| one.webhook_id == bound.to_string())
+        .unwrap();
+    assert_eq!(
+        (same.reason.as_str(), same.judged_by.as_str(), same.revision),
+        ("LINK_SCOPE", "AT_ACCEPTANCE", 1)
+    );
 }
 
 #[tokio::test]

@@ -226,6 +226,7 @@ async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
         source: WebhookSource::Linkbreakers,
         profile: "standard".into(),
         created_by: Uuid::new_v4(),
+        created_by_email: None,
         secret: SealedSecret {
             key_id: sealed.key_id,
             version: 1,

@@ -499,6 +499,57 @@ async fn refusals_are_kept_under_a_key_and_an_expiry_is_taken_away() {
 }
 
 #[tokio::test]
+async fn a_members_address_is_given_inherited_and_kept_over_grpc_too() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let mut operator = OperatorServiceClient::new(world.channel().await);
+    let issue = |email: &str| v1::IssueWorkspaceTokenRequest {
+        workspace_id: workspace.id.to_string(),
+        member_email: email.into(),
+        ..v1::IssueWorkspaceTokenRequest::default()
+    };
+    let bad = operator
+        .issue_workspace_token(with_token(OPERATOR_TOKEN, issue("nobody")))
+        .await
+        .unwrap_err();
+    assert_eq!(fields(&bad), ["memberEmail"]);
+    let issued = operator
+        .issue_workspace_token(with_token(OPERATOR_TOKEN, issue("member@a.example")))
+        .await
+        .unwrap();
+    let token = issued.into_inner().access_token;
+    webhooks_devstack::note_answer(token.as_bytes());
+
+    let mut tokens = WorkspaceTokenServiceClient::new(world.channel().await);
+    let wish = |email: &str| v1::CreateWorkspaceTokenRequest {
+        key_type: v1::WorkspaceTokenKeyType::Secret.into(),
+        member_email: email.into(),
+        ..v1::CreateWorkspaceTokenRequest::default()
+    };
+    let strange = tokens
+        .create_workspace_token(with_token(&token, wish("victim@b.example")))
+        .await
+        .unwrap_err();
+    assert_eq!(fields(&strange), ["memberEmail"]);
+    for email in ["", "member@a.example"] {
+        let made = tokens
+            .create_workspace_token(with_token(&token, wish(email)))
+            .await
+            .unwrap()
+            .into_inner();
+        webhooks_devstack::note_answer(made.access_token.as_bytes());
+        assert_eq!(made.token.unwrap().member_email, "member@a.example");
+    }
+
+    let mut webhooks = WebhookServiceClient::new(world.channel().await);
+    let id = world.webhook(&token).await.to_string();
+    let get = v1::GetWebhookRequest { id };
+    let got = webhooks.get_webhook(with_token(&token, get)).await.unwrap();
+    let webhook = got.into_inner().webhook.unwrap();
+    assert_eq!(webhook.created_by_email, "member@a.example");
+}
+
+#[tokio::test]
 async fn times_beyond_time_are_refused_all_at_once() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;

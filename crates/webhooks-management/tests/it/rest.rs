@@ -151,6 +151,7 @@ async fn every_refusal_is_flat_and_names_what_is_wrong() {
         "workspaceId",
         "successCount",
         "createdBy",
+        "createdByEmail",
         "secret",
         "status",
         "consecutiveFailures",

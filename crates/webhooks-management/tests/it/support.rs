@@ -226,11 +226,22 @@ impl World {
     }
 
     pub(crate) async fn token(&self, workspace: Uuid, scopes: &[&str]) -> String {
+        self.member_token(workspace, scopes, None).await
+    }
+
+    /// A token whose member reads mail at an address.
+    pub(crate) async fn member_token(
+        &self,
+        workspace: Uuid,
+        scopes: &[&str],
+        email: Option<&str>,
+    ) -> String {
         let wish = TokenWish {
             workspace,
             name: "test".to_owned(),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             member: None,
+            member_email: email.map(str::to_owned),
             environment: TokenEnvironment::Test,
             expires_at: None,
         };

@@ -15,8 +15,9 @@ use crate::{
 
 const INSERT: &str = "
 INSERT INTO tokens
-  (id, hash, workspace_id, name, key_type, scopes, created_by, created_at, expires_at, revision)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1)";
+  (id, hash, workspace_id, name, key_type, scopes, created_by, created_at, expires_at, member_email,
+  revision)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1)";
 
 const UPDATE: &str = "
 UPDATE tokens SET name = $2, scopes = $3, expires_at = $4, updated_at = $5, revision = $6
@@ -60,6 +61,7 @@ impl Store {
             .bind(new.created_by)
             .bind(Micros(new.now))
             .bind(new.expires_at.map(Micros))
+            .bind(new.member_email.as_deref().map(storable))
             .execute(&mut *tx)
             .await
             .map_err(|error| {

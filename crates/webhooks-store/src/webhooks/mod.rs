@@ -1,6 +1,7 @@
 //! Webhooks: what customers configure.
 
 mod options;
+mod past;
 mod read;
 mod secrets;
 mod statements;
@@ -21,6 +22,7 @@ use webhooks_domain::{
 use crate::{WorkspaceRow, error::StoreError, pg};
 
 pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
+pub use past::{DeletedWebhook, Past, PastConfig};
 pub use secrets::{MAX_OLD_SECRETS, Rotation};
 pub use verify::Verified;
 
@@ -90,6 +92,8 @@ pub struct NewWebhook {
     pub profile: String,
     /// The member behind the call.
     pub created_by: Uuid,
+    /// Where that member reads mail; `None` = not known.
+    pub created_by_email: Option<String>,
     /// What delivery obeys.
     pub status: WebhookStatus,
     /// Why it is not active; `None` exactly when it is.
@@ -192,6 +196,8 @@ pub struct WebhookRow {
     pub profile: String,
     /// The member behind its creation.
     pub created_by: Uuid,
+    /// Where that member read mail then; `None` = not known.
+    pub created_by_email: Option<String>,
     /// Microseconds.
     pub created_at: i64,
     /// When its configuration last changed, in microseconds.
@@ -325,6 +331,7 @@ impl WebhookRow {
             source: pg::word(row, "source")?,
             profile: row.try_get("profile")?,
             created_by: row.try_get("created_by")?,
+            created_by_email: row.try_get("created_by_email")?,
             created_at: pg::micros(row, "created_at")?,
             updated_at: pg::micros(row, "updated_at")?,
             revision: row.try_get("revision")?,
@@ -350,7 +357,8 @@ impl WebhookRow {
         })
     }
 
-    /// What the audit log keeps: everything a person configured, and no secret.
+    /// What the audit log keeps: everything a person configured, and no secret. What matching asks is
+    /// read back, see `past.rs`.
     pub(crate) fn audited(&self) -> Value {
         json!({
             "name": self.name,
@@ -362,6 +370,7 @@ impl WebhookRow {
             "triggers": self.triggers,
             "source": self.source.as_str(),
             "profile": self.profile,
+            "createdByEmail": self.created_by_email,
             "options": self.options.audited(),
             "extras": shown_for_record(&self.extras.shown),
             "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),

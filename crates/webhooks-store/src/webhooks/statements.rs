@@ -14,8 +14,8 @@ use crate::{
 
 const INSERT: &str = "
 INSERT INTO webhooks (id, workspace_id, name, endpoint_url, status, status_reason, triggers, source,
-  profile, created_by, created_at, updated_at, revision)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, 1)";
+  profile, created_by, created_at, updated_at, revision, created_by_email)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, 1, $12)";
 
 const UPDATE: &str = "
 UPDATE webhooks SET name = $2, endpoint_url = $3, status = $4, status_reason = $5, triggers = $6,
@@ -54,6 +54,7 @@ pub(super) async fn insert(
         .bind(storable(&new.profile))
         .bind(new.created_by)
         .bind(Micros(new.now))
+        .bind(new.created_by_email.as_deref().map(storable))
         .execute(&mut *connection)
         .await
         .map_err(|error| {

@@ -13,6 +13,7 @@ fn token(workspace_id: Uuid, id: &str) -> NewToken {
         key_type: TokenKeyType::Secret,
         scopes: vec!["webhooks:read".into()],
         created_by: Uuid::from_u128(5),
+        member_email: Some("member@a.example".into()),
         expires_at: Some(NOON + 9),
         now: NOON,
     }
@@ -83,6 +84,7 @@ async fn a_token_is_found_listed_and_revoked_once() {
         (made.name.as_str(), made.hash, made.expires_at),
         ("ci␀", [7; 32], Some(NOON + 9))
     );
+    assert_eq!(made.member_email.as_deref(), Some("member@a.example"));
     assert_eq!(store.token_by_id("AA\0").await.unwrap(), None);
     let taken = store
         .create_token(&token(workspace, "AAAA"), None, &actor())

@@ -148,6 +148,7 @@ pub(crate) fn new_webhook(workspace_id: Uuid) -> NewWebhook {
         source: WebhookSource::Linkbreakers,
         profile: "standard".into(),
         created_by: Uuid::new_v4(),
+        created_by_email: Some("member@a.example".into()),
         secret: SealedSecret {
             key_id: "k1".into(),
             version: 1,

@@ -2,8 +2,8 @@ use futures::future::join_all;
 use uuid::Uuid;
 use webhooks_domain::webhook::{Plan, StatusReason, WebhookStatus};
 use webhooks_store::{
-    Room, StatusFilter, StoreError, Verified, WebhookPatch, WebhookRow, WorkspaceLimits,
-    WorkspacePatch,
+    DeletedWebhook, HealthNews, Past, PastConfig, Room, StatusFilter, StoreError, Verified,
+    WebhookPatch, WebhookRow, WorkspaceLimits, WorkspacePatch,
 };
 
 use crate::support::{Database, NOON, actor, new_webhook};
@@ -505,4 +505,117 @@ async fn a_creation_judged_by_another_plan_is_not_made() {
         .create_webhook(&new_webhook(id), room(&now), None, &actor())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_webhook_was_at_a_moment_stands_in_the_audit_log() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (workspace, other) = (database.workspace().await, database.workspace().await);
+    let made = make(&database, workspace).await;
+    let (id, link, who) = (made.id, Uuid::from_u128(1), actor());
+    let change = async |patch: WebhookPatch, now| {
+        let changed = store.update_webhook(workspace, id, &patch, &who, now);
+        assert!(changed.await.unwrap().is_some());
+    };
+    // A look at a secret says nothing of the configuration.
+    store
+        .record_access(
+            workspace,
+            &actor(),
+            "webhook.secret_shown",
+            &id.to_string(),
+            NOON + 5,
+        )
+        .await
+        .unwrap();
+    let kinds = WebhookPatch {
+        triggers: Some(vec!["KIND_ENTRY".into()]),
+        ..WebhookPatch::default()
+    };
+    change(kinds, NOON + 10).await;
+    let news = HealthNews {
+        episode_id: format!("{id}-1"),
+        kind: "auto_disabled".into(),
+        workspace_id: workspace,
+        webhook_id: id,
+        epoch: made.health_epoch,
+        status: WebhookStatus::AutoDisabled,
+        reason: Some(StatusReason::ConsecutiveFailures),
+        at: NOON + 20,
+    };
+    let acted = store.record_health(&news, |_, _| Vec::new(), NOON + 20);
+    assert!(acted.await.unwrap());
+    let scope = WebhookPatch {
+        link_ids: Some(vec![link]),
+        event_actions: Some(vec!["FORM_SUBMIT".into()]),
+        ..WebhookPatch::default()
+    };
+    change(scope, NOON + 30).await;
+    let deleted = store.delete_webhook(workspace, id, None, &who, NOON + 40);
+    assert!(deleted.await.unwrap());
+
+    let at = async |workspace, moment| {
+        let mut found = store.webhooks_at(workspace, &[id], moment).await.unwrap();
+        found.remove(&id)
+    };
+    let was = |status, kind: &str, revision| PastConfig {
+        status,
+        link_ids: Vec::new(),
+        triggers: vec![kind.to_owned()],
+        event_actions: Vec::new(),
+        revision,
+    };
+    let first = Some(Past::Config(was(WebhookStatus::Active, "KIND_EXIT", 1)));
+    assert_eq!(at(workspace, NOON - 1).await, first, "as it was made");
+    assert_eq!(at(workspace, NOON).await, first);
+    assert_eq!(at(workspace, NOON + 9).await, first);
+    let second = was(WebhookStatus::Active, "KIND_ENTRY", 2);
+    assert_eq!(at(workspace, NOON + 10).await, Some(Past::Config(second)));
+    let third = was(WebhookStatus::AutoDisabled, "KIND_ENTRY", 2);
+    assert_eq!(
+        at(workspace, NOON + 20).await,
+        Some(Past::Config(third.clone()))
+    );
+    let last = PastConfig {
+        link_ids: vec![link],
+        event_actions: vec!["FORM_SUBMIT".into()],
+        revision: 3,
+        ..third
+    };
+    assert_eq!(at(workspace, NOON + 39).await, Some(Past::Config(last)));
+    assert_eq!(at(workspace, NOON + 40).await, None, "nothing came later");
+    assert_eq!(
+        at(other, NOON).await,
+        None,
+        "another workspace's is unknown"
+    );
+
+    let gone = async |workspace, after, made_by| {
+        let found = store.webhooks_deleted_after(workspace, after, made_by);
+        found.await.unwrap()
+    };
+    let expected = DeletedWebhook {
+        id,
+        created_at: NOON,
+    };
+    assert_eq!(gone(workspace, NOON + 39, NOON).await, [expected]);
+    assert_eq!(gone(workspace, NOON + 40, NOON).await, []);
+    assert_eq!(
+        gone(workspace, NOON, NOON - 1).await,
+        [],
+        "not made by then"
+    );
+    assert_eq!(gone(other, NOON, NOON).await, []);
+
+    // What has another form is not guessed at.
+    let strange = "INSERT INTO audit_log (workspace_id, actor, action, subject, at, before)
+        VALUES ($1, 'system', 'webhook.update', $2, '2026-01-15 12:00:01+00', '{\"status\": \"NEW\"}')";
+    sqlx::query(strange)
+        .bind(workspace)
+        .bind(id.to_string())
+        .execute(&database.sql)
+        .await
+        .unwrap();
+    assert_eq!(at(workspace, NOON + 40).await, Some(Past::Unreadable));
 }

@@ -96,7 +96,7 @@ pub(crate) async fn list_tokens(options: &TokenListOptions) -> anyhow::Result<()
 /// `webhooks token create`: prints the token.
 ///
 /// # Errors
-/// There is no such workspace, or the database fails.
+/// There is no such workspace, the member's address is none, or the database fails.
 pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result<()> {
     let ends = |time: std::time::Duration| {
         i64::try_from(time.as_micros())
@@ -112,6 +112,7 @@ pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result
         name: options.name.clone(),
         scopes: options.scopes.clone(),
         member: None,
+        member_email: options.member_email.clone(),
         environment: if options.test {
             TokenEnvironment::Test
         } else {
@@ -119,7 +120,8 @@ pub(crate) async fn create_token(options: &TokenCreateOptions) -> anyhow::Result
         },
         expires_at,
     };
-    say(from_environment().await?.create_token(wish).await?.reveal());
+    let made = from_environment().await?.create_token(wish).await;
+    say(made.map_err(explained)?.reveal());
     Ok(())
 }
 
@@ -168,6 +170,7 @@ pub(crate) async fn kept_token(
         name: name.to_owned(),
         scopes: Vec::new(),
         member: None,
+        member_email: None,
         environment: TokenEnvironment::Test,
         expires_at: None,
     };

@@ -5,6 +5,7 @@ use webhooks_domain::{token::TokenEnvironment, webhook::MAX_NAME_CHARS};
 use webhooks_store::{TokenKeyType, TokenPatch, TokenRow};
 
 use crate::{
+    emails::is_email,
     error::{ManagementError, Violation},
     operator::TokenWish,
     scopes::{PUBLISHABLE, SCOPES, Scope},
@@ -23,6 +24,8 @@ pub struct TokenDraft {
     pub full_access: Option<bool>,
     /// When it ends, in microseconds; `Some(None)` = never.
     pub expires_at: Option<Option<i64>>,
+    /// Where the member behind it reads mail; only at creation.
+    pub member_email: Option<String>,
     /// What the face itself found wrong (types, unknown members).
     pub problems: Vec<Violation>,
 }
@@ -35,6 +38,7 @@ pub(super) struct NewWish {
     /// As they are stored.
     pub(super) scopes: Vec<String>,
     pub(super) expires_at: Option<i64>,
+    pub(super) member_email: Option<String>,
 }
 
 /// The long word of a key type.
@@ -80,6 +84,7 @@ impl TokenDraft {
             key_type,
             scopes,
             expires_at: judge.expiry(self.expires_at, now).flatten(),
+            member_email: judge.email(self.member_email),
         };
         judge.verdict(wish)
     }
@@ -101,6 +106,7 @@ impl TokenDraft {
             name: wish.name,
             scopes: wish.scopes,
             member: None,
+            member_email: wish.member_email,
             environment: TokenEnvironment::Live,
             expires_at: wish.expires_at,
         })
@@ -118,6 +124,9 @@ impl TokenDraft {
         let mut judge = Judge(self.problems);
         if self.key_type.is_some() {
             judge.broken("keyType", "read_only", "cannot be changed");
+        }
+        if self.member_email.is_some() {
+            judge.broken("memberEmail", "read_only", "cannot be changed");
         }
         let given = self.scopes.is_some() || self.full_access.is_some();
         if given && row.key_type == TokenKeyType::Publishable {
@@ -210,6 +219,15 @@ impl Judge {
         names
     }
 
+    fn email(&mut self, email: Option<String>) -> Option<String> {
+        let email = email?;
+        if !is_email(&email) {
+            let message = "is an address of the form name@host.example";
+            self.broken("memberEmail", "not_an_address", message);
+        }
+        Some(email)
+    }
+
     fn expiry(&mut self, expires_at: Option<Option<i64>>, now: i64) -> Option<Option<i64>> {
         if expires_at.flatten().is_some_and(|at| at <= now) {
             self.broken("expiresAt", "in_the_past", "lies in the future");
@@ -271,6 +289,7 @@ mod tests {
             scopes: Some(vec!["links:read".into()]),
             full_access: Some(true),
             expires_at: Some(Some(5)),
+            member_email: Some("nobody".into()),
             ..TokenDraft::default()
         };
         assert_eq!(
@@ -281,6 +300,7 @@ mod tests {
                 ("fullAccess", "read_only"),
                 ("name", "too_long"),
                 ("expiresAt", "in_the_past"),
+                ("memberEmail", "not_an_address"),
             ]
             .map(|(field, reason)| (field.to_owned(), reason))
         );
@@ -302,6 +322,7 @@ mod tests {
             key_type: TokenKeyType::Secret,
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             created_by: Uuid::nil(),
+            member_email: None,
             created_at: 0,
             updated_at: 0,
             expires_at: None,
@@ -328,5 +349,10 @@ mod tests {
         assert_eq!(broken(both.judge_changes(&some, 0))[0].1, "ambiguous");
         let none = with(None, Some(false)).judge_changes(&row(&[]), 0);
         assert_eq!(broken(none)[0].1, "needs_scopes");
+        let moved = TokenDraft {
+            member_email: Some("a@b.example".into()),
+            ..TokenDraft::default()
+        };
+        assert_eq!(broken(moved.judge_changes(&some, 0))[0].1, "read_only");
     }
 }
