@@ -13,6 +13,10 @@ STEP := @scripts/step
 IDLE := { [ ! -e .run/lock ] || python3 -c \
 	'import fcntl; fcntl.flock(open(".run/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; }
 
+# How long (ms) the programs' allocator keeps freed memory before it gives it back: taking it again at once
+# cost 5 to 8 % of their processor time (docs/performance.md). The images say the same.
+export MIMALLOC_PURGE_DELAY ?= 1000
+
 # How long `make fuzz` runs each target, in seconds.
 TIME ?= 300
 
