@@ -490,7 +490,7 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
         "a day later"
     );
 
-    let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let own = "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX";
     let third = rotate("r2", json!({ "secret": own, "overlapSeconds": 3600 })).await;
     assert_eq!(third.body["secret"], own);
     let secrets = format!("{}/secrets", path(id));
@@ -507,7 +507,7 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
             .all(|row| row["active"] == true && row["createdAt"].is_string())
     );
     assert!(rows[0].get("expiresAt").is_none() && rows[1]["expiresAt"].is_string());
-    assert_eq!(rows[0]["masked"], "whsec_••••LaSw");
+    assert_eq!(rows[0]["masked"], "whsec_••••WVzX");
 
     let revoked = rotate("r3", json!({ "overlapSeconds": 0 })).await;
     let fourth = SigningKey::parse(revoked.body["secret"].as_str().unwrap()).unwrap();
@@ -525,6 +525,10 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
         (json!({ "overlapSeconds": "1" }), "overlapSeconds"),
         (json!({ "secret": "whsec_AAAA" }), "secret"),
         (json!({ "secret": "hunter2" }), "secret"),
+        (
+            json!({ "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" }),
+            "secret",
+        ),
         (json!({ "name": "x" }), "name"),
     ] {
         let reply = world
@@ -552,7 +556,7 @@ async fn a_callers_own_secret_is_taken_at_creation_and_ended_ones_leave_the_read
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
     let token = workspace.token.as_str();
-    let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let own = "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX";
     let mut body = webhook_body("x");
     body["secret"] = json!(own);
     let created = world.post(token, &body).await;
