@@ -514,6 +514,15 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
     let config = configured(&world, workspace.id, id).await;
     assert_eq!(signing_keys(&config, now()), [fourth]);
     assert_eq!(config.secrets.len(), 1, "the others are gone");
+    // A repeated call shows what it made, unless that signs nothing any more.
+    let own_again = json!({ "secret": own, "overlapSeconds": 3600 });
+    for (key, body) in [("r1", json!({})), ("r2", own_again)] {
+        let gone = rotate(key, body).await;
+        refused(&gone, 410, "SECRET_GONE");
+        assert!(!gone.body.to_string().contains("whsec_"), "{gone:?}");
+    }
+    let again = rotate("r3", json!({ "overlapSeconds": 0 })).await;
+    assert_eq!(again.body, revoked.body);
 
     let written = json!({});
     let denied = world
