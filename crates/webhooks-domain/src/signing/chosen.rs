@@ -184,7 +184,7 @@ fn reads_as_words(key: &[u8]) -> bool {
                 .flat_map(|(start, piece)| start..start + piece.len() - 1)
         })
         .collect();
-    let (mut pairs, mut usual) = (0, 0);
+    let (mut pairs, mut usual) = (0_u64, 0_u64);
     for (at, pair) in key.windows(2).enumerate() {
         // A capital after a small letter begins something new.
         let joined = pair.iter().all(u8::is_ascii_alphabetic)
@@ -306,8 +306,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics_and_a_repetition_never_passes(key in prop::collection::vec(any::<u8>(), 0..=64), piece in prop::collection::vec(any::<u8>(), 1..=8)) {
-            drop(judge(&key));
+        fn a_repetition_never_passes_nor_does_a_published_piece(key in prop::collection::vec(any::<u8>(), 0..=64), piece in prop::collection::vec(any::<u8>(), 1..=8)) {
+            prop_assert!((0.0..=384.0).contains(&bits(&key)), "64 bytes of 6 bits");
+            prop_assert!(key.len() > 10 || !reads_as_words(&key), "ten pairs at least");
+            let published = [key.as_slice(), PUBLISHED[0].as_slice()].concat();
+            prop_assert_eq!(judge(&published), Err(SecretError::Published));
             let again: Vec<u8> = piece.iter().copied().cycle().take(64).collect();
             prop_assert!(judge(&again).is_err());
         }
