@@ -69,10 +69,10 @@ async fn credentials_are_judged_before_anything_else() {
 #[tokio::test]
 async fn who_guesses_tokens_is_told_to_wait_and_a_right_one_is_still_served() {
     let stack = Stack::with(Options {
-        callers: CallerSettings {
+        callers: Some(CallerSettings {
             trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
             failures_per_minute: 3,
-        },
+        }),
         ..Options::default()
     })
     .await;
