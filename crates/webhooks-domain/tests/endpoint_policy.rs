@@ -165,7 +165,28 @@ fn each_rule_has_its_reason() {
     check("https://printer./", "single_label");
     check("https://foo.home.arpa/", "blocked_host_name");
     check("https://foo.INTERNAL./", "blocked_host_name");
+    for name in [
+        "ingest.webhooks.svc",
+        "ingest.webhooks.svc.cluster.local",
+        "x.cluster.local",
+        "x.internal",
+        "x.local",
+        "x.localhost",
+    ] {
+        check(&format!("https://{name}/"), "blocked_host_name");
+        check(&format!("https://{name}./"), "blocked_host_name");
+    }
     check("https://api.linkbreakers.com/", "own_host");
+    check("https://x.api.linkbreakers.com/", "own_host");
+    check("https://a.b.API.linkbreakers.com./", "own_host");
+    for other in [
+        "linkbreakers.com",
+        "xapi.linkbreakers.com",
+        "api.linkbreakers.com.example.org",
+    ] {
+        let url = EndpointUrl::parse(&format!("https://{other}/"), &policy);
+        assert!(url.is_ok(), "{other}: {url:?}");
+    }
     check("https://198.41.0.4/", "own_address");
     check("https://[::ffff:198.41.0.4]/", "own_address");
     check("https://①②⑦.⓪.⓪.①/", "blocked_address");
@@ -436,6 +457,11 @@ fn classes_are_named_for_operators() {
         ("255.255.255.255", AddressClass::Broadcast),
         ("168.63.129.16", AddressClass::CloudService),
         ("4000::", AddressClass::Reserved),
+        ("2600:1::5efe:a00:1", AddressClass::EmbeddedIpv4),
+        ("2600:1::200:5efe:808:808", AddressClass::EmbeddedIpv4),
+        ("2600:1::100:5efe:808:808", AddressClass::Global),
+        ("2600:1::200:5eff:808:808", AddressClass::Global),
+        ("2001:db8::5efe:808:808", AddressClass::Documentation),
     ] {
         assert_eq!(classify(text.parse().expect("test data")), class, "{text}");
     }
@@ -458,7 +484,7 @@ fn inside(range: &str, noise: u128) -> IpAddr {
 }
 
 /// Every way we know to write an IPv4 address into an IPv6 address, the mapped one left out.
-fn carriers(v4: Ipv4Addr) -> [Ipv6Addr; 9] {
+fn carriers(v4: Ipv4Addr) -> [Ipv6Addr; 11] {
     let low = u128::from(v4.to_bits());
     let [a, b] = [(low >> 16) as u16, low as u16];
     [
@@ -466,6 +492,8 @@ fn carriers(v4: Ipv4Addr) -> [Ipv6Addr; 9] {
         Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, a, b),
         Ipv6Addr::new(0, 0, 0, 0, 0, 0x5efe, a, b),
         Ipv6Addr::new(0xfe80, 0, 0, 0, 0x200, 0x5efe, a, b),
+        Ipv6Addr::new(0x2600, 1, 2, 3, 0, 0x5efe, a, b),
+        Ipv6Addr::new(0x2a00, 1, 2, 3, 0x200, 0x5efe, a, b),
         Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a, b),
         Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, a, b),
         Ipv6Addr::new(0x2002, a, b, 0, 0, 0, 0, 1),

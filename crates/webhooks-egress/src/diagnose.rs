@@ -16,7 +16,7 @@ use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
 use hyper_util::client::legacy::Error;
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, PeerIncompatible};
 
 use crate::failure::Failure;
 use crate::resolver::DialFailure;
@@ -138,6 +138,7 @@ fn alert_failure(alert: AlertDescription) -> Failure {
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnknownCA
         | AlertDescription::CertificateRequired => Failure::ClientCertificateRefused,
+        AlertDescription::ProtocolVersion => Failure::TlsVersion,
         _ => Failure::TlsHandshake,
     }
 }
@@ -145,6 +146,13 @@ fn alert_failure(alert: AlertDescription) -> Failure {
 fn tls_failure(error: &rustls::Error) -> Failure {
     if let rustls::Error::AlertReceived(alert) = error {
         return alert_failure(*alert);
+    }
+    if let rustls::Error::PeerIncompatible(
+        PeerIncompatible::ServerDoesNotSupportTls12Or13
+        | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+    ) = error
+    {
+        return Failure::TlsVersion;
     }
     let rustls::Error::InvalidCertificate(certificate) = error else {
         return Failure::TlsHandshake;
@@ -190,6 +198,18 @@ mod tests {
             io::Error::other(rustls::Error::HandshakeNotComplete),
             Some(Failure::TlsHandshake),
         );
+        for old in [
+            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion),
+            PeerIncompatible::ServerDoesNotSupportTls12Or13.into(),
+        ] {
+            check(io::Error::other(old), Some(Failure::TlsVersion));
+        }
+        for other in [
+            rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
+            PeerIncompatible::NoCipherSuitesInCommon.into(),
+        ] {
+            check(io::Error::other(other), Some(Failure::TlsHandshake));
+        }
         check(io::Error::from_raw_os_error(24), Some(Failure::Internal));
         check(io::Error::from_raw_os_error(23), Some(Failure::Internal));
         // ENETUNREACH, EPERM: as far as the error alone tells.

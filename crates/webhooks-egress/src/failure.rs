@@ -37,7 +37,9 @@ pub enum Failure {
     CertificateUntrusted,
     /// The certificate is broken in another way.
     CertificateInvalid,
-    /// The handshake failed: no common version or cipher, or no TLS at all.
+    /// The server speaks no version of TLS that we do.
+    TlsVersion,
+    /// The handshake failed in another way: no common cipher, or no TLS at all.
     TlsHandshake,
     /// No answer within the deadline.
     Timeout,
@@ -65,7 +67,7 @@ pub enum TokenFailure {
     Refused,
     /// It could not be reached, did not answer in time, or is in trouble: 5xx, 429 and the like.
     Unavailable,
-    /// Its certificate is not to be trusted.
+    /// Its certificate is not to be trusted, or its versions of TLS are too old.
     Untrusted,
     /// Its answer holds no token that we could use.
     Invalid,
@@ -89,6 +91,7 @@ impl Failure {
             | Self::CertificateWrongHost
             | Self::CertificateUntrusted
             | Self::CertificateInvalid
+            | Self::TlsVersion
             | Self::TlsHandshake
             | Self::ClientCertificateRefused => Outcome::TlsError,
             Self::Token(_) => Outcome::TokenError,
@@ -100,7 +103,8 @@ impl Failure {
     /// What it means for the next attempt at this host.
     ///
     /// A failed handshake is the one case that its outcome alone does not decide: a bad certificate
-    /// stays bad, a handshake may just have met a server that was starting.
+    /// stays bad, and so does a server that knows old versions only; another handshake may just have
+    /// met a server that was starting.
     #[must_use]
     pub fn class(self, host: &str) -> FailureClass {
         match self {
@@ -140,6 +144,7 @@ impl Failure {
             Self::CertificateWrongHost => "certificate_wrong_host",
             Self::CertificateUntrusted => "certificate_untrusted",
             Self::CertificateInvalid => "certificate_invalid",
+            Self::TlsVersion => "tls_version",
             Self::TlsHandshake => "tls_handshake",
             Self::Timeout => "timeout",
             Self::InvalidResponse => "invalid_response",
@@ -185,6 +190,7 @@ impl Failure {
                 "the endpoint's certificate is not trusted, or its chain is incomplete"
             }
             Self::CertificateInvalid => "the endpoint's certificate is invalid",
+            Self::TlsVersion => "the endpoint speaks neither TLS 1.2 nor TLS 1.3",
             Self::TlsHandshake => "the TLS handshake with the endpoint failed",
             Self::Timeout => "the endpoint did not answer in time",
             Self::InvalidResponse => "the endpoint's answer is not valid HTTP",
@@ -200,7 +206,7 @@ impl Failure {
                 "the token endpoint could not be reached or did not answer in time"
             }
             Self::Token(TokenFailure::Untrusted) => {
-                "the token endpoint's certificate is not trusted"
+                "the token endpoint's certificate or TLS version is not accepted"
             }
             Self::Token(TokenFailure::Invalid) => {
                 "the token endpoint's answer holds no usable token"
@@ -251,6 +257,7 @@ mod tests {
             Failure::CertificateWrongHost,
             Failure::CertificateUntrusted,
             Failure::CertificateInvalid,
+            Failure::TlsVersion,
             Failure::TlsHandshake,
             Failure::Timeout,
             Failure::InvalidResponse,

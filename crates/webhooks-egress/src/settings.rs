@@ -24,7 +24,7 @@ impl Settings for PolicySettings {
             allow_http: env.bool("WEBHOOKS_EGRESS_ALLOW_HTTP", false, "accept endpoints over plain http; for development and private installations"),
             allow_cidrs: env.parsed_list("WEBHOOKS_EGRESS_ALLOW_CIDRS", "", "private address ranges that endpoints may lie in, comma separated; for development and private installations"),
             allow_hosts: env.list("WEBHOOKS_EGRESS_ALLOW_HOSTS", "", "host names that skip the name rules, never the address rule"),
-            own_hosts: env.list("WEBHOOKS_OWN_HOSTS", "", "our own public host names: never an endpoint"),
+            own_hosts: env.list("WEBHOOKS_OWN_HOSTS", "", "our own public host names, with every name below them: never an endpoint"),
             own_ips: env.parsed_list("WEBHOOKS_OWN_IPS", "", "our own public addresses and ranges: never an endpoint"),
         })
     }

@@ -1,16 +1,29 @@
 //! Who may publish for which workspace: the tokens, mirrored from the read model, so that events
 //! are taken while Postgres and management are away.
+//!
+//! A wrong token costs a look into memory and no query. An address that shows more of them in a minute
+//! than it may is answered 429 instead of 401, as at management.
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 
+use axum::http::HeaderMap;
+use tokio::time::Instant;
 use uuid::Uuid;
 use webhooks_bus::{ConfigMirror, ConfigSink};
-use webhooks_domain::token::{Token, grants};
+use webhooks_domain::{
+    endpoint::Cidr,
+    token::{Token, grants},
+};
 use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig};
-use webhooks_runtime::Clock;
+use webhooks_runtime::{
+    Clock,
+    callers::{CallerSettings, FORWARDED_FOR, client_address},
+    rate::{Guesses, Payer},
+};
 
 use crate::refusal::{Refusal, RefusalKind};
 
@@ -126,27 +139,75 @@ impl ConfigSink for TokenDirectory {
     }
 }
 
+/// From which addresses wrong tokens come, and how many.
+pub(crate) struct Callers {
+    guesses: Guesses,
+    trusted_proxies: Vec<Cidr>,
+}
+
+impl Callers {
+    pub(crate) fn new(settings: CallerSettings) -> Self {
+        Self {
+            guesses: Guesses::new(settings.failures_per_minute),
+            trusted_proxies: settings.trusted_proxies,
+        }
+    }
+
+    /// Counts a wrong token for the address it comes from; the refusal to answer it with.
+    fn failed(
+        &self,
+        refusal: Refusal,
+        peer: Option<IpAddr>,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> Refusal {
+        let lines = headers.get_all(FORWARDED_FOR).iter();
+        let lines = lines.filter_map(|line| line.to_str().ok());
+        let client = peer.map(|peer| client_address(peer, lines, &self.trusted_proxies));
+        let payer = client.map_or(Payer::Rest, Payer::at);
+        match self.guesses.failed(payer, "publisher", now) {
+            Ok(()) => refusal,
+            Err(too_many) => {
+                Refusal::guessing(u32::try_from(too_many.whole_seconds()).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
 /// Judges credentials at the doors. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct Gate {
     pub(crate) tokens: Arc<TokenDirectory>,
     pub(crate) mirror: ConfigMirror,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) callers: Arc<Callers>,
 }
 
 impl Gate {
     /// As [`TokenDirectory::authorise`]; but a token cannot be called unknown by a process that
-    /// has not heard of any yet.
-    pub(crate) fn authorise(&self, authorization: Option<&str>) -> Result<Permit, Refusal> {
+    /// has not heard of any yet, and who shows too many wrong ones is told to wait.
+    ///
+    /// A right token is served however many wrong ones came from its address, since several
+    /// publishers may share one. No token at all is no guess.
+    pub(crate) fn authorise(
+        &self,
+        authorization: Option<&str>,
+        peer: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) -> Result<Permit, Refusal> {
         let result = self
             .tokens
             .authorise(authorization, self.clock.now_micros());
         result.map_err(|refusal| match refusal.kind {
-            RefusalKind::Unauthenticated if authorization.is_some() && !self.mirror.loaded() => {
-                Refusal::new(
-                    RefusalKind::Unavailable,
-                    "the tokens are still being loaded; come again",
-                )
+            RefusalKind::Unauthenticated if authorization.is_some() => {
+                if self.mirror.loaded() {
+                    self.callers.failed(refusal, peer, headers, Instant::now())
+                } else {
+                    Refusal::new(
+                        RefusalKind::Unavailable,
+                        "the tokens are still being loaded; come again",
+                    )
+                }
             }
             _ => refusal,
         })
@@ -215,6 +276,35 @@ mod tests {
         forged.hash = token(2).hash().to_vec().into();
         let header = format!("Bearer {}", known.reveal());
         assert!(directory(forged).authorise(Some(&header), 0).is_err());
+    }
+
+    #[test]
+    fn wrong_tokens_count_for_the_address_behind_the_proxy() {
+        let callers = Callers::new(CallerSettings {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            failures_per_minute: 2,
+        });
+        let start = Instant::now();
+        let guess = |peer: Option<[u8; 4]>, forwarded: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(FORWARDED_FOR, forwarded.parse().unwrap());
+            let refusal = Refusal::new(RefusalKind::Unauthenticated, "no");
+            let refusal = callers.failed(refusal, peer.map(IpAddr::from), &headers, start);
+            (refusal.kind, refusal.retry_after())
+        };
+        let plain = (RefusalKind::Unauthenticated, None);
+        let too_many = (RefusalKind::Guessing, Some(60));
+        let proxy = Some([10, 0, 0, 1]);
+        assert_eq!(guess(proxy, "192.0.2.1"), plain);
+        assert_eq!(guess(proxy, "192.0.2.1"), plain);
+        assert_eq!(guess(proxy, "192.0.2.1"), too_many);
+        assert_eq!(guess(proxy, "192.0.2.2"), plain);
+        // Somebody who is no proxy may write there what he likes.
+        let stranger = Some([192, 0, 2, 9]);
+        assert_eq!(guess(stranger, "192.0.2.3"), plain);
+        assert_eq!(guess(stranger, "192.0.2.4"), plain);
+        assert_eq!(guess(stranger, "192.0.2.5"), too_many);
+        assert_eq!(guess(None, "192.0.2.6"), plain);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use webhooks_bus::BusSettings;
 use webhooks_domain::event::EventLimits;
-use webhooks_runtime::{Env, Settings, tls::GrpcServerTls};
+use webhooks_runtime::{Env, Settings, callers::CallerSettings, tls::GrpcServerTls};
 
 use crate::{accept::AcceptSettings, budget::BODY_MEMORY};
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub grpc_address: SocketAddr,
     /// How it is encrypted.
     pub grpc_tls: GrpcServerTls,
+    /// Which address a call counts for, and how many wrong tokens it may show.
+    pub callers: CallerSettings,
     /// Most connections at each of the two.
     pub max_connections: usize,
     /// Messages of the INTAKE stream being stored at the same time.
@@ -45,6 +47,7 @@ impl Settings for Config {
                 "address of the gRPC EventService; port 0 takes a free one",
             ),
             grpc_tls: GrpcServerTls::read(env),
+            callers: CallerSettings::read(env),
             max_connections: env.ranged(
                 "WEBHOOKS_INGEST_MAX_CONNECTIONS",
                 4_096,

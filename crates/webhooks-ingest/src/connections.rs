@@ -14,7 +14,7 @@ use std::{
 
 use axum::Router;
 use futures::{Stream, stream};
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -26,6 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+use tower::ServiceExt as _;
 
 /// Longest time a request's head may take to arrive; an idle connection is closed after it too.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,9 +37,14 @@ pub const HEAD_MAX_BYTES: usize = 64 * 1024;
 /// Pause after the system refused to accept a connection (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Who is at the other end of an HTTP request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
 /// A connection with its place.
 pub(crate) struct Guarded {
     stream: TcpStream,
+    peer: SocketAddr,
     _place: OwnedSemaphorePermit,
 }
 
@@ -47,13 +53,14 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Guard
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Without it, answers wait for the client's delayed acknowledgements.
                 if stream.set_nodelay(true).is_err() {
                     continue;
                 }
                 return Some(Guarded {
                     stream,
+                    peer,
                     _place: place,
                 });
             }
@@ -103,11 +110,16 @@ pub(crate) async fn serve_http(
 }
 
 async fn serve_connection(connection: Guarded, router: Router, shutdown: CancellationToken) {
+    let peer = Peer(connection.peer);
+    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,

@@ -54,7 +54,11 @@ impl Interceptor for Doorkeeper {
         };
         let permit = self
             .0
-            .authorise(text("authorization"))
+            .authorise(
+                text("authorization"),
+                request.remote_addr().map(|peer| peer.ip()),
+                request.metadata().as_ref(),
+            )
             .map_err(|refusal| refused(&refusal))?;
         let traceparent = text("traceparent").map(str::to_owned);
         request.extensions_mut().insert(Caller {

@@ -21,6 +21,8 @@ pub enum RefusalKind {
     Conflict,
     /// The workspace's quota is used up for the moment.
     Quota,
+    /// Too many wrong credentials came from the caller's address.
+    Guessing,
     /// The stream of events is at its limit.
     Full,
     /// JetStream did not acknowledge in time: whether it is stored is unknown.
@@ -55,7 +57,7 @@ impl RefusalKind {
             Self::Conflict => 409,
             Self::TooLarge => 413,
             Self::MediaType => 415,
-            Self::Quota => 429,
+            Self::Quota | Self::Guessing => 429,
             Self::Internal => 500,
             Self::Full | Self::Unavailable | Self::Overloaded => 503,
         }
@@ -71,7 +73,7 @@ impl RefusalKind {
             Self::MissingScope => "MISSING_SCOPE",
             Self::WorkspaceMismatch => "WORKSPACE_MISMATCH",
             Self::Conflict => "EVENT_ID_CONFLICT",
-            Self::Quota => "RATE_LIMITED",
+            Self::Quota | Self::Guessing => "RATE_LIMITED",
             Self::Full => "STREAM_FULL",
             Self::Unavailable => "UNAVAILABLE",
             Self::Overloaded => "OVERLOADED",
@@ -94,7 +96,7 @@ impl RefusalKind {
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::MissingScope | Self::WorkspaceMismatch => tonic::Code::PermissionDenied,
             Self::Conflict => tonic::Code::AlreadyExists,
-            Self::Quota => tonic::Code::ResourceExhausted,
+            Self::Quota | Self::Guessing => tonic::Code::ResourceExhausted,
             Self::Full | Self::Unavailable | Self::Overloaded => tonic::Code::Unavailable,
             Self::SlowBody => tonic::Code::DeadlineExceeded,
             Self::NotFound | Self::Method => tonic::Code::Unimplemented,
@@ -110,7 +112,7 @@ impl RefusalKind {
                 "invalid"
             }
             Self::TooLarge => "too_large",
-            Self::Unauthenticated | Self::MissingScope => "unauthorised",
+            Self::Unauthenticated | Self::MissingScope | Self::Guessing => "unauthorised",
             Self::WorkspaceMismatch => "tenant_mismatch",
             Self::Conflict => "conflict",
             Self::Quota => "quota",
@@ -122,7 +124,8 @@ impl RefusalKind {
         }
     }
 
-    /// Whole seconds after which trying again may help; `None` where waiting does not.
+    /// Whole seconds after which trying again may help; `None` where waiting does not, and where only
+    /// the single refusal knows ([`Refusal::retry_after`]).
     #[must_use]
     pub const fn retry_after(self) -> Option<u32> {
         match self {
@@ -156,6 +159,8 @@ pub struct Refusal {
     pub event_id: Option<String>,
     /// For operators only, never shown to the caller.
     pub detail: Option<String>,
+    /// Seconds after which coming again helps, where this refusal knows it better than its kind.
+    pub wait: Option<u32>,
 }
 
 impl Refusal {
@@ -168,6 +173,7 @@ impl Refusal {
             problems: Vec::new(),
             event_id: None,
             detail: None,
+            wait: None,
         }
     }
 
@@ -188,6 +194,25 @@ impl Refusal {
             }],
             ..Self::new(kind, message)
         }
+    }
+
+    /// One wrong credential too many; the next is judged after so many seconds.
+    #[must_use]
+    pub fn guessing(seconds: u32) -> Self {
+        Self {
+            // Who comes at once would be refused again.
+            wait: Some(seconds.max(1)),
+            ..Self::new(
+                RefusalKind::Guessing,
+                "too many wrong tokens from this address",
+            )
+        }
+    }
+
+    /// Whole seconds after which trying again may help; `None` where waiting does not.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u32> {
+        self.wait.or(self.kind.retry_after())
     }
 
     /// Not acknowledged in time; `detail` is for operators.

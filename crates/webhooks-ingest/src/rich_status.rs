@@ -84,7 +84,7 @@ pub(crate) fn details(refusal: &Refusal) -> Bytes {
             .collect();
         details.push(any("BadRequest", &BadRequest { field_violations }));
     }
-    if let Some(seconds) = refusal.kind.retry_after() {
+    if let Some(seconds) = refusal.retry_after() {
         let retry_delay = Some(Span {
             seconds: i64::from(seconds),
         });
@@ -130,5 +130,10 @@ mod tests {
         assert_eq!(full.code, 14);
         let retry = RetryInfo::decode(&*full.details[1].value).unwrap();
         assert_eq!(retry.retry_delay.map(|span| span.seconds), Some(5));
+
+        let guessing = RpcStatus::decode(details(&Refusal::guessing(42))).unwrap();
+        assert_eq!(guessing.code, 8);
+        let retry = RetryInfo::decode(&*guessing.details[1].value).unwrap();
+        assert_eq!(retry.retry_delay.map(|span| span.seconds), Some(42));
     }
 }

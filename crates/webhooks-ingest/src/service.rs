@@ -11,7 +11,7 @@ use webhooks_runtime::{Context, tls::GrpcServerTls};
 
 use crate::{
     accept::Acceptor,
-    auth::{Gate, TokenDirectory},
+    auth::{Callers, Gate, TokenDirectory},
     budget::{Budgeted, budget_of},
     config::Config,
     connections::{bind, incoming, serve_http},
@@ -127,6 +127,7 @@ impl Ingest {
             tokens,
             mirror: mirror.clone(),
             clock: ctx.clock.clone(),
+            callers: Arc::new(Callers::new(config.callers)),
         };
         let router = HttpDoor::new(gate.clone(), acceptor.clone(), budget.clone()).router();
         let intake = Intake {

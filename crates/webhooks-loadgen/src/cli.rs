@@ -1,6 +1,8 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Display, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -312,7 +314,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 only: args.only,
                 folder: args.folder,
             };
-            say(bench::run(&options, |line| eprintln!("{line}")).await?);
+            say(bench::run(&options, note).await?);
         }
         Command::BenchSearch(args) => {
             let options = SearchOptions {
@@ -322,7 +324,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 runs: args.runs,
                 requests: args.requests,
             };
-            say(search::run(&options, |line| eprintln!("{line}")).await?);
+            say(search::run(&options, note).await?);
         }
         Command::Faults(args) => return crash_test(args).await,
         Command::Scenario(args) => return scenarios(args).await,
@@ -332,7 +334,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 folder: args.folder,
                 scenario: args.what.scenario(),
             };
-            say(soak::run(&options, |line| eprintln!("{line}")).await?);
+            say(soak::run(&options, note).await?);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -445,7 +447,7 @@ async fn crash_test(args: FaultArgs) -> anyhow::Result<ExitCode> {
         },
         folder: args.folder,
     };
-    let outcome = faults::run(&options, |line| eprintln!("{line}")).await?;
+    let outcome = faults::run(&options, note).await?;
     say(&outcome);
     Ok(if outcome.holds() {
         ExitCode::SUCCESS
@@ -478,7 +480,12 @@ async fn scenarios(args: ScenarioArgs) -> anyhow::Result<ExitCode> {
             folder: args.folder.as_ref().map(|folder| folder.join(one.name)),
         };
         let began = std::time::Instant::now();
-        let mut note = |line| eprintln!("{:>6.1} s  {line}", began.elapsed().as_secs_f64());
+        let mut note = |line: String| {
+            note(format_args!(
+                "{:>6.1} s  {line}",
+                began.elapsed().as_secs_f64()
+            ))
+        };
         match Box::pin(scenario::run(one, &options, &mut note)).await {
             Ok(outcome) => {
                 say(&outcome);
@@ -511,12 +518,17 @@ fn beside(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "what a command is asked for goes to standard output"
-)]
-fn say(line: impl std::fmt::Display) {
-    println!("{line}");
+/// What a command is asked for, on standard output. A reader that went away (`| head`) is no reason to
+/// stop working.
+fn say(line: impl Display) {
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+/// What happens meanwhile, on standard error, whose reader may have gone away too.
+pub(crate) fn note(line: impl Display) {
+    let mut out = std::io::stderr().lock();
+    drop(writeln!(out, "{line}"));
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("webhooks-loadgen: cannot start threads: {error}");
+            cli::note(format_args!(
+                "webhooks-loadgen: cannot start threads: {error}"
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(Box::pin(cli::run(command)));
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
-        eprintln!("webhooks-loadgen: {error:#}");
+        cli::note(format_args!("webhooks-loadgen: {error:#}"));
         ExitCode::FAILURE
     })
 }

@@ -33,7 +33,7 @@ use webhooks_domain::{
     endpoint::Cidr,
     token::{Token, grants},
 };
-use webhooks_runtime::Secret;
+use webhooks_runtime::{Secret, callers::CallerSettings};
 use webhooks_store::{Actor, Origin, Store, TokenRow};
 
 use crate::{error::ManagementError, origin::Visit};
@@ -91,10 +91,8 @@ impl Caller {
 pub struct AccessSettings {
     /// Opens the operators' API; `None` = nobody is let in there.
     pub operator_token: Option<Secret>,
-    /// Proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<Cidr>,
-    /// Wrong credentials that an address may show in a minute.
-    pub failures_per_minute: u32,
+    /// Which address a call counts for, and how many wrong credentials it may show.
+    pub callers: CallerSettings,
 }
 
 /// Finds callers by their tokens. Clones share everything.
@@ -128,9 +126,9 @@ impl Authenticator {
                 clock,
                 known: Mutex::default(),
                 used: Used::default(),
-                guesses: Guesses::new(settings.failures_per_minute),
+                guesses: Guesses::new(settings.callers.failures_per_minute),
                 operator: OperatorKey::new(settings.operator_token.as_ref()),
-                trusted_proxies: settings.trusted_proxies,
+                trusted_proxies: settings.callers.trusted_proxies,
             }),
         }
     }
@@ -288,8 +286,10 @@ mod tests {
         let store = Store::connect(&settings).unwrap();
         let access = AccessSettings {
             operator_token: Some(Secret::new("o".repeat(32))),
-            trusted_proxies: Vec::new(),
-            failures_per_minute,
+            callers: CallerSettings {
+                trusted_proxies: Vec::new(),
+                failures_per_minute,
+            },
         };
         Authenticator::new(store, Arc::new(webhooks_runtime::SystemClock), access)
     }

@@ -12,6 +12,7 @@ use tonic::Code;
 use uuid::Uuid;
 use webhooks_bus::BusError;
 use webhooks_domain::webhook::Plan;
+use webhooks_runtime::rate::{TooMany, whole_seconds};
 
 use crate::refusal::Refusal;
 
@@ -347,6 +348,12 @@ impl ManagementError {
     }
 }
 
+impl From<TooMany> for ManagementError {
+    fn from(TooMany(wait): TooMany) -> Self {
+        Self::RateLimited(wait)
+    }
+}
+
 impl From<BusError> for ManagementError {
     fn from(error: BusError) -> Self {
         match error {
@@ -356,11 +363,6 @@ impl From<BusError> for ManagementError {
             other => Self::Internal(other.into()),
         }
     }
-}
-
-/// Seconds, rounded up: who comes back earlier is refused again.
-pub(crate) fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// An id from outside. Anything that is no UUID cannot name anything, which is all that `None` says.

@@ -59,7 +59,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use webhooks_bus::{Bus, ConfigWriter, SteadyClock};
 use webhooks_domain::sealing::Keyring;
-use webhooks_runtime::{Backoff, Context, OnError, Secret, tls::GrpcServerTls};
+use webhooks_runtime::{Backoff, Context, OnError, Secret, rate::RateLimiter, tls::GrpcServerTls};
 use webhooks_store::Store;
 
 pub use crate::{
@@ -68,7 +68,6 @@ pub use crate::{
     error::{ManagementError, Violation},
     outbox::Outbox,
     page::PageTokens,
-    rate::RateLimits,
     refusal::Refusal,
     settings::{Config, store_settings},
     source_ips::SourceIps,
@@ -79,7 +78,6 @@ use crate::{
     background::{ReportBatcher, Surroundings},
     grpc::Grpc,
     mail::Mailer,
-    rate::RateLimiter,
     rest::Rest,
     service::{Management, Parts},
 };

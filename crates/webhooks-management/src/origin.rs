@@ -1,16 +1,15 @@
 //! Where a request comes from: the client's address, what it calls itself, and the request's id.
-//!
-//! Behind a proxy the peer is the proxy. Addresses in `X-Forwarded-For` are believed from the right,
-//! and only as far as trusted proxies wrote them; everything before that is the client's own text.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 use webhooks_domain::endpoint::Cidr;
+use webhooks_runtime::{
+    callers::{FORWARDED_FOR, client_address},
+    rate::Payer,
+};
 use webhooks_store::Origin;
-
-use crate::rate::Payer;
 
 /// The header with a request's id, in both directions and over both faces.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -20,9 +19,6 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Most of a `User-Agent` that is kept, in characters.
 const MAX_USER_AGENT: usize = 256;
-
-/// Most hops of `X-Forwarded-For` that are looked at.
-const MAX_HOPS: usize = 16;
 
 /// A request's origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +36,9 @@ impl Visit {
         headers: &HeaderMap,
         trusted_proxies: &[Cidr],
     ) -> Self {
-        let ip = peer.map(|peer| client(peer.ip().to_canonical(), headers, trusted_proxies));
+        let lines = headers.get_all(FORWARDED_FOR).iter();
+        let lines = lines.filter_map(|line| line.to_str().ok());
+        let ip = peer.map(|peer| client_address(peer.ip(), lines, trusted_proxies));
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let user_agent = text("user-agent").unwrap_or_default();
         Self {
@@ -78,26 +76,6 @@ fn is_request_id(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-:/+=".contains(&byte))
-}
-
-fn client(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[Cidr]) -> IpAddr {
-    let trusted = |ip: IpAddr| trusted_proxies.iter().any(|range| range.contains(ip));
-    let mut client = peer;
-    // Several header lines count as one, in their order.
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
-    let hops = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.rsplit(','));
-    for hop in hops.take(MAX_HOPS) {
-        if !trusted(client) {
-            break;
-        }
-        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
-            break;
-        };
-        client = ip.to_canonical();
-    }
-    client
 }
 
 #[cfg(test)]

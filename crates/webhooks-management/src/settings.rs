@@ -5,13 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use webhooks_bus::BusSettings;
 use webhooks_domain::{challenge::ChallengeKeys, endpoint::AddressPolicy, sealing::Keyring};
 use webhooks_egress::PolicySettings;
-use webhooks_runtime::{Env, Secret, Settings, tls::GrpcServerTls};
+use webhooks_runtime::{
+    Env, Secret, Settings, callers::CallerSettings, rate::RateLimits, tls::GrpcServerTls,
+};
 use webhooks_store::StoreSettings;
 
-use crate::{
-    auth::AccessSettings, mail::MailSettings, page::PageTokens, rate::RateLimits,
-    source_ips::SourceIps,
-};
+use crate::{auth::AccessSettings, mail::MailSettings, page::PageTokens, source_ips::SourceIps};
 
 /// Shortest internal token, in bytes: it is a shared secret and nobody types it.
 const MIN_INTERNAL_TOKEN_BYTES: usize = 16;
@@ -86,17 +85,7 @@ impl Settings for Config {
                     "WEBHOOKS_OPERATOR_TOKEN",
                     "opens the operators' API, at least 32 bytes; without it nobody is let in there",
                 ),
-                trusted_proxies: env.parsed_list(
-                    "WEBHOOKS_TRUSTED_PROXIES",
-                    "",
-                    "proxies before the API, as addresses or CIDR ranges, comma separated; their X-Forwarded-For is believed",
-                ),
-                failures_per_minute: env.ranged(
-                    "WEBHOOKS_AUTH_FAILURES",
-                    20,
-                    1..=10_000_000,
-                    "wrong tokens that an address may show in a minute before it is told to wait",
-                ),
+                callers: CallerSettings::read(env),
             },
             rates: RateLimits {
                 per_token: env.ranged("WEBHOOKS_RATE_LIMIT", rates.per_token, 1..=10_000_000, "API calls a token may make in a window"),

@@ -28,11 +28,13 @@
 pub mod admin;
 mod announce;
 mod backoff;
+pub mod callers;
 mod clock;
 mod context;
 mod errors;
 mod metrics;
 pub mod panics;
+pub mod rate;
 mod readiness;
 mod run;
 pub mod settings;

@@ -7,7 +7,9 @@
 //! on a second signal.
 
 use std::{
+    fmt::Display,
     future::Future,
+    io::Write as _,
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
@@ -34,6 +36,15 @@ use crate::{
 
 /// The exit code for settings that cannot be used (`EX_USAGE`).
 pub const EXIT_SETTINGS: u8 = 64;
+
+/// What is wrong before there is a log, on standard error. Not with `eprintln!`: where nobody reads
+/// (`2>&1 | head`), a panic would take the place of the exit code.
+fn complain(service: &str, text: impl Display) {
+    drop(writeln!(
+        std::io::stderr().lock(),
+        "webhooks-{service}: {text}"
+    ));
+}
 
 /// Longest wait for leftover blocking work when the process ends.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -126,7 +137,7 @@ where
     let settings = C::read(&mut env);
     env.require_production();
     if let Err(error) = env.finish() {
-        eprintln!("webhooks-{service}: {error}");
+        complain(service, &error);
         return ExitCode::from(EXIT_SETTINGS);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -137,7 +148,7 @@ where
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("webhooks-{service}: cannot start threads: {error}");
+            complain(service, format_args!("cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -148,7 +159,7 @@ where
     let telemetry = match telemetry {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            eprintln!("webhooks-{service}: {}", error_chain(&error));
+            complain(service, error_chain(&error));
             return ExitCode::FAILURE;
         }
     };

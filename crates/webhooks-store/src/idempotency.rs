@@ -72,6 +72,8 @@ pub enum Begun {
         body: Vec<u8>,
         /// The id of what the answer is about, where that was told.
         subject: Option<Uuid>,
+        /// Which version of it, where it has several.
+        version: Option<u32>,
     },
 }
 
@@ -92,7 +94,7 @@ WHERE k.started_at <= $5
 RETURNING subject, subject_version";
 
 const LOOK: &str = "
-SELECT request_hash = $3 AS same, status, body, subject FROM idempotency_keys
+SELECT request_hash = $3 AS same, status, body, subject, subject_version FROM idempotency_keys
 WHERE token_id = $1 AND key = $2";
 
 const FINISH: &str = "
@@ -164,10 +166,12 @@ impl Store {
         };
         let status = u16::try_from(status)
             .map_err(|error| StoreError::corrupt("idempotency status", error))?;
+        let version: Option<i32> = row.try_get("subject_version")?;
         Ok(Some(Begun::Replay {
             status,
             body: row.try_get("body")?,
             subject: row.try_get("subject")?,
+            version: version.and_then(|version| u32::try_from(version).ok()),
         }))
     }
 

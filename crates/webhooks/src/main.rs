@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("webhooks: cannot start threads: {error}");
+            console::complain(format_args!("cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("webhooks: {error:#}");
+            console::complain(format_args!("{error:#}"));
             let settings = error.downcast_ref::<SettingsError>().is_some();
             if settings {
                 ExitCode::from(EXIT_SETTINGS)

@@ -45,7 +45,7 @@ pub enum AddressClass {
     Broadcast,
     /// A public-looking address that is a cloud's own service inside its network.
     CloudService,
-    /// IPv6 that carries an IPv4 address: compatible, SIIT, NAT64, 6to4, Teredo.
+    /// IPv6 that carries an IPv4 address: compatible, SIIT, NAT64, 6to4, Teredo, ISATAP.
     EmbeddedIpv4,
 }
 
@@ -136,6 +136,13 @@ const V6_NAMES: [V6Range; 11] = [
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, Multicast),
 ];
 
+/// The upper half of an interface identifier whose lower half is an IPv4 address (ISATAP, RFC 5214), with the
+/// bit cleared that says whether that address is a public one.
+const ISATAP: u32 = 0x0000_5efe;
+
+/// Clears that bit.
+const ISATAP_MASK: u32 = !0x0200_0000;
+
 /// Says what an address is for. An IPv4-mapped IPv6 address is judged as the IPv4 address it is.
 #[must_use]
 pub fn classify(ip: IpAddr) -> AddressClass {
@@ -147,7 +154,8 @@ pub fn classify(ip: IpAddr) -> AddressClass {
 
 /// Every range that is not [`AddressClass::Global`], as a second wall (a firewall, a network policy)
 /// has to name it. Ranges may lie inside one another. IPv4 inside IPv6 is not told apart: for such a
-/// wall, a mapped address is outside of `2000::/3` like any other.
+/// wall, a mapped address is outside of `2000::/3` like any other. ISATAP addresses are not among them:
+/// they lie under every prefix, and no list of prefixes names them.
 #[must_use]
 pub fn forbidden_ranges() -> Vec<Cidr> {
     let v4 = V4_DENIED.iter().map(|range| {
@@ -189,11 +197,24 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
         V6_EXCEPTIONS
             .iter()
             .find(within)
-            .map_or(AddressClass::Global, |range| range.class)
+            .map(|range| range.class)
+            .unwrap_or(if is_isatap(ip) {
+                EmbeddedIpv4
+            } else {
+                AddressClass::Global
+            })
     } else {
         V6_NAMES
             .iter()
             .find(within)
             .map_or(Reserved, |range| range.class)
     }
+}
+
+/// Whether whoever holds the prefix hands the packet on to an IPv4 address within it. Of addresses that
+/// were drawn at random one in two thousand millions looks like one.
+fn is_isatap(ip: Ipv6Addr) -> bool {
+    let [.., e, f, _, _] = ip.segments();
+    let upper = (u32::from(e) << 16) | u32::from(f);
+    upper & ISATAP_MASK == ISATAP
 }

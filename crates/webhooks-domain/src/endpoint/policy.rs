@@ -20,7 +20,7 @@ pub struct AddressPolicy {
     /// Host names that skip the *name* rules (suffix, single label). What they resolve to is judged
     /// like anything else.
     pub allow_hosts: Vec<String>,
-    /// Our own host names; refused whatever the other switches say.
+    /// Our own host names, with every name below them; refused whatever the other switches say.
     pub own_hosts: Vec<String>,
     /// Our own public addresses and ranges; refused whatever the other switches say.
     pub own_ips: Vec<Cidr>,
@@ -64,7 +64,7 @@ impl AddressPolicy {
         if !is_well_formed(name) {
             return Err(EndpointRefusal::Malformed);
         }
-        if lists(&self.own_hosts, name) {
+        if covers(&self.own_hosts, name) {
             return Err(EndpointRefusal::OwnHost);
         }
         if lists(&self.allow_hosts, name) {
@@ -116,7 +116,21 @@ fn lists(hosts: &[String], name: &str) -> bool {
     })
 }
 
-/// Last labels that never name a public host. `arpa` covers `home.arpa` and the reverse zones.
+/// Whether a name is listed, or lies below one that is: its owner makes such names, and a wildcard
+/// record makes all of them at once.
+fn covers(hosts: &[String], name: &str) -> bool {
+    let mut below = Some(name);
+    while let Some(name) = below {
+        if lists(hosts, name) {
+            return true;
+        }
+        below = name.split_once('.').map(|(_, parent)| parent);
+    }
+    false
+}
+
+/// Last labels that never name a public host. `arpa` covers `home.arpa` and the reverse zones, `local`
+/// Kubernetes' `cluster.local`, and `svc` the short form of the names of its services.
 fn is_private_suffix(label: &str) -> bool {
     matches!(
         label,
@@ -133,6 +147,7 @@ fn is_private_suffix(label: &str) -> bool {
             | "onion"
             | "invalid"
             | "test"
+            | "svc"
     )
 }
 

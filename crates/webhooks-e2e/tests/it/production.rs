@@ -118,3 +118,33 @@ fn no_container_is_root_or_may_do_more_than_it_must() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// `webhooks … 2>&1 | head`: what nobody reads is no reason to end with a panic (101).
+#[test]
+fn a_reader_that_went_away_changes_no_exit_code() -> anyhow::Result<()> {
+    for (program, arguments, code) in [
+        ("webhooks", &["config", "--markdown"][..], 0),
+        ("webhooks", &["workspace", "list"], EXIT_SETTINGS),
+        ("webhooks-ingest", &[], EXIT_SETTINGS),
+        ("webhooks-loadgen", &["scenario", "no-such-scenario"], 1),
+    ] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let status = Command::new(super::bin_dir().join(program))
+            .args(arguments)
+            .env_clear()
+            .env(
+                "WEBHOOKS_ENV",
+                if program == "webhooks-ingest" {
+                    "production"
+                } else {
+                    "development"
+                },
+            )
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .status()?;
+        assert_eq!(status.code(), Some(code), "{program} {arguments:?}");
+    }
+    Ok(())
+}

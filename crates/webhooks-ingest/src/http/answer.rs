@@ -111,7 +111,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
         StatusCode::from_u16(refusal.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, &ErrorBody::from(refusal));
     let headers = response.headers_mut();
-    if let Some(seconds) = refusal.kind.retry_after() {
+    if let Some(seconds) = refusal.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if refusal.kind == RefusalKind::Unauthenticated {
@@ -201,6 +201,14 @@ mod tests {
         assert!(!body.contains("secret"), "{body}");
         let full = refusal(&Refusal::new(RefusalKind::Full, "full"));
         assert_eq!(full.headers()["retry-after"], "5");
+        let guessing = refusal(&Refusal::guessing(42));
+        assert_eq!(guessing.status(), 429);
+        assert_eq!(guessing.headers()["retry-after"], "42");
+        assert!(
+            text(guessing)
+                .await
+                .starts_with(r#"{"code":429,"codeType":"RATE_LIMITED","details":[],"message":""#)
+        );
         let stranger = refusal(&Refusal::new(RefusalKind::Unauthenticated, "who?"));
         assert_eq!(stranger.headers()["www-authenticate"], "Bearer");
         assert!(!stranger.headers().contains_key("retry-after"));

@@ -8,7 +8,7 @@ mod answer;
 mod body;
 mod split;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
@@ -35,6 +35,7 @@ pub use self::{
 use crate::{
     accept::{Acceptor, Door, Submission},
     auth::{Gate, Permit},
+    connections::Peer,
     refusal::{Refusal, RefusalKind},
 };
 
@@ -88,7 +89,8 @@ impl HttpDoor {
     async fn publish(&self, request: Request) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
         let headers = parts.headers;
-        let (permit, key) = match self.admit(&headers) {
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        let (permit, key) = match self.admit(&headers, peer) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 // A client that asked first (`Expect: 100-continue`) has sent nothing yet.
@@ -121,9 +123,13 @@ impl HttpDoor {
     }
 
     /// Everything that can be judged by the headers: whose it is, and the event's id if it is there.
-    fn admit(&self, headers: &HeaderMap) -> Result<(Permit, Option<String>), Refusal> {
+    fn admit(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<(Permit, Option<String>), Refusal> {
         let authorization = text(headers, &header::AUTHORIZATION)?;
-        let permit = self.gate.authorise(authorization)?;
+        let permit = self.gate.authorise(authorization, peer, headers)?;
         if !is_json(text(headers, &header::CONTENT_TYPE)?) {
             return Err(Refusal::new(
                 RefusalKind::MediaType,

@@ -5,6 +5,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use webhooks_proto::v1::PublishEventRequest;
+use webhooks_runtime::callers::CallerSettings;
 
 use crate::support::{LIMIT, OTHER, Options, Stack, event, event_of, raw, request, token};
 
@@ -63,6 +64,71 @@ async fn credentials_are_judged_before_anything_else() {
         .unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(stack.events(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn who_guesses_tokens_is_told_to_wait_and_a_right_one_is_still_served() {
+    let stack = Stack::with(Options {
+        callers: Some(CallerSettings {
+            trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+            failures_per_minute: 3,
+        }),
+        ..Options::default()
+    })
+    .await;
+    let wrong = format!("Bearer {}", token(9).reveal());
+    let guess = async |from: &str| {
+        let headers = [
+            ("authorization", wrong.as_str()),
+            ("content-type", "application/json"),
+            ("x-forwarded-for", from),
+        ];
+        let answer = request(stack.http, "POST", "/v1/events", &headers, b"{}").await;
+        let code_type = answer.member("codeType").to_owned();
+        (answer.status, code_type, answer)
+    };
+    for number in 0..3 {
+        let (status, code_type, _) = guess("192.0.2.1").await;
+        assert_eq!((status, &*code_type), (401, "UNAUTHENTICATED"), "{number}");
+    }
+    let (status, code_type, answer) = guess("192.0.2.1").await;
+    assert_eq!((status, &*code_type), (429, "RATE_LIMITED"), "{answer:?}");
+    let wait = answer.head.to_ascii_lowercase();
+    let (_, wait) = wait.split_once("retry-after: ").unwrap();
+    let wait: u32 = wait.lines().next().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+
+    // gRPC counts in the same window, and tells the same.
+    let mut grpc = stack.grpc().await;
+    let message = || PublishEventRequest {
+        event: Bytes::from(event("e", "")),
+        id: String::new(),
+    };
+    let mut shown = tonic::Request::new(message());
+    shown
+        .metadata_mut()
+        .insert("authorization", wrong.parse().unwrap());
+    shown
+        .metadata_mut()
+        .insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
+    let status = grpc.publish_event(shown).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(!status.details().is_empty(), "{status:?}");
+
+    // No token is no guess; another address has its own count; a right token is served.
+    let from = ("x-forwarded-for", "192.0.2.1");
+    let nothing = request(stack.http, "POST", "/v1/events", &[from], b"{}").await;
+    assert_eq!(nothing.status, 401);
+    assert_eq!(guess("192.0.2.2").await.0, 401);
+    let answer = stack.post_with(&[from], event("e", "")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let mut right = stack.authorised(message());
+    right
+        .metadata_mut()
+        .insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
+    let accepted = grpc.publish_event(right).await.unwrap().into_inner();
+    assert!(accepted.event.unwrap().duplicate);
+    assert_eq!(guess("192.0.2.1").await.0, 429);
 }
 
 #[tokio::test]

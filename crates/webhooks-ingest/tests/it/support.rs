@@ -24,7 +24,7 @@ use webhooks_proto::{
     internal::v1::{DeadLetter, TokenConfig},
     v1::event_service_client::EventServiceClient,
 };
-use webhooks_runtime::{Context, OnError, tls::GrpcServerTls};
+use webhooks_runtime::{Context, OnError, callers::CallerSettings, tls::GrpcServerTls};
 
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -49,6 +49,7 @@ pub(crate) struct Options {
     pub(crate) bus: BusSettings,
     pub(crate) quota_per_second: u32,
     pub(crate) body_memory: Option<usize>,
+    pub(crate) callers: Option<CallerSettings>,
 }
 
 impl Stack {
@@ -241,6 +242,11 @@ fn config(bus: BusSettings, options: &Options) -> Config {
         http_address: any,
         grpc_address: any,
         grpc_tls: GrpcServerTls::default(),
+        // A token that ingest has not heard of yet counts as a wrong one, and tests wait for theirs.
+        callers: options.callers.clone().unwrap_or(CallerSettings {
+            failures_per_minute: 1_000_000,
+            ..CallerSettings::default()
+        }),
         max_connections: 64,
         intake_concurrency: 64,
         body_memory: options.body_memory.unwrap_or(BODY_MEMORY),

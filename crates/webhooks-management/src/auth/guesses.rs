@@ -1,55 +1,41 @@
 //! Wrong credentials, counted by address.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
+use webhooks_runtime::rate::{self, GUESSING_WINDOW, RateLimiter, RateLimits};
 
-use crate::{
-    error::ManagementError,
-    origin::Visit,
-    rate::{RateLimiter, RateLimits},
-};
-
-/// The window in which wrong credentials are counted.
-const WINDOW: Duration = Duration::from_secs(60);
+use crate::{error::ManagementError, origin::Visit};
 
 /// An address that has failed so many times more often than it may is not looked up any more.
 const LOOK_UPS: u32 = 10;
 
 /// The counts.
 pub(super) struct Guesses {
-    failures: RateLimiter,
+    failures: rate::Guesses,
     look_ups: RateLimiter,
 }
 
 impl Guesses {
     /// So many wrong credentials are answered plainly, for each address and minute.
     pub(super) fn new(per_minute: u32) -> Self {
-        let limiter = |per_address| {
-            RateLimiter::new(RateLimits {
-                per_token: per_address,
-                per_address,
-                window: WINDOW,
-            })
-        };
+        let look_ups = per_minute.saturating_mul(LOOK_UPS);
         Self {
-            failures: limiter(per_minute),
-            look_ups: limiter(per_minute.saturating_mul(LOOK_UPS)),
+            failures: rate::Guesses::new(per_minute),
+            look_ups: RateLimiter::new(RateLimits {
+                per_token: look_ups,
+                per_address: look_ups,
+                window: GUESSING_WINDOW,
+            }),
         }
     }
 
     /// Counts a failure; the refusal to answer it with.
     pub(super) fn failed(&self, visit: &Visit, why: &'static str) -> ManagementError {
-        metrics::counter!("webhooks_auth_failures_total", "reason" => why).increment(1);
         let now = Instant::now();
         let payer = visit.payer();
         self.look_ups.spend(payer.clone(), now);
-        match self.failures.spend(payer, now).admit() {
+        match self.failures.failed(payer, why, now) {
             Ok(()) => ManagementError::Unauthenticated,
-            Err(too_many) => {
-                metrics::counter!("webhooks_auth_throttled_total").increment(1);
-                too_many
-            }
+            Err(too_many) => too_many.into(),
         }
     }
 

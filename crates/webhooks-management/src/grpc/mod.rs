@@ -44,6 +44,7 @@ use webhooks_proto::{
 };
 use webhooks_runtime::{
     Readiness, Secret,
+    rate::{Payer, RateLimiter},
     tls::{GrpcServerTls, Peers},
 };
 use webhooks_store::{Actor, Store};
@@ -54,7 +55,6 @@ use crate::{
     error::{ManagementError, parse_id},
     opening::{Limits, incoming},
     origin::REQUEST_ID,
-    rate::{Payer, RateLimiter},
     service::Management,
     source_ips::SourceIps,
 };
@@ -162,7 +162,10 @@ impl Grpc {
             .authenticator
             .visit(request.remote_addr(), request.metadata().as_ref());
         let admitted = match call.access() {
-            Some(Access::Anyone) => self.limiter.spend(visit.payer(), call.started).admit(),
+            Some(Access::Anyone) => {
+                let standing = self.limiter.spend(visit.payer(), call.started);
+                standing.admit().map_err(ManagementError::from)
+            }
             other => Err(not_of_this_kind(other)),
         };
         let result = match admitted {
@@ -197,7 +200,8 @@ impl Grpc {
             Ok(_) => Payer::Token("operator".to_owned()),
             Err(_) => visit.payer(),
         };
-        let admitted = self.limiter.spend(payer, call.started).admit();
+        let standing = self.limiter.spend(payer, call.started);
+        let admitted = standing.admit().map_err(ManagementError::from);
         let result = match admitted.and(operator) {
             Ok(actor) => {
                 call.in_time(Box::pin(run(actor, request.into_inner())))

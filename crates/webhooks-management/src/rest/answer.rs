@@ -6,8 +6,9 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
+use webhooks_runtime::rate::whole_seconds;
 
-use crate::error::{ManagementError, whole_seconds};
+use crate::error::ManagementError;
 
 /// An answer with this JSON.
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response {

@@ -34,14 +34,18 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 use webhooks_domain::clock::Clock;
-use webhooks_runtime::{error_chain, telemetry::set_parent};
+use webhooks_runtime::{
+    error_chain,
+    rate::{Payer, RateLimiter, Standing},
+    telemetry::set_parent,
+};
 use webhooks_store::Actor;
 
 use crate::{
     auth::{Authenticator, Caller},
     error::{ManagementError, Problems},
     origin::{REQUEST_ID, Visit},
-    rate::{Payer, RateLimiter, Standing},
+    rate::write_standing,
     service::Management,
     source_ips::SourceIps,
     view::{DeliveryView, WebhookView},
@@ -174,7 +178,7 @@ impl Rest {
             refusal(&error)
         });
         let now_seconds = self.clock.now_micros() / 1_000_000;
-        standing.write(response.headers_mut(), now_seconds);
+        write_standing(standing, response.headers_mut(), now_seconds);
         let asked = (verb, path, visit.origin.request_id.as_str());
         record(asked, response.status(), started, known.as_ref());
         response

@@ -34,6 +34,8 @@ pub struct Answer {
     pub replayed: bool,
     /// What the earlier call made, where that is known.
     pub subject: Option<Uuid>,
+    /// Which version of it, where it has several.
+    pub version: Option<u32>,
 }
 
 /// What came of a mutation.
@@ -104,6 +106,7 @@ impl Management {
                 status,
                 body,
                 subject,
+                version,
             } => {
                 let body = secrets::open_answer(&self.inner.keyring, caller.workspace, key, &body)
                     .map_err(ManagementError::internal)?;
@@ -117,6 +120,7 @@ impl Management {
                     body,
                     replayed: true,
                     subject,
+                    version,
                 }))
             }
         }
@@ -163,6 +167,7 @@ impl Management {
                     body,
                     replayed: false,
                     subject: None,
+                    version: None,
                 })
             }
             Err(error) => {

@@ -110,6 +110,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => {
+                    this.still_signs(&caller, &answer).await?;
                     this.secret_again(&caller, &answer).await?;
                     return Ok(answer);
                 }
@@ -188,13 +189,23 @@ impl Management {
     ) -> Result<Vec<u8>, ManagementError> {
         let row = self.get_webhook(caller, id).await?;
         // Another rotation may have come since, and its secret is not this call's.
-        let mut secrets = row.secrets.iter();
-        let made = secrets.find(|secret| version.is_none_or(|version| secret.version == version));
-        let key = self.signing_key(&row, made.ok_or(Refusal::SecretGone)?)?;
+        let made = living(&row, version, self.now()).ok_or(Refusal::SecretGone)?;
+        let key = self.signing_key(&row, made)?;
         (face.encode)(&Mutated::Rotated {
             row: &row,
             secret: &key.reveal(),
         })
+    }
+
+    /// Refuses a kept answer whose secret a later rotation has ended, or whose webhook is gone: who
+    /// repeats the call would put a secret in place that verifies nothing.
+    async fn still_signs(&self, caller: &Caller, answer: &Answer) -> Result<(), ManagementError> {
+        let (Some(id), Some(version)) = (answer.subject, answer.version) else {
+            return Ok(());
+        };
+        let row = self.get_webhook(caller, id).await?;
+        living(&row, Some(version), self.now()).ok_or(Refusal::SecretGone)?;
+        Ok(())
     }
 
     /// Seals something as the webhook's next secret.
@@ -225,6 +236,14 @@ impl Management {
         .map_err(ManagementError::internal)?;
         SigningKey::from_bytes(bytes).map_err(ManagementError::internal)
     }
+}
+
+/// The secret of this version, or the newest one, if it signs at `now`.
+fn living(row: &WebhookRow, version: Option<u32>, now: i64) -> Option<&SealedSecret> {
+    let mut secrets = row.secrets.iter();
+    secrets
+        .find(|secret| version.is_none_or(|version| secret.version == version))
+        .filter(|secret| secret.expires_at.is_none_or(|end| now < end))
 }
 
 /// What a version of a webhook's secrets is bound to.

@@ -134,7 +134,7 @@ async fn options_and_secrets_are_the_same_over_grpc() {
         ordering: v1::Ordering::Visitor.into(),
         headers: vec![header("X-Team", "a long enough value")],
         auth: Some(bearer("0123456789abcdef")),
-        secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(),
+        secret: "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX".into(),
         signatures: vec!["v1".into(), "v1a".into()],
         idempotency_key: "once".into(),
         ..v1::CreateWebhookRequest::default()

@@ -490,7 +490,7 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
         "a day later"
     );
 
-    let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let own = "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX";
     let third = rotate("r2", json!({ "secret": own, "overlapSeconds": 3600 })).await;
     assert_eq!(third.body["secret"], own);
     let secrets = format!("{}/secrets", path(id));
@@ -507,13 +507,22 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
             .all(|row| row["active"] == true && row["createdAt"].is_string())
     );
     assert!(rows[0].get("expiresAt").is_none() && rows[1]["expiresAt"].is_string());
-    assert_eq!(rows[0]["masked"], "whsec_••••LaSw");
+    assert_eq!(rows[0]["masked"], "whsec_••••WVzX");
 
     let revoked = rotate("r3", json!({ "overlapSeconds": 0 })).await;
     let fourth = SigningKey::parse(revoked.body["secret"].as_str().unwrap()).unwrap();
     let config = configured(&world, workspace.id, id).await;
     assert_eq!(signing_keys(&config, now()), [fourth]);
     assert_eq!(config.secrets.len(), 1, "the others are gone");
+    // A repeated call shows what it made, unless that signs nothing any more.
+    let own_again = json!({ "secret": own, "overlapSeconds": 3600 });
+    for (key, body) in [("r1", json!({})), ("r2", own_again)] {
+        let gone = rotate(key, body).await;
+        refused(&gone, 410, "SECRET_GONE");
+        assert!(!gone.body.to_string().contains("whsec_"), "{gone:?}");
+    }
+    let again = rotate("r3", json!({ "overlapSeconds": 0 })).await;
+    assert_eq!(again.body, revoked.body);
 
     let written = json!({});
     let denied = world
@@ -525,6 +534,10 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
         (json!({ "overlapSeconds": "1" }), "overlapSeconds"),
         (json!({ "secret": "whsec_AAAA" }), "secret"),
         (json!({ "secret": "hunter2" }), "secret"),
+        (
+            json!({ "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" }),
+            "secret",
+        ),
         (json!({ "name": "x" }), "name"),
     ] {
         let reply = world
@@ -547,12 +560,68 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
     );
 }
 
+/// A rotation is about the secret: `v1a` goes on with its key, which verifies beside both secrets. Another
+/// key is made by switching `v1a` off and on, and holds from then on.
+#[tokio::test]
+async fn a_rotation_of_the_secret_leaves_the_public_key_and_its_document_as_they_are() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut wish = webhook_body("signed twice");
+    wish["signatures"] = json!(["v1", "v1a"]);
+    let created = world.post(token, &wish).await;
+    let id = id_of(&created);
+    let document = format!("/.well-known/webhook-public-keys/{id}");
+    let published = async || {
+        let shown = world.get(&document, token).await;
+        assert_eq!(shown.status, StatusCode::OK, "{shown:?}");
+        let keys = shown.body["keys"].as_array().unwrap().clone();
+        assert_eq!(keys.len(), 1, "{shown:?}");
+        keys[0]["key"].as_str().unwrap().to_owned()
+    };
+    let signs = async || {
+        let config = configured(&world, workspace.id, id).await;
+        let seed = open(&config, Purpose::Ed25519, config.ed25519.as_ref().unwrap());
+        let key = AsymmetricKey::from_seed(seed.try_into().unwrap());
+        let mut header = sign(&signing_keys(&config, now()), "msg_1", 7, b"{}");
+        header.push(' ');
+        header.push_str(&key.sign("msg_1", 7, b"{}"));
+        header
+    };
+    let before = published().await;
+    assert_eq!(created.body["webhook"]["publicKey"], before);
+    let rotate = format!("{}/secret/rotate", path(id));
+    for overlap in [3_600, 0] {
+        let body = json!({ "overlapSeconds": overlap });
+        let rotated = world.write(Method::POST, &rotate, token, &[], &body).await;
+        assert_eq!(rotated.status, StatusCode::OK, "{rotated:?}");
+        assert_eq!(rotated.body["webhook"]["publicKey"], before);
+        assert_eq!(published().await, before, "the document, {overlap}");
+        let header = signs().await;
+        let secrets = if overlap > 0 { 2 } else { 1 };
+        assert_eq!(header.matches("v1,").count(), secrets, "{header}");
+        assert_eq!(header.matches("v1a,").count(), 1, "{header}");
+        assert!(verify_v1a(&before, "msg_1", 7, b"{}", &header), "{header}");
+    }
+
+    for signatures in [json!(["v1"]), json!(["v1", "v1a"])] {
+        let wish = json!({ "signatures": signatures });
+        let changed = world.patch(&id.to_string(), token, &wish).await;
+        assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
+    }
+    let after = published().await;
+    assert_ne!(after, before);
+    let header = signs().await;
+    assert!(verify_v1a(&after, "msg_1", 7, b"{}", &header));
+    assert!(!verify_v1a(&before, "msg_1", 7, b"{}", &header));
+}
+
 #[tokio::test]
 async fn a_callers_own_secret_is_taken_at_creation_and_ended_ones_leave_the_read_model() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
     let token = workspace.token.as_str();
-    let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let own = "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX";
     let mut body = webhook_body("x");
     body["secret"] = json!(own);
     let created = world.post(token, &body).await;

@@ -263,7 +263,10 @@ where
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_writer(writer);
+        .with_writer(writer)
+        // A line that cannot be written would be told with `eprintln!`, which panics when nobody reads
+        // standard error any more.
+        .log_internal_errors(false);
     Ok(layer
         .with_filter(filter)
         .with_filter(filter_fn(is_logged))

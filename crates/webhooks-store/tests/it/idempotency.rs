@@ -41,6 +41,7 @@ async fn of_parallel_callers_one_works_and_the_others_get_its_answer() {
         status: 200,
         body: b"first".to_vec(),
         subject: None,
+        version: None,
     };
     assert_eq!(
         store.begin_idempotent(KEY, HASH, NOON + 1).await.unwrap(),

@@ -27,49 +27,39 @@ const PAGE: u32 = 500;
 pub(crate) async fn show(options: &WorkspaceIdOptions) -> anyhow::Result<()> {
     let operator = from_environment().await?;
     let row = operator.workspace(options.id).await?;
-    let count = operator.webhook_count(row.id).await?;
-    say(line(&row, count));
-    let limits = row.settings.limits;
+    say(described(&row, operator.webhook_count(row.id).await?));
+    Ok(())
+}
+
+/// Everything about a workspace, a line each.
+fn described(row: &WorkspaceRow, webhooks: i64) -> String {
+    let settings = &row.settings;
+    let limits = settings.limits;
     let shown = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let short = |limit: Option<u32>| shown(limit.map(u64::from));
-    say(format_args!("owner                 {}", row.owner_member));
-    say(format_args!(
-        "sandbox               {}",
-        row.settings.sandbox
-    ));
-    say(format_args!(
-        "notified              {}",
-        row.settings.notification_emails.join(", ")
-    ));
-    say(format_args!(
-        "max webhooks          {}",
-        short(limits.webhooks)
-    ));
-    say(format_args!(
-        "retry max attempts    {}",
-        short(limits.retry_max_attempts)
-    ));
-    say(format_args!(
-        "retry max age seconds {}",
-        shown(limits.retry_max_age_seconds)
-    ));
-    say(format_args!(
-        "events per second     {}",
-        short(limits.events_per_second)
-    ));
-    say(format_args!(
-        "held per webhook      {}",
-        short(limits.held_per_webhook)
-    ));
-    say(format_args!(
-        "endpoint verification {}",
-        row.settings.endpoint_verification
-    ));
-    say(format_args!(
-        "exempt hosts          {}",
-        row.settings.verification_exempt_hosts.join(", ")
-    ));
-    Ok(())
+    [
+        line(row, webhooks),
+        format!("owner                 {}", row.owner_member),
+        format!("sandbox               {}", settings.sandbox),
+        format!(
+            "notified              {}",
+            settings.notification_emails.join(", ")
+        ),
+        format!("max webhooks          {}", short(limits.webhooks)),
+        format!("retry max attempts    {}", short(limits.retry_max_attempts)),
+        format!(
+            "retry max age seconds {}",
+            shown(limits.retry_max_age_seconds)
+        ),
+        format!("events per second     {}", short(limits.events_per_second)),
+        format!("held per webhook      {}", short(limits.held_per_webhook)),
+        format!("endpoint verification {}", settings.endpoint_verification),
+        format!(
+            "exempt hosts          {}",
+            settings.verification_exempt_hosts.join(", ")
+        ),
+    ]
+    .join("\n")
 }
 
 /// `webhooks workspace list`: a line each.
@@ -91,7 +81,7 @@ pub(crate) async fn list() -> anyhow::Result<()> {
     }
 }
 
-/// `webhooks workspace update`.
+/// `webhooks workspace update`: changes it and shows what it is now.
 ///
 /// # Errors
 /// There is none of this id, a value is out of range, or the database or NATS fails.
@@ -121,7 +111,7 @@ pub(crate) async fn update(options: &WorkspaceUpdateOptions) -> anyhow::Result<(
         .change_workspace(options.id, draft)
         .await
         .map_err(explained)?;
-    say(line(&row, operator.webhook_count(row.id).await?));
+    say(described(&row, operator.webhook_count(row.id).await?));
     Ok(())
 }
 
@@ -192,7 +182,55 @@ fn line(row: &WorkspaceRow, webhooks: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+    use webhooks_domain::webhook::Plan;
+    use webhooks_store::WorkspaceSettings;
+
     use super::*;
+
+    #[test]
+    fn a_workspace_is_shown_with_all_that_can_be_changed() {
+        let row = WorkspaceRow {
+            id: Uuid::from_u128(1),
+            name: "Acme".to_owned(),
+            plan: Plan::Enterprise,
+            owner_member: Uuid::from_u128(2),
+            settings: WorkspaceSettings {
+                sandbox: true,
+                notification_emails: vec!["ops@example.com".to_owned()],
+                limits: WorkspaceLimits {
+                    webhooks: Some(11),
+                    retry_max_attempts: Some(12),
+                    retry_max_age_seconds: Some(13),
+                    events_per_second: Some(14),
+                    held_per_webhook: None,
+                },
+                endpoint_verification: true,
+                verification_exempt_hosts: vec!["a.example".to_owned(), "b.example".to_owned()],
+            },
+            created_at: 0,
+            updated_at: 0,
+        };
+        let text = described(&row, 3);
+        let ends: Vec<_> = text
+            .lines()
+            .map(|line| line.rsplit("  ").next().unwrap_or_default().trim())
+            .collect();
+        assert!(text.contains("3 webhooks") && ends[0] == "Acme", "{text}");
+        for (at, shown) in [
+            (2, "true"),
+            (3, "ops@example.com"),
+            (4, "11"),
+            (5, "12"),
+            (6, "13"),
+            (7, "14"),
+            (8, "-"),
+            (9, "true"),
+            (10, "a.example, b.example"),
+        ] {
+            assert!(ends[at].ends_with(shown), "{at}: {text}");
+        }
+    }
 
     #[test]
     fn a_limit_stays_unless_it_is_named() {

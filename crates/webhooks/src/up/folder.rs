@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::console::complain;
+
 /// The folder, locked for as long as this lives. A killed run leaves no lock.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -20,7 +22,10 @@ impl Drop for Folder {
     /// the descriptor, and would keep the lock for that moment.
     fn drop(&mut self) {
         if let Err(error) = self.lock.unlock() {
-            eprintln!("webhooks: cannot unlock {}: {error}", self.path.display());
+            complain(format_args!(
+                "cannot unlock {}: {error}",
+                self.path.display()
+            ));
         }
     }
 }

@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     cli::UpOptions,
-    console::say,
+    console::{complain, say},
     demo::{self, Accounts, Stage},
     http::Client,
     operate::{connected, migrate, open_bus, open_store, without_password},
@@ -102,7 +102,7 @@ pub(crate) async fn run(options: UpOptions) -> anyhow::Result<ExitCode> {
     folder.forget_env()?;
     // Said before the stopping, which may take a while, and by nobody else again.
     if let Err(error) = &served {
-        eprintln!("webhooks: {error:#}");
+        complain(format_args!("{error:#}"));
     }
     say("stopping: ingest, fan-out, dispatchers, management, receiver, servers");
     let stopped = tokio::select! {

@@ -157,23 +157,31 @@ fn server_hello(minor: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn r_08_old_versions_of_tls_and_other_protocols_are_a_failed_handshake() {
-    for (what, bytes) in [
-        ("TLS 1.0", server_hello(1)),
-        ("TLS 1.1", server_hello(2)),
-        ("SSL 3", server_hello(0)),
-        ("protocol_version", vec![21, 3, 1, 0, 2, 2, 70]),
-        ("handshake_failure", vec![21, 3, 3, 0, 2, 2, 40]),
-        ("plain HTTP", answer("400 Bad Request", "", "speak HTTP")),
-        ("SSH", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
-        ("noise", vec![0xff; 64]),
+async fn r_08_old_versions_of_tls_are_final_and_other_protocols_a_failed_handshake() {
+    let (old, failed) = (
+        ("tls_version", FailureClass::Permanent),
+        ("tls_handshake", FailureClass::Temporary),
+    );
+    for (what, bytes, (reason, class)) in [
+        ("TLS 1.0", server_hello(1), old),
+        ("TLS 1.1", server_hello(2), old),
+        ("SSL 3", server_hello(0), old),
+        ("protocol_version", vec![21, 3, 1, 0, 2, 2, 70], old),
+        ("handshake_failure", vec![21, 3, 3, 0, 2, 2, 40], failed),
+        (
+            "plain HTTP",
+            answer("400 Bad Request", "", "speak HTTP"),
+            failed,
+        ),
+        ("SSH", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), failed),
+        ("noise", vec![0xff; 64], failed),
     ] {
         let steps = vec![Step::Send(bytes), Step::Hold];
         let receiver = Hostile::start(steps).await;
         let result = post(&egress(at_home(short()).await), &receiver.https_url(HOST)).await;
         assert_eq!(result.outcome, Outcome::TlsError, "{what}: {result:?}");
-        assert_eq!(result.class, Some(FailureClass::Temporary), "{what}");
-        assert_eq!(result.reason(), Some("tls_handshake"), "{what}");
+        assert_eq!(result.class, Some(class), "{what}");
+        assert_eq!(result.reason(), Some(reason), "{what}");
         assert_eq!(receiver.requests(), 0, "{what}");
         closed_soon(&receiver).await;
     }
