@@ -205,18 +205,13 @@ fn headers(
     now_micros: i64,
 ) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
     let seconds = now_micros.div_euclid(1_000_000);
-    let mut signature = signing::sign(
+    let signature = signing::sign_with(
         &target.keys_at(now_micros),
+        &target.asymmetric_at(now_micros),
         &job.message_id,
         seconds,
         &job.body,
     );
-    if let Some(key) = &target.asymmetric {
-        if !signature.is_empty() {
-            signature.push(' ');
-        }
-        signature.push_str(&key.sign(&job.message_id, seconds, &job.body));
-    }
     let traceparent = current_traceparent().unwrap_or_else(|| {
         next_traceparent(
             Some(&job.traceparent),

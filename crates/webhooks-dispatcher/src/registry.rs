@@ -22,7 +22,7 @@ use webhooks_domain::{
     rate::RateLimit,
     retry::RetryPolicy,
     sealing::{Binding, Keyring, Purpose, Sealed},
-    signing::{AsymmetricKey, SigningKey},
+    signing::{self, AsymmetricKey, SigningKey},
 };
 use webhooks_egress::{Authorities, ClientCertificate, TlsIdentity, TlsIdentityError, TokenSource};
 use webhooks_proto::internal::v1::{
@@ -72,10 +72,10 @@ pub(crate) struct Target {
     pub(crate) retry: RetryPolicy,
     /// What it may do at a time.
     pub(crate) allowed: Allowed,
-    /// Keys with the time after which they sign no more (0 = never).
+    /// Keys, newest first, with the time after which they sign no more (0 = never).
     keys: Vec<(SigningKey, i64)>,
-    /// Signs with `v1a` beside them.
-    pub(crate) asymmetric: Option<AsymmetricKey>,
+    /// The same of those that sign with `v1a` beside them.
+    asymmetric: Vec<(AsymmetricKey, i64)>,
     /// The customer's own headers: none of them one of ours, each marked as sensitive.
     pub(crate) headers: HeaderMap,
     /// A secret could not be opened: our fault, not the customer's.
@@ -98,11 +98,12 @@ pub(crate) struct Tls {
 impl Target {
     /// The keys that sign at `now_micros`.
     pub(crate) fn keys_at(&self, now_micros: i64) -> Vec<SigningKey> {
-        self.keys
-            .iter()
-            .filter(|(_, until)| *until == 0 || *until > now_micros)
-            .map(|(key, _)| key.clone())
-            .collect()
+        signing::keys_at(&self.keys, now_micros)
+    }
+
+    /// The ed25519 keys that sign at `now_micros`.
+    pub(crate) fn asymmetric_at(&self, now_micros: i64) -> Vec<AsymmetricKey> {
+        signing::keys_at(&self.asymmetric, now_micros)
     }
 
     /// Its sides of TLS at this moment.
@@ -185,8 +186,8 @@ impl Registry {
                 Err(error) => opened = cannot_open("signing key", secret, &error),
             }
         }
-        let mut asymmetric = None;
-        if let Some(secret) = &config.ed25519 {
+        let mut asymmetric = Vec::new();
+        for secret in config.ed25519.iter().chain(&config.old_ed25519) {
             let seed = self
                 .open(config, Purpose::Ed25519, secret)
                 .and_then(|seed| {
@@ -194,7 +195,7 @@ impl Registry {
                         .map_err(|_| "a seed has 32 bytes".to_owned())
                 });
             match seed {
-                Ok(seed) => asymmetric = Some(AsymmetricKey::from_seed(seed)),
+                Ok(seed) => asymmetric.push((AsymmetricKey::from_seed(seed), secret.expires_at)),
                 Err(error) => opened = cannot_open("ed25519 key", secret, &error),
             }
         }

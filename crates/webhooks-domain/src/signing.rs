@@ -23,6 +23,19 @@ pub const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// Length of the keys we make, in bytes.
 pub const NEW_KEY_BYTES: usize = 32;
 
+/// Most keys of one kind (secrets, ed25519 keys) that go on signing beside its newest one while
+/// overlaps last.
+pub const MAX_OLD_KEYS: usize = 10;
+
+/// Bytes of a `v1` token: its name, and 32 bytes in base64.
+const V1_TOKEN_BYTES: usize = 3 + 44;
+
+/// Bytes of a `v1a` token: its name, and 64 bytes in base64.
+const V1A_TOKEN_BYTES: usize = 4 + 88;
+
+/// Most bytes of a `webhook-signature` header: every key of both kinds, with single spaces between.
+pub const MAX_HEADER_BYTES: usize = (MAX_OLD_KEYS + 1) * (V1_TOKEN_BYTES + V1A_TOKEN_BYTES + 2) - 1;
+
 const PREFIX: &str = "whsec_";
 
 /// A webhook's signing key. Never printed.
@@ -119,7 +132,38 @@ impl SigningKey {
     }
 }
 
-/// The `webhook-signature` header for a body sent at `timestamp_seconds`: a token per key.
+/// The `webhook-signature` header for a body sent at `timestamp_seconds`: a `v1` token per secret, then
+/// a `v1a` token per ed25519 key, each kind in the order given.
+#[must_use]
+pub fn sign_with(
+    keys: &[SigningKey],
+    asymmetric: &[AsymmetricKey],
+    id: &str,
+    timestamp_seconds: i64,
+    body: &[u8],
+) -> String {
+    let mut header = sign(keys, id, timestamp_seconds, body);
+    for key in asymmetric {
+        if !header.is_empty() {
+            header.push(' ');
+        }
+        header.push_str(&key.sign(id, timestamp_seconds, body));
+    }
+    header
+}
+
+/// The keys of one kind that sign at `now_micros`: of `keys`, newest first, each with the time from
+/// which on it signs no more (0 = never), those that have not ended, [`MAX_OLD_KEYS`] beside the newest.
+#[must_use]
+pub fn keys_at<K: Clone>(keys: &[(K, i64)], now_micros: i64) -> Vec<K> {
+    keys.iter()
+        .filter(|(_, until)| *until == 0 || *until > now_micros)
+        .take(MAX_OLD_KEYS + 1)
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+/// The `v1` tokens of a `webhook-signature` header: one per key.
 #[must_use]
 pub fn sign(keys: &[SigningKey], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mut header = String::with_capacity(keys.len() * 48);
@@ -204,6 +248,60 @@ mod tests {
         let header = sign(&[new.clone(), old.clone()], "m", 1, b"x");
         assert_eq!(header.matches(' ').count(), 1);
         assert!(verify(&old, "m", 1, b"x", &header) && verify(&new, "m", 1, b"x", &header));
+    }
+
+    #[test]
+    fn during_an_overlap_both_public_keys_verify_and_from_its_end_on_only_the_new_one() {
+        let secret = SigningKey::from_random([1; 32]);
+        let (old, new) = (
+            AsymmetricKey::from_seed([2; 32]),
+            AsymmetricKey::from_seed([3; 32]),
+        );
+        let (old_public, new_public) = (old.public_key(), new.public_key());
+        let pairs = [(new, 0), (old, 1_000)];
+        let header = |now| {
+            let pairs = keys_at(&pairs, now);
+            sign_with(std::slice::from_ref(&secret), &pairs, "m", 1, b"x")
+        };
+        let during = header(999);
+        let tokens: Vec<&str> = during.split(' ').collect();
+        assert_eq!(tokens.len(), 3, "{during}");
+        assert!(verify(&secret, "m", 1, b"x", tokens[0]));
+        assert!(verify_v1a(&new_public, "m", 1, b"x", tokens[1]));
+        assert!(verify_v1a(&old_public, "m", 1, b"x", tokens[2]));
+        for now in [1_000, 1_001, i64::MAX] {
+            let after = header(now);
+            assert_eq!(after.split(' ').count(), 2, "{after}");
+            assert!(verify_v1a(&new_public, "m", 1, b"x", &after));
+            assert!(!verify_v1a(&old_public, "m", 1, b"x", &after));
+        }
+        let only = sign_with(&[], &keys_at(&pairs, 1_000), "m", 1, b"x");
+        assert!(only.starts_with("v1a,"), "no space before the first token");
+    }
+
+    #[test]
+    fn a_header_is_never_longer_than_its_bound_however_many_keys_there_are() {
+        let header = |count: u8| {
+            let secrets: Vec<_> = (0..count)
+                .map(|byte| (SigningKey::from_random([byte; 32]), 0))
+                .collect();
+            let pairs: Vec<_> = (0..count)
+                .map(|byte| (AsymmetricKey::from_seed([byte; 32]), 0))
+                .collect();
+            sign_with(&keys_at(&secrets, 5), &keys_at(&pairs, 5), "m", 1, b"x")
+        };
+        let newest = AsymmetricKey::from_seed([0; 32]).public_key();
+        let eleventh = AsymmetricKey::from_seed([10; 32]).public_key();
+        let twelfth = AsymmetricKey::from_seed([11; 32]).public_key();
+        assert_eq!(MAX_HEADER_BYTES, 1_550);
+        for count in [11, 12, 40] {
+            let header = header(count);
+            assert_eq!(header.len(), MAX_HEADER_BYTES, "{count}");
+            assert!(verify_v1a(&newest, "m", 1, b"x", &header));
+            assert!(verify_v1a(&eleventh, "m", 1, b"x", &header));
+            assert!(!verify_v1a(&twelfth, "m", 1, b"x", &header));
+        }
+        assert!(header(10).len() < MAX_HEADER_BYTES);
     }
 
     #[test]

@@ -97,6 +97,11 @@ pub(crate) fn webhook_config(row: &WebhookRow) -> wire::WebhookConfig {
             .asymmetric
             .as_ref()
             .map(|key| sealed_secret(&key.sealed)),
+        old_ed25519: row
+            .old_asymmetric
+            .iter()
+            .map(|key| sealed_secret(&key.sealed))
+            .collect(),
     }
 }
 

@@ -24,8 +24,8 @@ pub enum Refusal {
     /// What the delivery is made of has not been recorded yet.
     #[error("the delivery is not recorded in full yet")]
     NotYet,
-    /// The secret that a rotation made has stopped signing since.
-    #[error("the secret that this call made does not sign any more")]
+    /// The key that a rotation made has stopped signing since.
+    #[error("the key that this call made does not sign any more")]
     SecretGone,
     /// The webhook is disabled: nothing is sent to it.
     #[error("the webhook is disabled")]

@@ -101,7 +101,7 @@ fn read(row: &SealedRow) -> Option<(Purpose, Binding, Sealed)> {
     let purpose = match row.kind.as_str() {
         "SIGNING" => Purpose::SigningKey,
         "EXTRAS" => Purpose::Extras,
-        "ED25519" => Purpose::Ed25519,
+        "ED25519" | "ED25519_OLD" => Purpose::Ed25519,
         _ => return None,
     };
     let binding = Binding {

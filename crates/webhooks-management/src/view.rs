@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use uuid::Uuid;
 use webhooks_domain::event::format_micros;
-use webhooks_store::{AttemptRow, DeliveryRow, RateChoice, RetryChoice, WebhookRow};
+use webhooks_store::{AttemptRow, DeliveryRow, PublicKey, RateChoice, RetryChoice, WebhookRow};
 
 use crate::{
     extras::Shown,
@@ -211,6 +211,31 @@ impl SecretView {
             expires_at: secret.expires_at.map(format_micros),
             active: secret.active,
             masked: secret.masked.clone(),
+        }
+    }
+}
+
+/// What kind of public keys there are.
+pub(crate) const PUBLIC_KEY_ALGORITHM: &str = "ed25519";
+
+/// A public key that signatures are verified with, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PublicKeyView {
+    algorithm: &'static str,
+    key: String,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl PublicKeyView {
+    pub(crate) fn of(key: &PublicKey) -> Self {
+        Self {
+            algorithm: PUBLIC_KEY_ALGORITHM,
+            key: key.key.clone(),
+            created_at: format_micros(key.created_at),
+            expires_at: key.expires_at.map(format_micros),
         }
     }
 }

@@ -60,8 +60,8 @@ pub use tokens::{
 };
 pub use webhooks::{
     AsymmetricSecret, DeletedWebhook, Extras, MAX_OLD_SECRETS, NewWebhook, Past, PastConfig,
-    RateChoice, RetryChoice, RetryNumbers, Room, Rotation, SealedSecret, StatusFilter, Verified,
-    WebhookCursor, WebhookOptions, WebhookPage, WebhookPatch, WebhookRow,
+    PublicKey, RateChoice, RetryChoice, RetryNumbers, Room, Rotation, SealedSecret, StatusFilter,
+    Verified, WebhookCursor, WebhookOptions, WebhookPage, WebhookPatch, WebhookRow,
 };
 pub use workspaces::{
     AuthoritiesRow, AuthoritiesWish, DeletedWorkspace, NewWorkspace, WorkspaceCursor,

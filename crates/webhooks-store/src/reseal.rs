@@ -28,7 +28,7 @@ pub struct SealedRow {
     pub webhook_id: Uuid,
     /// Its version.
     pub version: u32,
-    /// `SIGNING`, `EXTRAS` or `ED25519`.
+    /// `SIGNING`, `EXTRAS`, `ED25519` or `ED25519_OLD`.
     pub kind: String,
     /// Which key opens it.
     pub key_id: String,

@@ -9,6 +9,7 @@ use webhooks_devstack::wait_until;
 use webhooks_domain::{
     clock::Clock as _,
     sealing::{Binding, Keyring, Purpose, SEAL_RANDOM_BYTES},
+    signing::{AsymmetricKey, verify_v1a},
 };
 use webhooks_proto::{
     internal::v1::{EndpointExtras, RateLimit, RetryPolicy, SealedSecret, Status},
@@ -269,5 +270,100 @@ fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
             ensure!(!value.as_bytes().windows(6).any(|six| six == b"forged"));
         }
         Ok(())
+    });
+}
+
+/// A sealed `v1a` key, and its public half.
+fn pair(
+    world: &World,
+    webhook: Uuid,
+    version: u32,
+    expires_at: i64,
+) -> anyhow::Result<(SealedSecret, String)> {
+    let key = AsymmetricKey::from_seed([u8::try_from(version)?; 32]);
+    let binding = Binding {
+        workspace: world.workspace,
+        webhook,
+        version,
+    };
+    let sealed = Keyring::parse(&keyring_text())?.seal_for(
+        Purpose::Ed25519,
+        binding,
+        &key.seed(),
+        [7; SEAL_RANDOM_BYTES],
+    );
+    let secret = SealedSecret {
+        key_id: sealed.key_id,
+        version,
+        nonce: sealed.nonce.to_vec().into(),
+        ciphertext: sealed.ciphertext.into(),
+        expires_at,
+    };
+    Ok((secret, key.public_key()))
+}
+
+#[test]
+fn a_request_is_signed_by_each_public_key_whose_time_is_not_over_the_newest_first() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        let now = SystemClock.now_micros();
+        let (new, new_public) = pair(&world, webhook, 4, 0)?;
+        let (old, old_public) = pair(&world, webhook, 3, now + 60 * MINUTE)?;
+        let (over, over_public) = pair(&world, webhook, 2, now)?;
+        // The public keys that verify the one request which the event makes, by token.
+        let verifying = async |event: &str| {
+            world.receiver.clear();
+            let delivery = world.owe(webhook, event).await?;
+            world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+            let requests = world.receiver.requests();
+            let request = requests.first().context("a request")?;
+            ensure_eq(request.verified, Some(true))?;
+            let header = |name| request.header(name).context("a header of ours");
+            let (id, signature) = (header("webhook-id")?, header("webhook-signature")?);
+            let seconds: i64 = header("webhook-timestamp")?.parse()?;
+            let tokens = signature.split(' ').filter(|one| one.starts_with("v1a,"));
+            let all = [&new_public, &old_public, &over_public];
+            let verified = tokens.map(|token| {
+                let mut keys = all.into_iter();
+                keys.find(|key| verify_v1a(key, id, seconds, &request.body, token))
+                    .cloned()
+                    .context("a signature of nobody's")
+            });
+            verified.collect::<anyhow::Result<Vec<_>>>()
+        };
+        let during = vec![old, over];
+        let newest = new.clone();
+        world
+            .webhook_with(webhook, "/ok", Status::Active, |config| {
+                config.ed25519 = Some(newest);
+                config.old_ed25519 = during;
+            })
+            .await?;
+        ensure_eq(
+            verifying("e1").await?,
+            vec![new_public.clone(), old_public.clone()],
+        )?;
+        // The overlap is over, and nobody has taken the old key away yet.
+        let (ended, _) = pair(&world, webhook, 3, SystemClock.now_micros())?;
+        world
+            .webhook_with(webhook, "/ok", Status::Active, |config| {
+                config.ed25519 = Some(new);
+                config.old_ed25519 = vec![ended];
+            })
+            .await?;
+        wait_until("the new configuration", LIMIT, async || {
+            let event = Uuid::new_v4().to_string();
+            let found = verifying(&event).await;
+            match found.map_err(|error| format!("{error:#}"))? {
+                found if found == [new_public.as_str()] => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await?;
+        world.until_settled().await
     });
 }

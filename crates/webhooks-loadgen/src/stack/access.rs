@@ -195,7 +195,7 @@ impl Stack {
                 "SELECT w.workspace_id, w.id, s.version, s.kind, s.key_id, encode(s.nonce, 'base64'), \
                  translate(encode(s.ciphertext, 'base64'), E'\n', '') \
                  FROM webhook_secrets s JOIN webhooks w ON w.id = s.webhook_id \
-                 WHERE s.kind IN ('SIGNING', 'ED25519')",
+                 WHERE s.kind IN ('SIGNING', 'ED25519', 'ED25519_OLD')",
             )
             .await?;
         rows.lines().map(|row| opened(&keyring, row)).collect()

@@ -11,7 +11,7 @@ use webhooks_store::{AuditFilter, AuditRow, TokenKeyType, TokenRow};
 
 use super::{
     Grpc,
-    convert::timestamp,
+    convert::{self, timestamp},
     once::{answered, once_of},
     status::refuse,
     webhook_id,
@@ -204,14 +204,10 @@ impl WorkspaceService for Grpc {
         self.call_public(request, |request| async move {
             let id = webhook_id(&request.webhook_id)?;
             // A webhook that signs with its secret only is answered like none at all.
-            let key = self.management.public_key(id).await?;
-            let key = key.ok_or(ManagementError::WebhookNotFound)?;
+            let keys = self.management.public_keys(id).await?;
             Ok(Response::new(v1::GetWebhookPublicKeysResponse {
                 webhook_id: id.to_string(),
-                keys: vec![v1::WebhookPublicKey {
-                    algorithm: "ed25519".to_owned(),
-                    key,
-                }],
+                keys: keys.into_iter().map(convert::public_key).collect(),
                 max_age_seconds: KEYS_MAX_AGE_SECONDS,
             }))
         })

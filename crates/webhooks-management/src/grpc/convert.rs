@@ -10,14 +10,14 @@ use webhooks_domain::{
 };
 use webhooks_proto::v1;
 use webhooks_runtime::Secret;
-use webhooks_store::{AttemptRow, DeliveryRow, WebhookRow};
+use webhooks_store::{AttemptRow, DeliveryRow, PublicKey, WebhookRow};
 
 use crate::{
     draft::Draft,
     extras::Shown,
     model::wire_state,
-    service::{RotationDraft, SecretSummary},
-    view::{signatures, updated_at},
+    service::{PUBLIC_KEY, RotationDraft, SECRET, SecretSummary},
+    view::{PUBLIC_KEY_ALGORITHM, signatures, updated_at},
     words::{ShownStatus, source_word},
 };
 
@@ -74,6 +74,16 @@ pub(super) fn secret(secret: &SecretSummary) -> v1::WebhookSecret {
         expires_at: secret.expires_at.map(timestamp),
         active: secret.active,
         masked: secret.masked.clone(),
+    }
+}
+
+/// A public key that signatures are verified with.
+pub(super) fn public_key(key: PublicKey) -> v1::WebhookPublicKey {
+    v1::WebhookPublicKey {
+        algorithm: PUBLIC_KEY_ALGORITHM.to_owned(),
+        key: key.key,
+        created_at: Some(timestamp(key.created_at)),
+        expires_at: key.expires_at.map(timestamp),
     }
 }
 
@@ -147,6 +157,7 @@ pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
 /// A rotation.
 pub(super) fn rotation(request: &v1::RotateWebhookSecretRequest) -> RotationDraft {
     RotationDraft {
+        key: written_key(request.key),
         overlap_seconds: request.overlap_seconds.map(i64::from),
         secret: Some(request.secret.clone())
             .filter(|text| !text.is_empty())
@@ -162,6 +173,16 @@ pub(super) fn written_status(number: i32) -> String {
         |_| number.to_string(),
         |status| status.as_str_name().to_owned(),
     )
+}
+
+/// The word of a key; a number that is none becomes a word that is none, and is refused as such.
+fn written_key(number: i32) -> Option<String> {
+    match v1::RotatedKey::try_from(number) {
+        Ok(v1::RotatedKey::Unspecified) => None,
+        Ok(v1::RotatedKey::Secret) => Some(SECRET.to_owned()),
+        Ok(v1::RotatedKey::PublicKey) => Some(PUBLIC_KEY.to_owned()),
+        Err(_) => Some(number.to_string()),
+    }
 }
 
 fn written_source(number: i32) -> String {

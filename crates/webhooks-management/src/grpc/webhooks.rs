@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{ManagementError, Problems, Violation},
     page::page_size_of,
-    service::{AuthoritiesFace, Face, IfMatch, Mutated, OwnAuthorities},
+    service::{AuthoritiesFace, Face, IfMatch, Mutated, NewKey, OwnAuthorities},
     words::{STATUS_UNSPECIFIED, ShownStatus},
 };
 
@@ -237,11 +237,18 @@ fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
             secret: (*secret).to_owned(),
         }
         .encode_to_vec(),
-        Mutated::Rotated { row, secret } => v1::RotateWebhookSecretResponse {
-            webhook: Some(convert::webhook(row)),
-            secret: (*secret).to_owned(),
+        Mutated::Rotated { row, key } => {
+            let (secret, public_key) = match *key {
+                NewKey::Secret(secret) => (secret, ""),
+                NewKey::Public(public_key) => ("", public_key),
+            };
+            v1::RotateWebhookSecretResponse {
+                webhook: Some(convert::webhook(row)),
+                secret: secret.to_owned(),
+                public_key: public_key.to_owned(),
+            }
+            .encode_to_vec()
         }
-        .encode_to_vec(),
         Mutated::Changed { row } => v1::UpdateWebhookResponse {
             webhook: Some(convert::webhook(row)),
         }

@@ -80,6 +80,7 @@ pub(crate) fn read_rotation(body: &[u8]) -> Result<RotationDraft, ManagementErro
             continue;
         }
         match key.as_str() {
+            "key" => rotation.key = reader.text(&key, value),
             "overlapSeconds" => rotation.overlap_seconds = reader.integer(&key, value),
             "secret" => rotation.secret = reader.text(&key, value).map(Secret::new),
             _ => reader.problem(&key, "unknown_field", "is not known"),
@@ -304,9 +305,13 @@ mod tests {
         let own = read_rotation(br#"{"overlapSeconds":0,"secret":"whsec_x"}"#).unwrap();
         assert_eq!(own.overlap_seconds, Some(0));
         assert_eq!(own.secret, Some(Secret::new("whsec_x")));
-        let bad = read_rotation(br#"{"overlapSeconds":"1","x":1,"secret":"a","secret":"b"}"#);
+        assert_eq!(own.key, None);
+        let public = read_rotation(br#"{"key":"PUBLIC_KEY"}"#).unwrap();
+        assert_eq!(public.key.as_deref(), Some("PUBLIC_KEY"));
+        let bad =
+            read_rotation(br#"{"overlapSeconds":"1","x":1,"secret":"a","secret":"b","key":1}"#);
         let fields: Vec<_> = bad.unwrap().problems.into_iter().map(|v| v.field).collect();
-        assert_eq!(fields, ["overlapSeconds", "x", "secret"]);
+        assert_eq!(fields, ["overlapSeconds", "x", "secret", "key"]);
         read_rotation(b"[]").unwrap_err();
     }
 

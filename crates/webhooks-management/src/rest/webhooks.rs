@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     auth::Caller,
     error::ManagementError,
-    service::{Answer, Face, Mutated},
+    service::{Answer, Face, Mutated, NewKey},
     view::{SecretView, WebhookView},
 };
 
@@ -68,7 +68,7 @@ impl Rest {
         json_body(&json!({}))
     }
 
-    /// Creates, changes, or rotates the secret of a webhook.
+    /// Creates, changes, or rotates a key of a webhook.
     pub(super) async fn write(
         &self,
         route: &Route,
@@ -138,8 +138,12 @@ fn encode_mutated(mutated: &Mutated<'_>) -> Result<Vec<u8>, ManagementError> {
         Mutated::Created { row, secret } => {
             json!({ "webhook": WebhookView::with_secret(row, (*secret).to_owned()) })
         }
-        Mutated::Rotated { row, secret } => {
-            json!({ "webhook": WebhookView::of(row), "secret": secret })
+        Mutated::Rotated { row, key } => {
+            let webhook = WebhookView::of(row);
+            match key {
+                NewKey::Secret(secret) => json!({ "webhook": webhook, "secret": secret }),
+                NewKey::Public(key) => json!({ "webhook": webhook, "publicKey": key }),
+            }
         }
         Mutated::Changed { row } => json!({ "webhook": WebhookView::of(row) }),
     };

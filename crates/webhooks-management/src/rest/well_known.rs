@@ -22,7 +22,7 @@ use super::{
     request::path_id,
     routes::WellKnown,
 };
-use crate::error::ManagementError;
+use crate::{error::ManagementError, view::PublicKeyView};
 
 /// How long a receiver may believe a webhook's public keys, in seconds. Short: a key that is taken
 /// away is to be forgotten soon.
@@ -45,12 +45,9 @@ impl Rest {
             WellKnown::PublicKeys => {
                 let id = path_id(params).ok_or(ManagementError::WebhookNotFound)?;
                 // A webhook that signs with its secret only is answered like none at all.
-                let key = self.management.public_key(id).await?;
-                let key = key.ok_or(ManagementError::WebhookNotFound)?;
-                let body = encode(&json!({
-                    "webhookId": id,
-                    "keys": [{ "algorithm": "ed25519", "key": key }],
-                }))?;
+                let keys = self.management.public_keys(id).await?;
+                let keys: Vec<_> = keys.iter().map(PublicKeyView::of).collect();
+                let body = encode(&json!({ "webhookId": id, "keys": keys }))?;
                 let digest = Sha256::digest(&body);
                 let version = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
                 let tag = format!("\"{}\"", version.collect::<String>());

@@ -210,10 +210,7 @@ impl Challenges {
 
     /// The secrets that sign now. One that does not open answers nothing; the others may.
     fn secrets(&self, row: &WebhookRow, now: i64) -> Vec<SigningKey> {
-        let current = row
-            .secrets
-            .iter()
-            .filter(|secret| secret.expires_at.is_none_or(|until| until > now));
+        let current = row.secrets.iter().filter(|secret| secret.signs_at(now));
         current
             .filter_map(|secret| {
                 let binding = binding(row, secret.version);

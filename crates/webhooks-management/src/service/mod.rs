@@ -51,7 +51,7 @@ use webhooks_domain::{
     challenge::ChallengeKeys, clock::Clock, endpoint::AddressPolicy, sealing::Keyring,
 };
 use webhooks_store::{
-    Actor, AttemptRow, DeliveryRow, Store, StoreError, WebhookCursor, WebhookRow,
+    Actor, AttemptRow, DeliveryRow, PublicKey, Store, StoreError, WebhookCursor, WebhookRow,
 };
 
 use crate::{
@@ -71,11 +71,12 @@ pub(crate) use events::{Judged, verdict_on};
 pub use health::WebhookHealth;
 pub use jobs::{DEFAULT_RATE, JobDraft, MAX_RATE};
 pub use metrics::{Metrics, MetricsQuery};
-pub use once::{Answer, Face, Mutated, Once};
+pub use once::{Answer, Face, Mutated, NewKey, Once};
 pub use owed::Owed;
 pub use prepare::Prepared;
 pub use query::DeliveryQuery;
 pub use secrets::{LONGEST_OVERLAP, OVERLAP, RotationDraft, SecretSummary};
+pub(crate) use secrets::{PUBLIC_KEY, SECRET};
 pub use tail::{Tail, TailHub, Tailed};
 pub(crate) use tokens::draft::key_type_word;
 pub use tokens::{TokenDraft, TokenFace, TokenMutated};
@@ -221,13 +222,18 @@ impl Management {
         row.ok_or(ManagementError::WebhookNotFound)
     }
 
-    /// The public half of what a webhook signs `v1a` with, for anybody; `None` = there is no such
-    /// webhook, or it has no such key.
+    /// The public halves of what a webhook signs `v1a` with now, newest first, for anybody.
     ///
     /// # Errors
-    /// The store is away.
-    pub async fn public_key(&self, id: Uuid) -> Result<Option<String>, ManagementError> {
-        Ok(self.inner.store.public_key(id).await?)
+    /// There is no such webhook, or it has no such key, which is answered the same.
+    pub async fn public_keys(&self, id: Uuid) -> Result<Vec<PublicKey>, ManagementError> {
+        let mut keys = self.inner.store.public_keys(id).await?;
+        let now = self.now();
+        keys.retain(|key| key.signs_at(now));
+        match keys.is_empty() {
+            true => Err(ManagementError::WebhookNotFound),
+            false => Ok(keys),
+        }
     }
 
     /// The webhooks of the caller's workspace, oldest first.

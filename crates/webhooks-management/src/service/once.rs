@@ -48,18 +48,27 @@ pub enum Mutated<'a> {
         /// `whsec_…`
         secret: &'a str,
     },
-    /// A webhook with a new signing secret, shown this once.
+    /// A webhook with a new key.
     Rotated {
         /// The webhook.
         row: &'a WebhookRow,
-        /// `whsec_…`
-        secret: &'a str,
+        /// What is shown of it.
+        key: NewKey<'a>,
     },
     /// A webhook as it is now.
     Changed {
         /// The webhook.
         row: &'a WebhookRow,
     },
+}
+
+/// What a rotation shows of the key that it made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewKey<'a> {
+    /// A signing secret (`whsec_…`), this once.
+    Secret(&'a str),
+    /// The public half of a key pair (`whpk_…`).
+    Public(&'a str),
 }
 
 /// How a face puts answers, so that they can be kept as they were given.

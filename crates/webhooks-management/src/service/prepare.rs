@@ -106,11 +106,11 @@ impl Management {
         body: &[u8],
     ) -> Result<String, ManagementError> {
         let seconds = now.div_euclid(1_000_000);
-        let mut signature = signing::sign(&self.keys(webhook, now)?, message_id, seconds, body);
-        if let Some(key) = self.asymmetric_key(webhook)? {
-            signature.push(' ');
-            signature.push_str(&key.sign(message_id, seconds, body));
-        }
+        let (keys, asymmetric) = (
+            self.keys(webhook, now)?,
+            self.asymmetric_keys(webhook, now)?,
+        );
+        let signature = signing::sign_with(&keys, &asymmetric, message_id, seconds, body);
         Ok(signature)
     }
 
@@ -119,7 +119,7 @@ impl Management {
         webhook
             .secrets
             .iter()
-            .filter(|secret| secret.expires_at.is_none_or(|until| until > now))
+            .filter(|secret| secret.signs_at(now))
             .map(|secret| {
                 let bytes = self.unseal(webhook, Purpose::SigningKey, secret)?;
                 SigningKey::from_bytes(bytes).map_err(ManagementError::internal)
@@ -127,17 +127,22 @@ impl Management {
             .collect()
     }
 
-    fn asymmetric_key(
+    /// The same of ed25519 keys.
+    fn asymmetric_keys(
         &self,
         webhook: &WebhookRow,
-    ) -> Result<Option<AsymmetricKey>, ManagementError> {
-        let Some(asymmetric) = &webhook.asymmetric else {
-            return Ok(None);
-        };
-        let seed = self.unseal(webhook, Purpose::Ed25519, &asymmetric.sealed)?;
-        let seed = <[u8; SEED_BYTES]>::try_from(seed.as_slice());
-        seed.map(|seed| Some(AsymmetricKey::from_seed(seed)))
-            .map_err(ManagementError::internal)
+        now: i64,
+    ) -> Result<Vec<AsymmetricKey>, ManagementError> {
+        webhook
+            .asymmetric_keys()
+            .filter(|key| key.sealed.signs_at(now))
+            .map(|key| {
+                let seed = self.unseal(webhook, Purpose::Ed25519, &key.sealed)?;
+                let seed = <[u8; SEED_BYTES]>::try_from(seed.as_slice());
+                seed.map(AsymmetricKey::from_seed)
+                    .map_err(ManagementError::internal)
+            })
+            .collect()
     }
 
     fn unseal(

@@ -1,23 +1,25 @@
-//! Signing secrets over a webhook's life: listing them (masked), and putting a new one in front.
+//! Keys over a webhook's life: listing its signing secrets (masked), and putting a new key in front, a
+//! signing secret or a key pair for `v1a`.
 //!
-//! A rotation is one transaction: the new key is there, the ones before it end when the overlap is
-//! over. Until then every request carries a signature of each, so a receiver may change its secret
-//! at any moment in between. The new secret is in the answer, and nowhere else.
+//! A rotation is one transaction: the new key is there, the ones of its kind before it end when the
+//! overlap is over. Until then every request carries a signature of each, so a receiver may change its
+//! secret, or look the public key up, at any moment in between. A new secret is in the answer, and
+//! nowhere else; of a key pair only the public half is ever shown.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 use webhooks_domain::{
     sealing::{Binding, Purpose},
-    signing::SigningKey,
+    signing::{AsymmetricKey, SigningKey},
 };
 use webhooks_runtime::Secret;
-use webhooks_store::{Rotation, SealedSecret, StoreError, WebhookRow};
+use webhooks_store::{AsymmetricSecret, Rotation, SealedSecret, StoreError, WebhookRow};
 
 use super::{
-    Answer, Face, Management, Mutated, Once, actor,
+    Answer, Face, Management, Mutated, NewKey, Once, actor,
     once::{Claim, store_key},
-    webhooks::{IfMatch, TRIES},
+    webhooks::{IfMatch, TRIES, draw_asymmetric},
 };
 use crate::{
     auth::Caller,
@@ -34,10 +36,18 @@ pub const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// How long they may go on signing.
 pub const LONGEST_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// How a draft names the signing secret.
+pub(crate) const SECRET: &str = "SECRET";
+
+/// How a draft names the key pair of `v1a`.
+pub(crate) const PUBLIC_KEY: &str = "PUBLIC_KEY";
+
 /// A rotation as asked for, unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RotationDraft {
-    /// How long the secrets before go on signing, in seconds; 0 = they stop at once.
+    /// Which key; absent = the signing secret.
+    pub key: Option<String>,
+    /// How long the keys before go on signing, in seconds; 0 = they stop at once.
     pub overlap_seconds: Option<i64>,
     /// The caller's own secret.
     pub secret: Option<Secret>,
@@ -84,15 +94,15 @@ impl Management {
                 version: secret.version,
                 created_at: secret.created_at,
                 expires_at: secret.expires_at,
-                active: secret.expires_at.is_none_or(|end| now < end),
+                active: secret.signs_at(now),
                 masked: format!("whsec_{}", mask(&text)),
             }
         };
         Ok(row.secrets.iter().map(shown).collect())
     }
 
-    /// Gives a webhook a new signing secret, or the caller's. `id` is `None` when the path held no
-    /// id; `draft` is what the face could read, or why it could not.
+    /// Gives a webhook a new signing secret, or the caller's, or a new key pair for `v1a`. `id` is
+    /// `None` when the path held no id; `draft` is what the face could read, or why it could not.
     ///
     /// # Errors
     /// There is no such webhook, it is not at the revision that `if_match` names, the draft breaks
@@ -110,8 +120,7 @@ impl Management {
         self.to_the_end(async move {
             let result = match this.claim(&caller, once.as_ref()).await? {
                 Claim::Answered(answer) => {
-                    this.still_signs(&caller, &answer).await?;
-                    this.secret_again(&caller, &answer).await?;
+                    this.shown_while_it_signs(&caller, &answer).await?;
                     return Ok(answer);
                 }
                 Claim::Made(id, version) => this.rotated(&caller, id, version, face).await,
@@ -136,19 +145,27 @@ impl Management {
     ) -> Result<Vec<u8>, ManagementError> {
         let id = id.ok_or(ManagementError::WebhookNotFound)?;
         let mut row = self.get_webhook(caller, id).await?;
-        let (overlap, own) = judge(draft?)?;
+        let (overlap, wish) = judge(draft?, row.asymmetric.is_some())?;
         self.read_model_is_there().await?;
-        let key = match own {
-            Some(key) => key,
-            None => secrets::draw().map_err(ManagementError::internal)?,
+        let fresh = match wish {
+            Wish::Secret(Some(own)) => Fresh::secret(&own),
+            Wish::Secret(None) => {
+                Fresh::secret(&secrets::draw().map_err(ManagementError::internal)?)
+            }
+            Wish::PublicKey => Fresh::pair(&draw_asymmetric()?),
         };
         for _ in 0..TRIES {
             IfMatch::check(if_match, row.revision)?;
+            if fresh.public_key().is_some() && row.asymmetric.is_none() {
+                // It was switched off between two looks.
+                return Err(ManagementError::Invalid(vec![no_v1a()]));
+            }
             let now = self.now();
-            let secret = self.seal_next(&row, Purpose::SigningKey, key.as_bytes(), now)?;
+            let secret = self.seal_next(&row, fresh.purpose, &fresh.bytes, now)?;
             let overlap = i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX);
             let rotation = Rotation {
                 secret,
+                public_key: fresh.public_key().map(str::to_owned),
                 old_until: now.saturating_add(overlap),
                 expected_revision: row.revision,
             };
@@ -160,10 +177,10 @@ impl Management {
                 .await;
             match done {
                 Ok(Some(after)) => {
-                    tracing::info!(webhook.id = %id, workspace.id = %caller.workspace, revision = after.revision, "webhook.secret_rotated");
+                    tracing::info!(webhook.id = %id, workspace.id = %caller.workspace, revision = after.revision, public_key = fresh.public_key(), "webhook.secret_rotated");
                     return (face.encode)(&Mutated::Rotated {
                         row: &after,
-                        secret: &key.reveal(),
+                        key: fresh.shown(),
                     });
                 }
                 Ok(None) => return Err(ManagementError::WebhookNotFound),
@@ -188,24 +205,35 @@ impl Management {
         face: Face,
     ) -> Result<Vec<u8>, ManagementError> {
         let row = self.get_webhook(caller, id).await?;
-        // Another rotation may have come since, and its secret is not this call's.
-        let made = living(&row, version, self.now()).ok_or(Refusal::SecretGone)?;
-        let key = self.signing_key(&row, made)?;
-        (face.encode)(&Mutated::Rotated {
-            row: &row,
-            secret: &key.reveal(),
-        })
+        // Another rotation may have come since, and its key is not this call's.
+        match living(&row, version, self.now()).ok_or(Refusal::SecretGone)? {
+            Living::Secret(made) => (face.encode)(&Mutated::Rotated {
+                row: &row,
+                key: NewKey::Secret(&self.signing_key(&row, made)?.reveal()),
+            }),
+            Living::Pair(made) => (face.encode)(&Mutated::Rotated {
+                row: &row,
+                key: NewKey::Public(&made.public_key),
+            }),
+        }
     }
 
-    /// Refuses a kept answer whose secret a later rotation has ended, or whose webhook is gone: who
-    /// repeats the call would put a secret in place that verifies nothing.
-    async fn still_signs(&self, caller: &Caller, answer: &Answer) -> Result<(), ManagementError> {
+    /// Refuses a kept answer whose key a later rotation has ended, or whose webhook is gone: who repeats
+    /// the call would put a key in place that verifies nothing. A secret that is shown again is written
+    /// down; a public key is for everybody.
+    async fn shown_while_it_signs(
+        &self,
+        caller: &Caller,
+        answer: &Answer,
+    ) -> Result<(), ManagementError> {
         let (Some(id), Some(version)) = (answer.subject, answer.version) else {
-            return Ok(());
+            return self.secret_again(caller, answer).await;
         };
         let row = self.get_webhook(caller, id).await?;
-        living(&row, Some(version), self.now()).ok_or(Refusal::SecretGone)?;
-        Ok(())
+        match living(&row, Some(version), self.now()).ok_or(Refusal::SecretGone)? {
+            Living::Secret(_) => self.secret_again(caller, answer).await,
+            Living::Pair(_) => Ok(()),
+        }
     }
 
     /// Seals something as the webhook's next secret.
@@ -238,12 +266,73 @@ impl Management {
     }
 }
 
-/// The secret of this version, or the newest one, if it signs at `now`.
-fn living(row: &WebhookRow, version: Option<u32>, now: i64) -> Option<&SealedSecret> {
-    let mut secrets = row.secrets.iter();
-    secrets
-        .find(|secret| version.is_none_or(|version| secret.version == version))
-        .filter(|secret| secret.expires_at.is_none_or(|end| now < end))
+/// What a rotation is to make.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    /// A signing secret; `None` = a new one.
+    Secret(Option<SigningKey>),
+    /// A key pair for `v1a`.
+    PublicKey,
+}
+
+/// A key that a rotation puts in front, before it is sealed. Not to be printed.
+struct Fresh {
+    purpose: Purpose,
+    /// What is sealed.
+    bytes: Vec<u8>,
+    /// What the answer shows.
+    text: String,
+}
+
+impl Fresh {
+    fn secret(key: &SigningKey) -> Self {
+        Self {
+            purpose: Purpose::SigningKey,
+            bytes: key.as_bytes().to_vec(),
+            text: key.reveal(),
+        }
+    }
+
+    fn pair(key: &AsymmetricKey) -> Self {
+        Self {
+            purpose: Purpose::Ed25519,
+            bytes: key.seed().to_vec(),
+            text: key.public_key(),
+        }
+    }
+
+    /// The public half of a key pair.
+    fn public_key(&self) -> Option<&str> {
+        (self.purpose == Purpose::Ed25519).then_some(self.text.as_str())
+    }
+
+    fn shown(&self) -> NewKey<'_> {
+        match self.public_key() {
+            Some(public_key) => NewKey::Public(public_key),
+            None => NewKey::Secret(&self.text),
+        }
+    }
+}
+
+/// A key that signs.
+enum Living<'a> {
+    Secret(&'a SealedSecret),
+    Pair(&'a AsymmetricSecret),
+}
+
+/// The key of this version, or the newest secret, if it signs at `now`. All keys of a webhook share one
+/// numbering, so a version is of one kind.
+fn living(row: &WebhookRow, version: Option<u32>, now: i64) -> Option<Living<'_>> {
+    let named = |sealed: &SealedSecret| version.is_none_or(|version| sealed.version == version);
+    let secret = row.secrets.iter().find(|secret| named(secret));
+    let (sealed, found) = match secret {
+        Some(secret) => (secret, Living::Secret(secret)),
+        None => {
+            let pair = row.asymmetric_keys().find(|key| named(&key.sealed))?;
+            (&pair.sealed, Living::Pair(pair))
+        }
+    };
+    sealed.signs_at(now).then_some(found)
 }
 
 /// What a version of a webhook's secrets is bound to.
@@ -255,9 +344,32 @@ pub(super) fn binding(row: &WebhookRow, version: u32) -> Binding {
     }
 }
 
-/// The overlap and the caller's own key.
-fn judge(draft: RotationDraft) -> Result<(Duration, Option<SigningKey>), ManagementError> {
+/// Why the key of `v1a` is not rotated where there is none.
+fn no_v1a() -> Violation {
+    let message = "is the key of v1a, which the webhook's signatures do not name";
+    Violation::new("key", "no_v1a", message)
+}
+
+/// The overlap, and what is to be made for a webhook that signs `v1a` or does not.
+fn judge(draft: RotationDraft, has_v1a: bool) -> Result<(Duration, Wish), ManagementError> {
     let mut problems = draft.problems;
+    let public = draft.key.as_deref() == Some(PUBLIC_KEY);
+    match draft.key.as_deref() {
+        None | Some(SECRET) => {}
+        Some(PUBLIC_KEY) => {
+            if !has_v1a {
+                problems.push(no_v1a());
+            }
+            if draft.secret.is_some() {
+                let message = "goes with the key SECRET: key pairs are always new";
+                problems.push(Violation::new("secret", "ambiguous", message));
+            }
+        }
+        Some(_) => {
+            let message = format!("is {SECRET} or {PUBLIC_KEY}");
+            problems.push(Violation::new("key", "unknown_value", message));
+        }
+    }
     let overlap = match draft.overlap_seconds {
         None => OVERLAP,
         Some(seconds) => {
@@ -270,8 +382,13 @@ fn judge(draft: RotationDraft) -> Result<(Duration, Option<SigningKey>), Managem
             asked.unwrap_or(OVERLAP)
         }
     };
-    let key = judge_secret(problems, draft.secret)?;
-    Ok((overlap, key))
+    let secret = draft.secret.filter(|_| !public);
+    let own = judge_secret(problems, secret)?;
+    let wish = match public {
+        true => Wish::PublicKey,
+        false => Wish::Secret(own),
+    };
+    Ok((overlap, wish))
 }
 
 #[cfg(test)]
@@ -285,7 +402,7 @@ mod tests {
                 overlap_seconds,
                 ..RotationDraft::default()
             };
-            judge(draft).map(|(overlap, _)| overlap.as_secs())
+            judge(draft, false).map(|(overlap, _)| overlap.as_secs())
         };
         assert_eq!(overlap(None).unwrap(), 86_400);
         assert_eq!(overlap(Some(0)).unwrap(), 0);
@@ -297,11 +414,52 @@ mod tests {
         let both = RotationDraft {
             overlap_seconds: Some(-1),
             secret: Some(Secret::new("hunter2")),
-            problems: Vec::new(),
+            ..RotationDraft::default()
         };
-        let error = judge(both).unwrap_err();
+        let error = judge(both, false).unwrap_err();
         let fields: Vec<_> = error.violations().iter().map(|v| &v.field).collect();
         assert_eq!(fields, ["overlapSeconds", "secret"]);
         assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_rotation_is_about_the_secret_unless_it_names_a_public_key_that_is_there() {
+        let judged = |key: Option<&str>, secret: Option<&str>, has_v1a| {
+            let draft = RotationDraft {
+                key: key.map(str::to_owned),
+                secret: secret.map(Secret::new),
+                ..RotationDraft::default()
+            };
+            judge(draft, has_v1a).map(|(overlap, wish)| {
+                assert_eq!(overlap, OVERLAP);
+                wish
+            })
+        };
+        for key in [None, Some("SECRET")] {
+            for has_v1a in [false, true] {
+                assert_eq!(judged(key, None, has_v1a).unwrap(), Wish::Secret(None));
+            }
+        }
+        assert_eq!(
+            judged(Some("PUBLIC_KEY"), None, true).unwrap(),
+            Wish::PublicKey
+        );
+        for (key, secret, has_v1a, expected) in [
+            ("PUBLIC_KEY", None, false, vec![("key", "no_v1a")]),
+            (
+                "PUBLIC_KEY",
+                Some("hunter2"),
+                false,
+                vec![("key", "no_v1a"), ("secret", "ambiguous")],
+            ),
+            ("public_key", None, true, vec![("key", "unknown_value")]),
+            ("", None, true, vec![("key", "unknown_value")]),
+        ] {
+            let error = judged(Some(key), secret, has_v1a).unwrap_err();
+            let said = error.violations().iter();
+            let said: Vec<_> = said.map(|v| (v.field.as_str(), v.reason)).collect();
+            assert_eq!(said, expected, "{key}");
+            assert!(!format!("{error:?}").contains("hunter2"));
+        }
     }
 }

@@ -459,7 +459,7 @@ fn stored_form(extras: &Extras) -> Result<serde_json::Value, ManagementError> {
         .map_err(ManagementError::internal)
 }
 
-fn draw_asymmetric() -> Result<AsymmetricKey, ManagementError> {
+pub(super) fn draw_asymmetric() -> Result<AsymmetricKey, ManagementError> {
     let seed = secrets::random().map_err(ManagementError::internal)?;
     Ok(AsymmetricKey::from_seed(seed))
 }

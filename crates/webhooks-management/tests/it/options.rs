@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use webhooks_domain::{
     sealing::{Binding, Keyring, Purpose, Sealed},
-    signing::{AsymmetricKey, SigningKey, sign, verify, verify_v1a},
+    signing::{
+        AsymmetricKey, MAX_HEADER_BYTES, SigningKey, keys_at, sign, sign_with, verify, verify_v1a,
+    },
     webhook::{Plan, StatusReason, WebhookStatus},
 };
 use webhooks_proto::internal::v1 as wire;
@@ -560,8 +562,193 @@ async fn during_an_overlap_both_secrets_verify_and_after_a_revocation_only_the_n
     );
 }
 
-/// A rotation is about the secret: `v1a` goes on with its key, which verifies beside both secrets. Another
-/// key is made by switching `v1a` off and on, and holds from then on.
+/// The `v1a` keys that sign at `at`, as a dispatcher takes them from the read model.
+fn key_pairs(config: &wire::WebhookConfig, at: i64) -> Vec<AsymmetricKey> {
+    let all = config.ed25519.iter().chain(&config.old_ed25519);
+    let open = |secret| {
+        let seed = open(config, Purpose::Ed25519, secret);
+        AsymmetricKey::from_seed(seed.try_into().unwrap())
+    };
+    let all: Vec<_> = all
+        .map(|secret| (open(secret), secret.expires_at))
+        .collect();
+    keys_at(&all, at)
+}
+
+#[tokio::test]
+async fn during_an_overlap_both_public_keys_verify_and_are_listed_and_afterwards_only_the_new_one()
+{
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut wish = webhook_body("signed twice");
+    wish["signatures"] = json!(["v1", "v1a"]);
+    let created = world.post(token, &wish).await;
+    let id = id_of(&created);
+    let first = created.body["webhook"]["publicKey"].clone();
+    let rotate_path = format!("{}/secret/rotate", path(id));
+    let rotate = async |headers: &[(&str, &str)], mut body: Value| {
+        body["key"] = json!("PUBLIC_KEY");
+        world
+            .write(Method::POST, &rotate_path, token, headers, &body)
+            .await
+    };
+    let document = format!("/.well-known/webhook-public-keys/{id}");
+    let published = async || {
+        let shown = world.get(&document, "").await;
+        assert_eq!(shown.status, StatusCode::OK, "{shown:?}");
+        let keys = shown.body["keys"].as_array().unwrap().clone();
+        let names: Vec<_> = keys.iter().map(|key| key["key"].clone()).collect();
+        (names, keys)
+    };
+    let header = async |at: i64| {
+        let config = configured(&world, workspace.id, id).await;
+        let (keys, pairs) = (signing_keys(&config, at), key_pairs(&config, at));
+        sign_with(&keys, &pairs, "msg_1", 7, b"{}")
+    };
+    let verifies = |public: &Value, header: &str| {
+        verify_v1a(public.as_str().unwrap(), "msg_1", 7, b"{}", header)
+    };
+
+    let stale = rotate(&[("if-match", "\"7\"")], json!({})).await;
+    refused(&stale, 412, "PRECONDITION_FAILED");
+    let once = [("if-match", "\"1\""), ("idempotency-key", "p1")];
+    let rotated = rotate(&once, json!({})).await;
+    assert_eq!(rotated.status, StatusCode::OK, "{rotated:?}");
+    assert_eq!(rotated.headers["etag"], "\"2\"");
+    let second = rotated.body["publicKey"].clone();
+    assert_ne!(first, second);
+    assert_eq!(rotated.body["webhook"]["publicKey"], second);
+    assert!(rotated.body.get("secret").is_none(), "{rotated:?}");
+    let again = rotate(&once, json!({})).await;
+    assert_eq!(again.body, rotated.body, "once");
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+
+    // A day, unless somebody says otherwise; the secret is what it was.
+    let (day, minute) = (24 * 3_600 * 1_000_000, 60 * 1_000_000);
+    let during = header(now() + day - minute).await;
+    let tokens: Vec<&str> = during.split(' ').collect();
+    assert_eq!(tokens.len(), 3, "{during}");
+    assert!(tokens[0].starts_with("v1,"), "{during}");
+    assert!(verifies(&second, tokens[1]), "the newest first");
+    assert!(verifies(&first, tokens[2]));
+    let after = header(now() + day).await;
+    assert!(verifies(&second, &after) && !verifies(&first, &after));
+    let (names, keys) = published().await;
+    assert_eq!(names, [second.clone(), first.clone()]);
+    assert!(keys[0].get("expiresAt").is_none() && keys[1]["expiresAt"].is_string());
+    assert!(keys.iter().all(|key| key["createdAt"].is_string()));
+    let listed = world.get(&format!("{}/secrets", path(id)), token).await;
+    let listed = listed.body["secrets"].as_array().unwrap().len();
+    assert_eq!(listed, 1, "of secrets");
+
+    // A preview is signed with both, too.
+    let preview = format!("{}/preview", path(id));
+    let shown = world.send(Method::POST, &preview, token, &[], None).await;
+    let curl = shown.body["request"]["curl"].as_str().unwrap();
+    assert_eq!(curl.matches(" v1a,").count(), 2, "{curl}");
+
+    let third = rotate(
+        &[("idempotency-key", "p2")],
+        json!({ "overlapSeconds": 3_600 }),
+    )
+    .await;
+    let third = third.body["publicKey"].clone();
+    let three = [third.clone(), second.clone(), first.clone()];
+    assert_eq!(published().await.0, three);
+    let soon = header(now() + 3_600_000_000).await;
+    assert_eq!(soon.matches("v1a,").count(), 1, "never lengthened: {soon}");
+    let revoked = rotate(&[], json!({ "overlapSeconds": 0 })).await;
+    let fourth = revoked.body["publicKey"].clone();
+    assert_eq!(published().await.0, std::slice::from_ref(&fourth));
+    let config = configured(&world, workspace.id, id).await;
+    assert_eq!(config.old_ed25519.len(), 0, "the others are gone");
+    let now_only = header(now()).await;
+    assert!(verifies(&fourth, &now_only) && !verifies(&third, &now_only));
+    refused(&rotate(&once, json!({})).await, 410, "SECRET_GONE");
+
+    // The end of an overlap is a matter of time, and then of the sweep.
+    rotate(&[], json!({ "overlapSeconds": 1 })).await;
+    let config = configured(&world, workspace.id, id).await;
+    assert_eq!(config.old_ed25519.len(), 1);
+    let swept = world.store.drop_expired_secrets(now() + 2_000_000, 10);
+    assert_eq!(swept.await.unwrap(), 1);
+    webhooks_devstack::wait_until("the read model", LIMIT, async || {
+        let config = configured(&world, workspace.id, id).await;
+        match config.old_ed25519.len() {
+            0 => Ok(()),
+            more => Err(more),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(published().await.0.len(), 1);
+    let seeds = "SELECT count(*) FROM audit_log WHERE action = 'webhook.public_key_rotate'
+        AND concat(before, after) !~* 'nonce|cipher|seed'";
+    assert_eq!(world.sql(seeds).await.trim(), "4");
+}
+
+#[tokio::test]
+async fn a_public_key_is_rotated_only_where_there_is_one_and_by_whom_it_belongs_to() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let id = world.webhook(token).await;
+    let rotate_path = format!("{}/secret/rotate", path(id));
+    let rotate = async |token: &str, body: Value| {
+        world
+            .write(Method::POST, &rotate_path, token, &[], &body)
+            .await
+    };
+    let field = |field: &str, reason: &str| (field.to_owned(), reason.to_owned());
+    let none = rotate(token, json!({ "key": "PUBLIC_KEY" })).await;
+    let said = refused(&none, 400, "INVALID_ARGUMENT");
+    assert_eq!(said, [field("key", "no_v1a")]);
+    let both = json!({ "signatures": ["v1", "v1a"] });
+    world.patch(&id.to_string(), token, &both).await;
+    let own = "whsec_llO//GAFkYaZqXnBO/YM78G0NjgbWVzX";
+    for (body, expected) in [
+        (
+            json!({ "key": "PUBLIC_KEY", "secret": own }),
+            field("secret", "ambiguous"),
+        ),
+        (json!({ "key": "whpk" }), field("key", "unknown_value")),
+        (json!({ "key": 1 }), field("key", "wrong_type")),
+        (
+            json!({ "key": "PUBLIC_KEY", "overlapSeconds": 604_801 }),
+            field("overlapSeconds", "out_of_bounds"),
+        ),
+    ] {
+        let reply = rotate(token, body).await;
+        assert_eq!(refused(&reply, 400, "INVALID_ARGUMENT"), [expected]);
+    }
+    let wish = json!({ "key": "PUBLIC_KEY", "overlapSeconds": 604_800 });
+    let reader = world.token(workspace.id, &["webhooks:read"]).await;
+    let denied = rotate(&reader, wish.clone()).await;
+    refused(&denied, 403, "MISSING_SCOPE");
+    let stranger = world.workspace(Plan::Enterprise).await;
+    let foreign = rotate(&stranger.token, wish.clone()).await;
+    refused(&foreign, 404, "WEBHOOK_NOT_FOUND");
+    let shown = world.get(&path(id), token).await;
+    assert_eq!(shown.body["webhook"]["revision"], 2, "nothing was rotated");
+
+    // Ten old ones at most, whoever rotates as often as he likes.
+    for _ in 0..12 {
+        let rotated = rotate(token, wish.clone()).await;
+        assert_eq!(rotated.status, StatusCode::OK, "{rotated:?}");
+    }
+    let document = format!("/.well-known/webhook-public-keys/{id}");
+    let keys = world.get(&document, "").await.body["keys"].clone();
+    assert_eq!(keys.as_array().unwrap().len(), 11);
+    let config = configured(&world, workspace.id, id).await;
+    assert_eq!(config.old_ed25519.len(), 10);
+    let pairs = key_pairs(&config, now());
+    let header = sign_with(&signing_keys(&config, now()), &pairs, "msg_1", 7, b"{}");
+    assert!(header.len() <= MAX_HEADER_BYTES, "{}", header.len());
+}
+
+/// A rotation is about the secret, unless it says otherwise: `v1a` goes on with its key, which verifies
+/// beside both secrets. Switching `v1a` off and on makes another key without an overlap.
 #[tokio::test]
 async fn a_rotation_of_the_secret_leaves_the_public_key_and_its_document_as_they_are() {
     let world = World::start().await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
-use webhooks_domain::webhook::Plan;
+use webhooks_domain::{event::parse_rfc3339_micros, webhook::Plan};
 use webhooks_proto::v1::{
     self, delivery_service_client::DeliveryServiceClient,
     event_history_service_client::EventHistoryServiceClient, job_service_client::JobServiceClient,
@@ -315,6 +315,44 @@ async fn authorities_and_what_anybody_may_look_up_over_grpc() {
     let found = anybody.get_webhook_public_keys(keys(id_of(&made).to_string()));
     let found = found.await.unwrap().into_inner();
     assert_eq!(made.body["webhook"]["publicKey"], found.keys[0].key);
+    let rotate = |key: v1::RotatedKey, webhook_id: String| v1::RotateWebhookSecretRequest {
+        webhook_id,
+        key: key.into(),
+        ..v1::RotateWebhookSecretRequest::default()
+    };
+    let pair = rotate(v1::RotatedKey::PublicKey, id_of(&made).to_string());
+    let rotated = webhooks.rotate_webhook_secret(with_token(token, pair));
+    let rotated = rotated.await.unwrap().into_inner();
+    assert_eq!(rotated.secret, "");
+    assert_eq!(rotated.webhook.unwrap().public_key, rotated.public_key);
+    let asked = anybody.get_webhook_public_keys(keys(id_of(&made).to_string()));
+    let both = asked.await.unwrap().into_inner().keys;
+    let path = format!("/.well-known/webhook-public-keys/{}", id_of(&made));
+    let rest = world.get(&path, "").await.body["keys"].clone();
+    let names: Vec<_> = both.iter().map(|key| key.key.as_str()).collect();
+    assert_eq!(names, [&rotated.public_key, &found.keys[0].key]);
+    assert_eq!(json!(names), json!([rest[0]["key"], rest[1]["key"]]));
+    assert!(both[0].expires_at.is_none() && rest[0].get("expiresAt").is_none());
+    let (created, end) = (both[1].created_at.unwrap(), both[1].expires_at.unwrap());
+    assert_eq!(Some(created), found.keys[0].created_at);
+    let shown = parse_rfc3339_micros(rest[1]["expiresAt"].as_str().unwrap());
+    let end = end.seconds * 1_000_000 + i64::from(end.nanos / 1_000);
+    assert_eq!(shown.unwrap(), end);
+    let secret = rotate(v1::RotatedKey::Secret, id_of(&made).to_string());
+    let answer = webhooks.rotate_webhook_secret(with_token(token, secret));
+    let answer = answer.await.unwrap().into_inner();
+    assert!(answer.secret.starts_with("whsec_") && answer.public_key.is_empty());
+    let bare = world.webhook(token).await.to_string();
+    let mut odd = rotate(v1::RotatedKey::Secret, bare.clone());
+    odd.key = 9;
+    for wish in [rotate(v1::RotatedKey::PublicKey, bare), odd] {
+        let refused = webhooks.rotate_webhook_secret(with_token(token, wish));
+        let refused = refused.await.unwrap_err();
+        assert_eq!(
+            (refused.code(), fields(&refused)),
+            (Code::InvalidArgument, vec!["key".to_owned()])
+        );
+    }
     let nobody = anybody.get_webhook_public_keys(keys(Uuid::new_v4().to_string()));
     assert_eq!(nobody.await.unwrap_err().code(), Code::NotFound);
 }
@@ -417,6 +455,14 @@ async fn a_secret_that_is_shown_again_is_written_down() {
     let made = twice("/v1/workspace-tokens", &wish).await;
     let id = made.body["token"]["id"].as_str().unwrap().to_owned();
     assert_eq!(shown("token.shown").await, [id]);
+    // A public key is no secret.
+    let mut wish = webhook_body("b");
+    wish["signatures"] = json!(["v1", "v1a"]);
+    let made = world.post(token, &wish).await;
+    let path = format!("/v1/webhooks/{}/secret/rotate", id_of(&made));
+    let rotated = twice(&path, &json!({ "key": "PUBLIC_KEY" })).await;
+    assert!(rotated.body["publicKey"].is_string(), "{rotated:?}");
+    assert_eq!(shown("webhook.secret_shown").await.len(), 2);
     // A refusal shows nothing.
     let nowhere = "/v1/webhooks/00000000-0000-4000-8000-000000000000/secret/rotate";
     let bad = twice(nowhere, &json!({})).await;
@@ -782,6 +828,38 @@ async fn a_rotation_takes_a_revision_and_is_recovered_as_itself() {
     let recovered = rotate(&[("if-match", "\"1\""), ("idempotency-key", "first")]).await;
     assert_eq!(recovered.status, 200, "{recovered:?}");
     assert_eq!(recovered.body["secret"], first.body["secret"]);
+
+    // So it is with a key pair, while it signs.
+    let both = json!({ "signatures": ["v1", "v1a"] });
+    world.patch(&webhook.to_string(), token, &both).await;
+    let pair = async |key: &str, overlap: u32| {
+        let wish = json!({ "key": "PUBLIC_KEY", "overlapSeconds": overlap });
+        let headers = [("idempotency-key", key)];
+        world
+            .write(Method::POST, &path, token, &headers, &wish)
+            .await
+    };
+    let cut_off = async || {
+        world
+            .sql(
+                "UPDATE idempotency_keys SET status = NULL, body = NULL,
+                started_at = started_at - interval '2 minutes' WHERE key = 'pair'",
+            )
+            .await
+    };
+    let first = pair("pair", 60).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let second = pair("another", 60).await;
+    assert_ne!(second.body["publicKey"], first.body["publicKey"]);
+    cut_off().await;
+    let recovered = pair("pair", 60).await;
+    assert_eq!(recovered.status, 200, "{recovered:?}");
+    assert_eq!(recovered.body["publicKey"], first.body["publicKey"]);
+    assert!(recovered.body.get("secret").is_none());
+    pair("last", 0).await;
+    assert_eq!(pair("pair", 60).await.body["codeType"], "SECRET_GONE");
+    cut_off().await;
+    assert_eq!(pair("pair", 60).await.body["codeType"], "SECRET_GONE");
 }
 
 #[tokio::test]

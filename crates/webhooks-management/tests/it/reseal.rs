@@ -1,12 +1,16 @@
 //! A new key: everything is sealed anew while the service works, and the old key can go.
 
+use reqwest::Method;
+use serde_json::json;
+use uuid::Uuid;
 use webhooks_bus::ConfigWriter;
 use webhooks_devstack::wait_until;
 use webhooks_domain::{
-    sealing::{Binding, Keyring, Sealed},
+    sealing::{Binding, Keyring, Purpose, Sealed},
     webhook::Plan,
 };
 use webhooks_management::reseal::{Progress, remaining, reseal_all, unopened};
+use webhooks_store::SealedSecret;
 
 use crate::support::{ENCRYPTION_KEYS, LIMIT, World, webhook_body};
 
@@ -16,9 +20,12 @@ const NEW_KEY: &str = "k2:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_follows() {
     let mut world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
-    let mut ids = Vec::new();
+    let mut ids: Vec<Uuid> = Vec::new();
     for number in 0..3 {
-        let body = webhook_body(&format!("w{number}"));
+        let mut body = webhook_body(&format!("w{number}"));
+        if number == 0 {
+            body["signatures"] = json!(["v1", "v1a"]);
+        }
         let made = world.post(&workspace.token, &body).await;
         ids.push(
             made.body["webhook"]["id"]
@@ -28,6 +35,13 @@ async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_fo
                 .unwrap(),
         );
     }
+    // The first one has an old key pair beside its new one.
+    let path = format!("/v1/webhooks/{}/secret/rotate", ids[0]);
+    let wish = json!({ "key": "PUBLIC_KEY" });
+    let rotated = world
+        .write(Method::POST, &path, &workspace.token, &[], &wish)
+        .await;
+    assert_eq!(rotated.status, 200, "{rotated:?}");
     let keys = format!("{NEW_KEY},{ENCRYPTION_KEYS}");
     world.stop_service().await;
     world.set("WEBHOOKS_ENCRYPTION_KEYS", &keys);
@@ -49,7 +63,8 @@ async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_fo
     // The right name over other bytes opens nothing, whatever the rows say.
     let mistyped = Keyring::parse("k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=").unwrap();
     assert_eq!(remaining(&world.store, &mistyped).await.unwrap(), 0);
-    assert_eq!(unopened(&world.store, &mistyped).await.unwrap(), 3);
+    assert_eq!(unopened(&world.store, &mistyped).await.unwrap(), 5);
+    let mut pairs = 0;
     for id in ids {
         let row = world
             .store
@@ -57,18 +72,24 @@ async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_fo
             .await
             .unwrap()
             .unwrap();
-        let kept = &row.secrets[0];
-        let sealed = Sealed {
-            key_id: kept.key_id.clone(),
-            nonce: kept.nonce.clone().try_into().unwrap(),
-            ciphertext: kept.ciphertext.clone(),
+        let opens = |purpose, kept: &SealedSecret| {
+            let sealed = Sealed {
+                key_id: kept.key_id.clone(),
+                nonce: kept.nonce.clone().try_into().unwrap(),
+                ciphertext: kept.ciphertext.clone(),
+            };
+            let binding = Binding {
+                workspace: workspace.id,
+                webhook: id,
+                version: kept.version,
+            };
+            new.open_for(purpose, binding, &sealed).unwrap();
         };
-        let binding = Binding {
-            workspace: workspace.id,
-            webhook: id,
-            version: kept.version,
-        };
-        new.open(binding, &sealed).unwrap();
+        opens(Purpose::SigningKey, &row.secrets[0]);
+        for key in row.asymmetric_keys() {
+            opens(Purpose::Ed25519, &key.sealed);
+            pairs += 1;
+        }
         wait_until("the read model", LIMIT, async || {
             let all = ConfigWriter::new(&world.bus)
                 .webhooks()
@@ -87,6 +108,7 @@ async fn after_a_change_of_the_key_secrets_are_sealed_anew_and_the_read_model_fo
         .await
         .unwrap();
     }
+    assert_eq!(pairs, 2, "a key pair, and the one before it");
     assert_eq!(
         reseal_all(&world.store, &new).await.unwrap(),
         Progress::default()

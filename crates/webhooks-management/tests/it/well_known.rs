@@ -85,9 +85,10 @@ async fn a_public_key_is_shown_to_anybody_and_nothing_else_of_the_webhook() {
     assert_eq!(header(&shown, "cache-control"), "public, max-age=300");
     let tag = header(&shown, "etag");
     let key = made.body["webhook"]["publicKey"].as_str().unwrap();
+    let created = &made.body["webhook"]["createdAt"];
     let expected = json!({
         "webhookId": id_of(&made),
-        "keys": [{ "algorithm": "ed25519", "key": key }],
+        "keys": [{ "algorithm": "ed25519", "key": key, "createdAt": created }],
     });
     assert_eq!(json_of(shown).await, expected);
     let same = ask(&world, &path, Some(&tag)).await;

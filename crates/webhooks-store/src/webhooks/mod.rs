@@ -44,6 +44,19 @@ pub struct SealedSecret {
     pub expires_at: Option<i64>,
 }
 
+impl SealedSecret {
+    /// Whether it signs at `now`, in microseconds.
+    #[must_use]
+    pub fn signs_at(&self, now: i64) -> bool {
+        signs_at(self.expires_at, now)
+    }
+}
+
+/// A key that ends signs before that moment, not at it.
+fn signs_at(expires_at: Option<i64>, now: i64) -> bool {
+    expires_at.is_none_or(|end| now < end)
+}
+
 /// Headers and credentials of a webhook's requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extras {
@@ -69,6 +82,25 @@ pub struct AsymmetricSecret {
     pub public_key: String,
     /// The seed.
     pub sealed: SealedSecret,
+}
+
+/// The public half of an ed25519 key, for anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    /// What receivers verify with.
+    pub key: String,
+    /// When it was made, in microseconds.
+    pub created_at: i64,
+    /// When it stops signing, in microseconds; `None` = not planned.
+    pub expires_at: Option<i64>,
+}
+
+impl PublicKey {
+    /// Whether it signs at `now`, in microseconds.
+    #[must_use]
+    pub fn signs_at(&self, now: i64) -> bool {
+        signs_at(self.expires_at, now)
+    }
 }
 
 /// A webhook to be made, at revision 1.
@@ -214,6 +246,8 @@ pub struct WebhookRow {
     pub extras: Extras,
     /// The key for `v1a` signatures.
     pub asymmetric: Option<AsymmetricSecret>,
+    /// Those before it, newest first, expired ones included; none without it.
+    pub old_asymmetric: Vec<AsymmetricSecret>,
     /// The newest version a secret of it ever had.
     pub secret_version: u32,
     /// Grows by one each time a person sets the status.
@@ -292,6 +326,11 @@ impl WebhookRow {
         self.revision.saturating_add(self.told)
     }
 
+    /// Its ed25519 keys, newest first, expired ones included.
+    pub fn asymmetric_keys(&self) -> impl Iterator<Item = &AsymmetricSecret> {
+        self.asymmetric.iter().chain(&self.old_asymmetric)
+    }
+
     /// Where the page after this row begins.
     #[must_use]
     pub fn cursor(&self) -> WebhookCursor {
@@ -317,6 +356,12 @@ impl WebhookRow {
         let endpoint_url: String = row.try_get("endpoint_url")?;
         // Null: the workspace requires nothing.
         let exempt: Option<Vec<String>> = row.try_get("exempt_hosts")?;
+        let asymmetric = secrets::asymmetric(row)?;
+        let (secrets, mut old_asymmetric) = secrets::several(row)?;
+        if asymmetric.is_none() {
+            // The release before takes the newest away and does not know of the others.
+            old_asymmetric.clear();
+        }
         Ok(Self {
             id: row.try_get("id")?,
             workspace_id: row.try_get("workspace_id")?,
@@ -337,12 +382,13 @@ impl WebhookRow {
             revision: row.try_get("revision")?,
             told: row.try_get("told")?,
             options: WebhookOptions::of(row)?,
-            secrets: secrets::signing(row)?,
+            secrets,
             extras: Extras {
                 shown: row.try_get("extras_shown")?,
                 sealed: secrets::single(row, "extras")?,
             },
-            asymmetric: secrets::asymmetric(row)?,
+            asymmetric,
+            old_asymmetric,
             secret_version: pg::unsigned(row, "secret_version")?,
             health_epoch: row.try_get("health_epoch")?,
             held_choice: pg::word(row, "held_choice")?,
@@ -374,6 +420,7 @@ impl WebhookRow {
             "options": self.options.audited(),
             "extras": shown_for_record(&self.extras.shown),
             "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),
+            "oldPublicKeys": self.old_asymmetric.iter().map(secrets::audited_old).collect::<Vec<_>>(),
             "signingKeys": self.secrets.iter().map(secrets::audited).collect::<Vec<_>>(),
             "heldChoice": self.held_choice.as_str(),
             "revision": self.revision,

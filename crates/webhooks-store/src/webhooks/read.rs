@@ -4,8 +4,13 @@
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{StatusFilter, WebhookCursor, WebhookPage, WebhookRow};
-use crate::{Store, error::StoreError, history::MAX_PAGE, pg::Micros};
+use super::{PublicKey, StatusFilter, WebhookCursor, WebhookPage, WebhookRow};
+use crate::{
+    Store,
+    error::StoreError,
+    history::MAX_PAGE,
+    pg::{self, Micros},
+};
 
 /// Everything of the webhooks that the condition names.
 macro_rules! select {
@@ -24,6 +29,7 @@ SELECT w.*,
   coalesce(k.ciphertexts, '{}') AS secret_ciphertexts,
   coalesce(k.expiries, '{}') AS secret_expiries,
   coalesce(k.creations, '{}') AS secret_creations,
+  coalesce(k.public_keys, '{}') AS secret_public_keys,
   x.version AS extras_version, x.key_id AS extras_key_id, x.nonce AS extras_nonce,
   x.ciphertext AS extras_ciphertext, x.created_at AS extras_created_at,
   a.version AS ed25519_version, a.key_id AS ed25519_key_id, a.nonce AS ed25519_nonce,
@@ -39,8 +45,9 @@ LEFT JOIN LATERAL (
     array_agg(nonce ORDER BY version DESC) AS nonces,
     array_agg(ciphertext ORDER BY version DESC) AS ciphertexts,
     array_agg(expires_at ORDER BY version DESC) AS expiries,
-    array_agg(created_at ORDER BY version DESC) AS creations
-  FROM webhook_secrets WHERE webhook_id = w.id AND kind = 'SIGNING'
+    array_agg(created_at ORDER BY version DESC) AS creations,
+    array_agg(public_key ORDER BY version DESC) AS public_keys
+  FROM webhook_secrets WHERE webhook_id = w.id AND kind IN ('SIGNING', 'ED25519_OLD')
 ) k ON true
 LEFT JOIN webhook_secrets x ON x.webhook_id = w.id AND x.kind = 'EXTRAS'
 LEFT JOIN webhook_secrets a ON a.webhook_id = w.id AND a.kind = 'ED25519'
@@ -60,6 +67,13 @@ const PAGE: &str = select!(
     "w.workspace_id = $1 AND w.status = ANY($2) AND (w.created_at, w.id) > ($3, $4)
 ORDER BY w.created_at, w.id LIMIT $5"
 );
+
+/// The newest one's is in the webhook's row, and there is none at all without it.
+const PUBLIC_KEYS: &str = "
+SELECT coalesce(s.public_key, w.public_key) AS public_key, s.created_at, s.expires_at
+FROM webhooks w JOIN webhook_secrets s ON s.webhook_id = w.id
+WHERE w.id = $1 AND w.public_key IS NOT NULL AND s.kind IN ('ED25519', 'ED25519_OLD')
+ORDER BY s.version DESC";
 
 const TOTAL: &str = "SELECT count(*) FROM webhooks WHERE workspace_id = $1 AND status = ANY($2)";
 
@@ -121,16 +135,25 @@ impl Store {
         })
     }
 
-    /// The public ed25519 key of a webhook of any workspace. No secret.
+    /// The public ed25519 keys of a webhook of any workspace, newest first, expired ones included. No
+    /// secret.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn public_key(&self, webhook: Uuid) -> Result<Option<String>, StoreError> {
-        let key = sqlx::query_scalar("SELECT public_key FROM webhooks WHERE id = $1")
+    pub async fn public_keys(&self, webhook: Uuid) -> Result<Vec<PublicKey>, StoreError> {
+        let rows = sqlx::query(PUBLIC_KEYS)
             .bind(webhook)
-            .fetch_optional(&self.pool)
+            .fetch_all(&self.pool)
             .await?;
-        Ok(key.flatten())
+        rows.iter()
+            .map(|row| {
+                Ok(PublicKey {
+                    key: row.try_get("public_key")?,
+                    created_at: pg::micros(row, "created_at")?,
+                    expires_at: pg::optional_micros(row, "expires_at")?,
+                })
+            })
+            .collect()
     }
 
     /// How many webhooks of any status the workspace has.

@@ -192,6 +192,10 @@ async fn update_sealed(
             secrets::replace(connection, wanted.id, kind, is.as_ref()).await?;
         }
     }
+    if wanted.asymmetric != before.asymmetric {
+        // Switched off, or on: no key of before signs beside this one.
+        secrets::replace(connection, wanted.id, Kind::OldEd25519, None).await?;
+    }
     sqlx::query(SET_SHOWN)
         .bind(wanted.id)
         .bind(&wanted.extras.shown)

@@ -167,6 +167,7 @@ fn apply(before: &WebhookRow, patch: &WebhookPatch, now: i64) -> Option<WebhookR
     }
     if let Some(asymmetric) = &patch.asymmetric {
         after.asymmetric.clone_from(asymmetric);
+        after.old_asymmetric.clear();
     }
     let sealed = after.extras.sealed.iter();
     let sealed = sealed.chain(after.asymmetric.iter().map(|key| &key.sealed));

@@ -221,13 +221,29 @@ async fn a_persons_status_voids_what_was_known_of_health() {
     );
 }
 
-/// Rotates once; the ones before sign until `old_until`.
+/// Rotates the secret once; the ones before sign until `old_until`.
 async fn rotate(store: &Store, row: &WebhookRow, now: i64, old_until: i64) -> WebhookRow {
+    rotate_one(store, row, (now, old_until), None).await
+}
+
+/// The same with the key pair, whose public half is called after its version.
+async fn rotate_pair(store: &Store, row: &WebhookRow, now: i64, old_until: i64) -> WebhookRow {
+    let public_key = pair(row.secret_version + 1).public_key;
+    rotate_one(store, row, (now, old_until), Some(public_key)).await
+}
+
+async fn rotate_one(
+    store: &Store,
+    row: &WebhookRow,
+    (now, old_until): (i64, i64),
+    public_key: Option<String>,
+) -> WebhookRow {
     let rotation = Rotation {
         secret: SealedSecret {
             created_at: now,
             ..sealed(row.secret_version + 1)
         },
+        public_key,
         old_until,
         expected_revision: row.revision,
     };
@@ -236,6 +252,44 @@ async fn rotate(store: &Store, row: &WebhookRow, now: i64, old_until: i64) -> We
         .await
         .unwrap()
         .unwrap()
+}
+
+fn pair(version: u32) -> AsymmetricSecret {
+    AsymmetricSecret {
+        public_key: format!("whpk_{version}"),
+        sealed: sealed(version),
+    }
+}
+
+/// A webhook that signs twice: its secret has version 1, its key pair version 2.
+async fn make_with_pair(store: &Store, workspace: Uuid) -> WebhookRow {
+    let mut new = new_webhook(workspace);
+    new.asymmetric = Some(pair(2));
+    store
+        .create_webhook(&new, None, None, &actor())
+        .await
+        .unwrap()
+}
+
+/// Public keys and their ends, as the row and as the document for everybody has them.
+async fn pairs(store: &Store, row: &WebhookRow) -> Vec<(String, Option<i64>)> {
+    let shown = store.public_keys(row.id).await.unwrap();
+    let shown: Vec<_> = shown
+        .into_iter()
+        .map(|key| (key.key, key.expires_at))
+        .collect();
+    let kept: Vec<_> = row
+        .asymmetric_keys()
+        .map(|key| (key.public_key.clone(), key.sealed.expires_at))
+        .collect();
+    assert_eq!(shown, kept);
+    kept
+}
+
+fn ended(keys: &[(u32, Option<i64>)]) -> Vec<(String, Option<i64>)> {
+    let keys = keys.iter();
+    keys.map(|(version, end)| (pair(*version).public_key, *end))
+        .collect()
 }
 
 fn ends(row: &WebhookRow) -> Vec<(u32, Option<i64>)> {
@@ -264,6 +318,7 @@ async fn a_rotation_puts_a_new_key_in_front_and_never_lengthens_an_old_ones_life
 
     let stale = Rotation {
         secret: sealed(4),
+        public_key: None,
         old_until: NOON,
         expected_revision: 2,
     };
@@ -315,6 +370,126 @@ async fn at_most_ten_old_keys_sign_beside_the_newest() {
     let versions: Vec<_> = row.secrets.iter().map(|one| one.version).collect();
     assert_eq!(versions.len(), MAX_OLD_SECRETS + 1);
     assert_eq!((versions[0], versions[10]), (16, 6));
+
+    let mut row = make_with_pair(store, workspace).await;
+    for _ in 0..15 {
+        row = rotate_pair(store, &row, NOON, NOON + 100 * SECOND).await;
+    }
+    let versions: Vec<_> = row
+        .asymmetric_keys()
+        .map(|one| one.sealed.version)
+        .collect();
+    assert_eq!(versions.len(), MAX_OLD_SECRETS + 1);
+    assert_eq!((versions[0], versions[10]), (17, 7));
+    assert_eq!(ends(&row), [(1, None)], "of the other kind");
+}
+
+#[tokio::test]
+async fn a_new_key_pair_follows_the_one_before_and_leaves_the_secrets_as_they_are() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let (soon, later, last) = (
+        NOON + 10 * SECOND,
+        NOON + 15 * SECOND,
+        Some(NOON + 20 * SECOND),
+    );
+    let made = make_with_pair(store, workspace).await;
+    assert_eq!(pairs(store, &made).await, ended(&[(2, None)]));
+    let second = rotate_pair(store, &made, NOON, soon).await;
+    let expected = ended(&[(3, None), (2, Some(soon))]);
+    assert_eq!(pairs(store, &second).await, expected);
+    assert_eq!(ends(&second), [(1, None)]);
+    assert_eq!((second.revision, second.secret_version), (2, 3));
+    let kept = SealedSecret {
+        expires_at: None,
+        ..second.old_asymmetric[0].sealed.clone()
+    };
+    assert_eq!(kept, sealed(2), "as it was sealed");
+
+    // Rotations of the two kinds do not concern each other, but for the numbering.
+    let third = rotate(store, &second, NOON, NOON + 20 * SECOND).await;
+    assert_eq!(pairs(store, &third).await, expected);
+    let fourth = rotate_pair(store, &third, NOON, NOON + 20 * SECOND).await;
+    assert_eq!(ends(&fourth), [(4, None), (1, last)]);
+    let expected = ended(&[(5, None), (3, last), (2, Some(soon))]);
+    assert_eq!(pairs(store, &fourth).await, expected);
+
+    // The oldest has ended; nobody has to rotate for it to go.
+    assert_eq!(store.drop_expired_secrets(NOON, 10).await.unwrap(), 0);
+    assert_eq!(store.drop_expired_secrets(later, 10).await.unwrap(), 1);
+    let swept = store.get_webhook(workspace, made.id).await;
+    let swept = swept.unwrap().unwrap();
+    assert_eq!(
+        pairs(store, &swept).await,
+        ended(&[(5, None), (3, last)]),
+        "its neighbours stay"
+    );
+    assert_eq!(ends(&swept), ends(&fourth));
+    let revoked = rotate_pair(store, &swept, later, later).await;
+    assert_eq!(pairs(store, &revoked).await, ended(&[(6, None)]), "at once");
+    let log = database
+        .texts("SELECT action FROM audit_log WHERE action LIKE 'webhook.%' ORDER BY id")
+        .await;
+    let (by, of_secret) = ("webhook.public_key_rotate", "webhook.secret_rotate");
+    let swept = "webhook.secret_expire";
+    assert_eq!(log, ["webhook.create", by, of_secret, by, swept, by]);
+    let told = "SELECT after->>'publicKey' || ' ' || (after->'oldPublicKeys')::text FROM audit_log
+        WHERE action = 'webhook.public_key_rotate' ORDER BY id LIMIT 1";
+    let told = database.texts(told).await.remove(0);
+    assert!(
+        told.starts_with("whpk_3 ") && told.contains("\"whpk_2\""),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_key_pair_is_rotated_only_where_there_is_one_and_switching_it_off_ends_them_all() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let bare = make(store, workspace).await;
+    let rotation = Rotation {
+        secret: sealed(2),
+        public_key: Some("whpk_2".into()),
+        old_until: NOON,
+        expected_revision: 1,
+    };
+    let refused = store
+        .rotate_secret(workspace, bare.id, &rotation, None, &actor(), NOON)
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        refused,
+        StoreError::Conflict("webhook public key")
+    ));
+    let unchanged = store.get_webhook(workspace, bare.id).await.unwrap();
+    assert_eq!(unchanged, Some(bare));
+
+    let made = make_with_pair(store, workspace).await;
+    let rotated = rotate_pair(store, &made, NOON, NOON + 10 * SECOND).await;
+    assert_eq!(rotated.old_asymmetric.len(), 1);
+    let switch = |asymmetric| WebhookPatch {
+        asymmetric: Some(asymmetric),
+        ..WebhookPatch::default()
+    };
+    let off = update(store, &rotated, switch(None)).await;
+    assert_eq!(pairs(store, &off).await, []);
+    let left = "SELECT count(*) FROM webhook_secrets WHERE kind LIKE 'ED25519%'";
+    assert_eq!(database.count(left).await, 0);
+    let on = update(store, &off, switch(Some(pair(4)))).await;
+    assert_eq!(pairs(store, &on).await, ended(&[(4, None)]));
+
+    // As the release before leaves them, which does not know of old ones.
+    rotate_pair(store, &on, NOON, NOON + 10 * SECOND).await;
+    let without = "DELETE FROM webhook_secrets WHERE kind = 'ED25519';
+        UPDATE webhooks SET public_key = NULL";
+    sqlx::raw_sql(without).execute(&database.sql).await.unwrap();
+    let found = store.get_webhook(workspace, made.id).await;
+    let found = found.unwrap().unwrap();
+    assert_eq!(pairs(store, &found).await, [], "none without the newest");
+    let on = update(store, &found, switch(Some(pair(6)))).await;
+    assert_eq!(pairs(store, &on).await, ended(&[(6, None)]));
 }
 
 #[tokio::test]

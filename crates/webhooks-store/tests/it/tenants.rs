@@ -58,7 +58,7 @@ const OF_NO_WORKSPACE: [(&str, &[&str]); 6] = [
     ),
     (
         "open to all: what a signature is checked with",
-        &["SELECT public_key FROM webhooks"],
+        &["SELECT coalesce(s.public_key, w.public_key)"],
     ),
 ];
 

@@ -101,14 +101,15 @@ impl Case {
     }
 }
 
-/// What every receiver has to tell apart.
+/// What every receiver has to tell apart, with a secret and a public key of before and after a rotation of
+/// both.
 fn cases(
     sent: &Captured,
     rotated: &Captured,
-    secrets: [&str; 2],
-    public_key: &str,
+    old: (&str, &str),
+    new: (&str, &str),
 ) -> anyhow::Result<Vec<Case>> {
-    let case = |name, request: &Captured, secret: &str| {
+    let case = |name, request: &Captured, (secret, public_key): (&str, &str)| {
         let header = |name: &str| {
             let value = request.header(name);
             let value = value.with_context(|| format!("no {name} was sent"))?;
@@ -123,11 +124,11 @@ fn cases(
             genuine: true,
         })
     };
-    let valid = case("valid", sent, secrets[0])?;
+    let valid = case("valid", sent, old)?;
     let stranger = AsymmetricKey::from_seed([43; 32]).public_key();
     let all = vec![
-        case("rotated, new secret", rotated, secrets[1])?,
-        case("rotated, old secret", rotated, secrets[0])?,
+        case("rotated, new keys", rotated, new)?,
+        case("rotated, old keys", rotated, old)?,
         valid.signed("signed anew", 0, true)?,
         valid.but("tampered body", false, |case| {
             let at = case.body.len() / 2;
@@ -244,13 +245,13 @@ fn same_as_the_page(name: &str, here: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The next request that carries so many signatures of version `v1`.
+/// The next request that carries so many signatures of each version.
 async fn next_with(
     receiver: &Receiver,
     publisher: &mut Publisher,
-    count: usize,
+    each: usize,
 ) -> anyhow::Result<Arc<Captured>> {
-    // A dispatcher learns of a new secret within moments, not before the next event.
+    // A dispatcher learns of a new key within moments, not before the next event.
     wait_until("a request with as many signatures", LIMIT, async || {
         let seen = receiver.count();
         let published = publisher.publish().await;
@@ -261,8 +262,11 @@ async fn next_with(
         });
         let arrived = arrived.await.map_err(|error| format!("{error:#}"))?;
         let header = arrived.header("webhook-signature").unwrap_or_default();
-        let found = header.split(' ').filter(|token| token.starts_with("v1,"));
-        match found.count() == count {
+        let count = |version: &str| {
+            let tokens = header.split(' ');
+            tokens.filter(|token| token.starts_with(version)).count()
+        };
+        match [count("v1,"), count("v1a,")] == [each; 2] {
             true => Ok(arrived),
             false => Err(header.to_owned()),
         }
@@ -319,14 +323,22 @@ async fn the_libraries_of_three_languages_take_what_we_sent_and_refuse_the_rest(
     let sent = next_with(&receiver, &mut publisher, 1).await?;
     let path = format!("/v1/webhooks/{id}/secret/rotate");
     let (_, new) = secret_of(&mut api, &path, json!({ "overlapSeconds": 3600 })).await?;
+    let pair = json!({ "key": "PUBLIC_KEY", "overlapSeconds": 3600 });
+    api.call(Method::POST, &path, Some(&pair)).await?;
     let rotated = next_with(&receiver, &mut publisher, 2).await?;
     let keys = api
         .get(&format!("/.well-known/webhook-public-keys/{id}"))
         .await?;
-    let public_key = keys["keys"][0]["key"].as_str().context("no key")?;
+    let listed = |at: usize| keys["keys"][at]["key"].as_str().context("no key");
+    let (new_public, old_public) = (listed(0)?, listed(1)?);
     stack.stop_all().await?;
 
-    let cases = cases(&sent, &rotated, [&old, &new], public_key)?;
+    let cases = cases(
+        &sent,
+        &rotated,
+        (old.as_str(), old_public),
+        (new.as_str(), new_public),
+    )?;
     let file = folder.path().join("cases.json");
     let list: Vec<Value> = cases.iter().map(Case::json).collect();
     std::fs::write(&file, serde_json::to_vec(&list)?)?;
