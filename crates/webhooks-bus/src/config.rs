@@ -66,6 +66,8 @@ struct Shared {
     sink: Arc<dyn ConfigSink>,
     position: watch::Sender<u64>,
     fresh: Mutex<Option<Instant>>,
+    /// When the watch last brought something, known already or not.
+    heard: Mutex<Option<Instant>>,
     reopen: Notify,
 }
 
@@ -86,6 +88,7 @@ impl ConfigMirror {
             sink,
             position: watch::Sender::new(0),
             fresh: Mutex::new(None),
+            heard: Mutex::new(None),
             reopen: Notify::new(),
         });
         let (follower, checker) = (shared.clone(), shared.clone());
@@ -169,8 +172,9 @@ impl Shared {
             let stuck = async {
                 loop {
                     self.reopen.notified().await;
-                    // A watch that has just been opened gets its time to load.
-                    if opened.elapsed() >= STUCK_AFTER {
+                    // One that was just opened gets its time, and one that brings entries is slow and not
+                    // stuck: to begin it anew would only make it later, for ever where there are many.
+                    if opened.elapsed() >= STUCK_AFTER && !self.hears() {
                         break;
                     }
                 }
@@ -184,6 +188,12 @@ impl Shared {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Whether the watch has brought something lately.
+    fn hears(&self) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| at.elapsed() < STUCK_AFTER)
     }
 
     async fn follow(&self) -> Result<(), BusError> {
@@ -201,6 +211,7 @@ impl Shared {
         let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
         while let Some(entry) = watch.next().await {
             let entry = entry.map_err(unavailable)?;
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             let value = (entry.operation == Operation::Put).then_some(entry.value);
             self.apply(&entry.key, value);
             self.position.send_if_modified(|seen| {

@@ -1,11 +1,18 @@
 //! The read model at a real nats-server: what a writer that is late may not undo.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::ensure;
 use prost::Message as _;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_bus::{Bus, BusSettings, ConfigWriter};
+use webhooks_bus::{Bus, BusSettings, ConfigMirror, ConfigSink, ConfigWriter};
 use webhooks_devstack::{NatsServer, wait_until};
 use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig};
 
@@ -105,5 +112,52 @@ async fn an_older_revision_of_a_token_does_not_undo_a_newer_one() -> anyhow::Res
         stored(&bus).await? == Some(token(3, "events:write")),
         "a newer one is taken"
     );
+    Ok(())
+}
+
+/// Takes its time for each webhook.
+#[derive(Default)]
+struct Slow {
+    seen: AtomicUsize,
+}
+
+impl ConfigSink for Slow {
+    fn webhook(&self, _id: Uuid, _config: Option<WebhookConfig>) {
+        std::thread::sleep(Duration::from_millis(10));
+        self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reset(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_model_that_takes_long_to_load_is_not_begun_anew() -> anyhow::Result<()> {
+    // Twice as long as a watch may be silent before it is thought stuck.
+    const WEBHOOKS: u128 = 600;
+    let (_nats, bus, _dir) = start().await?;
+    let writer = ConfigWriter::new(&bus);
+    let workspace = Uuid::from_u128(7);
+    for id in 1..=WEBHOOKS {
+        let config = WebhookConfig {
+            id: Uuid::from_u128(id).as_bytes().to_vec().into(),
+            workspace_id: workspace.as_bytes().to_vec().into(),
+            revision: 1,
+            ..WebhookConfig::default()
+        };
+        writer.put_webhook(&config).await?;
+    }
+    let (sink, ended) = (Arc::new(Slow::default()), CancellationToken::new());
+    let _ended = ended.clone().drop_guard();
+    let mirror = ConfigMirror::start(&bus, sink.clone(), ended);
+    wait_until("the read model", 2 * LIMIT, async || {
+        if mirror.loaded() {
+            Ok(())
+        } else {
+            Err(sink.seen.load(Ordering::Relaxed))
+        }
+    })
+    .await?;
+    let seen = sink.seen.load(Ordering::Relaxed);
+    ensure!(seen == 600, "each is taken once, and {seen} were");
     Ok(())
 }

@@ -101,6 +101,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         policy,
         keyring,
         Defaults::of(&config.retry, &config.limits),
+        partitions,
     ));
     let mirror = ConfigMirror::start(&bus, registry.clone(), ended.clone());
     let steady = Arc::new(SteadyClock::new(ctx.clock.clone()));

@@ -166,7 +166,9 @@ impl Partition {
         let (mut fresh, mut due) = (Some(fresh), Some(due));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut changes = self.shared.registry.changes();
+        let Some(mut changes) = self.shared.registry.changes(self.partition) else {
+            return tracing::error!(partition = self.partition, "there is no such partition");
+        };
         loop {
             if self.mode != Mode::Owning && self.attempts.is_empty() && self.settling.is_empty() {
                 return;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -18,6 +19,7 @@ use webhooks_domain::{
     challenge::{EndpointHash, endpoint_hash},
     endpoint::{AddressPolicy, CustomHeaders, EndpointRefusal, EndpointUrl},
     health::Configured,
+    ids::partition_of,
     oauth2::{ClientAuth, ClientCredentials},
     rate::RateLimit,
     retry::RetryPolicy,
@@ -32,7 +34,7 @@ use webhooks_proto::internal::v1::{
 
 use crate::{endpoint::Allowed, line::Ordering, settings::Limits};
 
-/// Status changes that a slow listener may miss before it has to look at everything.
+/// Changes of its webhooks that a slow partition may miss before it has to look at all of them.
 const CHANGES: usize = 1_024;
 
 /// What holds for a webhook that says nothing.
@@ -84,6 +86,8 @@ pub(crate) struct Target {
     pub(crate) tokens: Option<Arc<TokenSource>>,
     client: Option<Arc<ClientCertificate>>,
     tls: RwLock<Tls>,
+    /// Of the configuration that it was made of.
+    digest: u64,
 }
 
 /// A webhook's sides of TLS, as the installation's when there is none.
@@ -134,18 +138,28 @@ pub(crate) struct Registry {
     policy: AddressPolicy,
     keyring: Keyring,
     defaults: Defaults,
-    changes: broadcast::Sender<Uuid>,
+    /// One for each partition.
+    changes: Vec<broadcast::Sender<Uuid>>,
+    digests: RandomState,
 }
 
 impl Registry {
-    pub(crate) fn new(policy: AddressPolicy, keyring: Keyring, defaults: Defaults) -> Self {
+    pub(crate) fn new(
+        policy: AddressPolicy,
+        keyring: Keyring,
+        defaults: Defaults,
+        partitions: u16,
+    ) -> Self {
         Self {
             targets: RwLock::default(),
             authorities: Mutex::default(),
             policy,
             keyring,
             defaults,
-            changes: broadcast::Sender::new(CHANGES),
+            changes: (0..partitions)
+                .map(|_| broadcast::Sender::new(CHANGES))
+                .collect(),
+            digests: RandomState::new(),
         }
     }
 
@@ -169,9 +183,24 @@ impl Registry {
             .map_or(self.defaults.retry, |target| target.retry)
     }
 
-    /// Tells of webhooks that have changed or gone.
-    pub(crate) fn changes(&self) -> broadcast::Receiver<Uuid> {
-        self.changes.subscribe()
+    /// Tells of a partition's webhooks that have changed or gone. `None` = there is no such partition.
+    pub(crate) fn changes(&self, partition: u16) -> Option<broadcast::Receiver<Uuid>> {
+        self.changes
+            .get(usize::from(partition))
+            .map(broadcast::Sender::subscribe)
+    }
+
+    fn tell(&self, webhook: Uuid) {
+        let partitions = u16::try_from(self.changes.len()).unwrap_or(u16::MAX);
+        let partition = partition_of(webhook, partitions);
+        if let Some(changes) = self.changes.get(usize::from(partition)) {
+            // Nobody listening is fine: the partition is not ours.
+            changes.send(webhook).ok();
+        }
+    }
+
+    fn digest(&self, config: &WebhookConfig) -> u64 {
+        self.digests.hash_one(config.encode_to_vec())
     }
 
     fn make(&self, config: &WebhookConfig) -> Target {
@@ -238,6 +267,7 @@ impl Registry {
             tokens: extras.token.map(|client| Arc::new(self.tokens(client))),
             client,
             tls: RwLock::default(),
+            digest: self.digest(config),
         }
     }
 
@@ -387,6 +417,12 @@ fn custom_headers(config: &WebhookConfig, extras: &EndpointExtras) -> HeaderMap 
 
 impl ConfigSink for Registry {
     fn webhook(&self, id: Uuid, config: Option<WebhookConfig>) {
+        // The read model is read from its beginning whenever it is opened anew: what is known already
+        // costs no opening of secrets and is no news, or a hundred thousand of them would never end.
+        let known = self.get(id).map(|known| known.digest);
+        if known == config.as_ref().map(|config| self.digest(config)) {
+            return;
+        }
         let mut target = config.map(|config| self.make(&config));
         {
             let authorities = self
@@ -410,8 +446,7 @@ impl ConfigSink for Registry {
                 None => targets.remove(&id),
             };
         }
-        // Nobody listening is fine: no partition is ours yet.
-        self.changes.send(id).ok();
+        self.tell(id);
     }
 
     fn trust(&self, workspace: Uuid, trust: WorkspaceTrust) {
@@ -445,5 +480,60 @@ impl ConfigSink for Registry {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITIONS: u16 = 4;
+
+    fn registry() -> Registry {
+        let keyring = Keyring::parse(&format!("k1:{}=", "A".repeat(43))).unwrap();
+        let defaults = Defaults {
+            retry: RetryPolicy::STANDARD,
+            in_flight: 8,
+            in_flight_max: 64,
+        };
+        Registry::new(AddressPolicy::default(), keyring, defaults, PARTITIONS)
+    }
+
+    fn config(id: Uuid, revision: i64) -> WebhookConfig {
+        WebhookConfig {
+            id: id.as_bytes().to_vec().into(),
+            workspace_id: Uuid::from_u128(7).as_bytes().to_vec().into(),
+            endpoint_url: "https://a.example/hook".to_owned(),
+            revision,
+            ..WebhookConfig::default()
+        }
+    }
+
+    #[test]
+    fn its_partition_is_told_of_a_change_and_of_nothing_that_it_knows() {
+        let registry = registry();
+        let id = Uuid::from_u128(5);
+        let own = partition_of(id, PARTITIONS);
+        let mut own_changes = registry.changes(own).unwrap();
+        let mut others: Vec<_> = (0..PARTITIONS)
+            .filter(|other| *other != own)
+            .map(|other| registry.changes(other).unwrap())
+            .collect();
+        // Nothing is gone that was never there.
+        registry.webhook(id, None);
+        assert!(own_changes.try_recv().is_err());
+        registry.webhook(id, Some(config(id, 1)));
+        assert_eq!(own_changes.try_recv(), Ok(id));
+        let first = registry.get(id).unwrap();
+        registry.webhook(id, Some(config(id, 1)));
+        assert!(own_changes.try_recv().is_err());
+        assert!(Arc::ptr_eq(&first, &registry.get(id).unwrap()));
+        registry.webhook(id, Some(config(id, 2)));
+        assert_eq!(own_changes.try_recv(), Ok(id));
+        registry.webhook(id, None);
+        assert_eq!(own_changes.try_recv(), Ok(id));
+        assert!(registry.get(id).is_none());
+        assert!(others.iter_mut().all(|other| other.try_recv().is_err()));
+        assert!(registry.changes(PARTITIONS).is_none());
     }
 }
