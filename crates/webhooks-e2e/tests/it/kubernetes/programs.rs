@@ -158,6 +158,7 @@ fn a_13_the_image_of_production_has_no_shell_and_no_generator_of_load() -> anyho
         [
             "COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
             "COPY --from=build /production/ /usr/local/bin/",
+            "ENV MIMALLOC_PURGE_DELAY=1000",
             "USER 65532:65532",
             "WORKDIR /",
             "STOPSIGNAL SIGTERM",
