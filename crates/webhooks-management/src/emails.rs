@@ -1,4 +1,5 @@
-//! Mail addresses as operators write them: the plain form `name@host.example`, nothing quoted.
+//! Mail addresses as operators write them: the plain form `name@host.example`, nothing quoted, nothing that
+//! a mail program could take for an option or a route.
 
 /// Longest address, in bytes (RFC 5321 minus the angle brackets).
 const MAX_BYTES: usize = 254;
@@ -11,8 +12,9 @@ pub(crate) fn is_email(text: &str) -> bool {
     let Some((local, host)) = text.rsplit_once('@') else {
         return false;
     };
-    let atom = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&byte);
+    let atom = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+/=?^_`{|}~-".contains(&byte);
     let local_fits = (1..=MAX_LOCAL_BYTES).contains(&local.len())
+        && !local.starts_with('-')
         && local
             .split('.')
             .all(|part| !part.is_empty() && part.bytes().all(atom));
@@ -24,7 +26,14 @@ pub(crate) fn is_email(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    text.len() <= MAX_BYTES && local_fits && host.contains('.') && host.split('.').all(label)
+    // An address of digits is no name.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let named = last.bytes().any(|byte| byte.is_ascii_alphabetic());
+    text.len() <= MAX_BYTES
+        && local_fits
+        && named
+        && host.contains('.')
+        && host.split('.').all(label)
 }
 
 #[cfg(test)]
@@ -56,6 +65,9 @@ mod tests {
             "\"a\"@b.example",
             "a@b.example\r\nBcc: x@y.example",
             "a@[127.0.0.1]",
+            "a@127.0.0.1",
+            "-oQ/tmp@b.example",
+            "a%0d%0a@b.example",
             "<a@b.example>",
             "\u{e4}@b.example",
             &long,

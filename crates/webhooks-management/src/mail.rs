@@ -215,10 +215,15 @@ fn words(event: &OpsEvent, webhook: &WebhookRow) -> Option<(String, &'static str
 }
 
 /// A name that cannot begin a new line or steer a terminal.
+/// One line that reads as it was written: no control characters, nothing that turns the direction of what
+/// follows, and no encoded word (`=?…?=`, RFC 2047), which a mail program would decode.
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
+        .collect();
+    plain.replace("=?", "= ?")
 }
 
 /// The endpoint without what may be a credential.
@@ -242,6 +247,19 @@ mod tests {
         let named = ["one@b.example", "two@b.example"];
         check(&named, creator, &named);
         check(&named, None, &named);
+    }
+
+    #[test]
+    fn a_name_is_one_plain_line_of_a_mail() {
+        for (name, line) in [
+            ("Orders", "Orders"),
+            ("a\r\nBcc: x@y.example", "a  Bcc: x@y.example"),
+            ("exe.\u{202e}gnp", "exe. gnp"),
+            ("=?utf-8?q?x?=", "= ?utf-8?q?x?="),
+            ("==?", "== ?"),
+        ] {
+            assert_eq!(one_line(name), line);
+        }
     }
 
     #[test]

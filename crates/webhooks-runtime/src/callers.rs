@@ -3,7 +3,7 @@
 //! Behind a proxy the peer is the proxy. Addresses in `X-Forwarded-For` are believed from the right,
 //! and only as far as trusted proxies wrote them; everything before that is the client's own text.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use webhooks_domain::endpoint::Cidr;
 
@@ -68,12 +68,19 @@ pub fn client_address<'h>(
         if !trusted(client) {
             break;
         }
-        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
+        let Some(ip) = address_of(hop.trim()) else {
             break;
         };
         client = ip.to_canonical();
     }
     client
+}
+
+/// The address of a hop, which some proxies write with a port, and IPv6 in brackets.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse().ok().map(|socket: SocketAddr| socket.ip());
+    hop.parse().ok().or_else(with_port).or_else(bracketed)
 }
 
 #[cfg(test)]
@@ -103,6 +110,14 @@ mod tests {
             &["10.0.0.0/8"],
             "9.9.9.9",
         );
+        for hop in ["6.6.6.6:1000", "[2606:4700::1]:99", "[2606:4700::1]"] {
+            let ip = if hop.starts_with('6') {
+                "6.6.6.6"
+            } else {
+                "2606:4700::1"
+            };
+            check("10.0.0.1", &[hop], &["10.0.0.0/8"], ip);
+        }
         let many = vec!["10.0.0.2"; MAX_HOPS];
         let far = [["1.1.1.1"].as_slice(), &many].concat();
         check("10.0.0.1", &far, &["10.0.0.0/8"], "10.0.0.2");

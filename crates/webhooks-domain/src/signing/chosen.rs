@@ -26,6 +26,10 @@ const MIN_REPEAT: usize = 3;
 /// an example has still not drawn a secret.
 const SHARED_WITH_PUBLISHED: usize = 16;
 
+/// Widest numbers that are looked for as a counter, in bytes, and how many of them there have to be.
+const MAX_WIDTH: usize = 8;
+const FEWEST_NUMBERS: usize = 3;
+
 /// Fewest pairs of letters by which words can be told from chance.
 const MIN_PAIRS: u64 = 10;
 
@@ -104,9 +108,9 @@ const WORDS: [&str; 35] = [
 pub(super) fn judge(key: &[u8]) -> Result<(), SecretError> {
     if is_published(key) {
         Err(SecretError::Published)
-    } else if counts(key) {
+    } else if counts_somehow(key) {
         Err(SecretError::Counts)
-    } else if bits(key) < MIN_BITS {
+    } else if bits(key).min(spread(key)) < MIN_BITS {
         Err(SecretError::Repeats)
     } else if reads_as_words(key) {
         Err(SecretError::Words)
@@ -130,6 +134,53 @@ fn counts(key: &[u8]) -> bool {
     let mut steps = key.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
     let first = steps.next();
     first.is_some_and(|first| first != 0) && steps.all(|step| Some(step) == first)
+}
+
+/// Whether it counts in bytes, in numbers of several bytes, or in the hexadecimal text of either.
+fn counts_somehow(key: &[u8]) -> bool {
+    let read = hex_text(key);
+    [Some(key), read.as_deref()]
+        .into_iter()
+        .flatten()
+        .any(|bytes| (1..=MAX_WIDTH).any(|width| counts_in(bytes, width)))
+}
+
+/// Numbers of `width` bytes: each of their bytes stays as it is or counts, and not all of them stay.
+fn counts_in(key: &[u8], width: usize) -> bool {
+    let column = |at: usize| -> Vec<u8> { key.iter().skip(at).step_by(width).copied().collect() };
+    let columns: Vec<Vec<u8>> = (0..width).map(column).collect();
+    let stays = |column: &Vec<u8>| column.windows(2).all(|pair| pair[0] == pair[1]);
+    key.len() >= width * FEWEST_NUMBERS
+        && columns.iter().all(|column| stays(column) || counts(column))
+        && !columns.iter().all(stays)
+}
+
+/// The bytes of a hexadecimal text; `None` = it is none.
+fn hex_text(key: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| {
+        char::from(*byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let digits: Option<Vec<u8>> = key.iter().map(digit).collect();
+    let (pairs, []) = digits.as_ref()?.as_chunks::<2>() else {
+        return None;
+    };
+    Some(pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+/// How many bits a key seems to hold by how often each of its bytes stands there.
+fn spread(key: &[u8]) -> f64 {
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let all = number(key.len());
+    let different: BTreeSet<u8> = key.iter().copied().collect();
+    different
+        .into_iter()
+        .map(|byte| {
+            let count = number(key.iter().filter(|other| **other == byte).count());
+            count * (all / count).log2()
+        })
+        .sum()
 }
 
 /// How many bits a key seems to hold: each byte costs as much as one of the key's different bytes
@@ -223,6 +274,16 @@ mod tests {
         check(&bytes(&mut (0..32_u8)), SecretError::Counts);
         check(&bytes(&mut (0..32_u8).rev()), SecretError::Counts);
         check(&bytes(&mut (0..64_u8).map(|n| n * 3)), SecretError::Counts);
+        let wide = |numbers: std::ops::Range<u32>| numbers.flat_map(u32::to_be_bytes);
+        check(&bytes(&mut wide(0..8)), SecretError::Counts);
+        let little = (1_000..1_008_u32).flat_map(u32::to_le_bytes);
+        check(&bytes(&mut little.into_iter()), SecretError::Counts);
+        let narrow = (1..=16_u16).flat_map(u16::to_be_bytes);
+        check(&bytes(&mut narrow.into_iter()), SecretError::Counts);
+        check(b"000102030405060708090a0b0c0d0e0f", SecretError::Counts);
+        check(b"00112233445566778899aabbccddeeff", SecretError::Counts);
+        let mostly_nothing = [[0_u8; 24].as_slice(), b"drawn by"].concat();
+        check(&mostly_nothing, SecretError::Repeats);
         check(&bytes(&mut (0..16_u8).chain(0..16)), SecretError::Repeats);
         check(&[0; 32], SecretError::Repeats);
         check(&[b"ab".as_slice(); 16].concat(), SecretError::Repeats);
@@ -308,6 +369,7 @@ mod tests {
         #[test]
         fn a_repetition_never_passes_nor_does_a_published_piece(key in prop::collection::vec(any::<u8>(), 0..=64), piece in prop::collection::vec(any::<u8>(), 1..=8)) {
             prop_assert!((0.0..=384.0).contains(&bits(&key)), "64 bytes of 6 bits");
+            prop_assert!((0.0..=384.0).contains(&spread(&key)), "64 bytes of 6 bits");
             prop_assert!(key.len() > 10 || !reads_as_words(&key), "ten pairs at least");
             let published = [key.as_slice(), PUBLISHED[0].as_slice()].concat();
             prop_assert_eq!(judge(&published), Err(SecretError::Published));

@@ -10,6 +10,7 @@ use webhooks_domain::event::{FieldProblem, format_micros};
 
 use crate::{
     accept::Accepted,
+    auth::PUBLISH_SCOPE,
     refusal::{Refusal, RefusalKind},
 };
 
@@ -45,16 +46,31 @@ struct ResultBody<'a> {
 struct ErrorBody<'a> {
     code: u16,
     code_type: &'static str,
-    details: &'a [FieldProblem],
+    details: Vec<Detail<'a>>,
     message: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Detail<'a> {
+    Field(&'a FieldProblem),
+    /// The scope that the token lacks.
+    Scope {
+        scope: &'static str,
+    },
 }
 
 impl<'a> From<&'a Refusal> for ErrorBody<'a> {
     fn from(refusal: &'a Refusal) -> Self {
+        let scope = PUBLISH_SCOPE;
+        let lacks = refusal.kind == RefusalKind::MissingScope;
+        let fields = refusal.problems.iter().map(Detail::Field);
         Self {
             code: refusal.kind.status(),
             code_type: refusal.kind.code_type(),
-            details: &refusal.problems,
+            details: fields
+                .chain(lacks.then_some(Detail::Scope { scope }))
+                .collect(),
             message: &refusal.message,
         }
     }

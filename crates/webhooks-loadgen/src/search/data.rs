@@ -110,6 +110,8 @@ pub(super) async fn make(
         stack.sql(&format!("ALTER SYSTEM SET {setting}")).await?;
     }
     super::restart(stack).await?;
+    // Its background work and ours would lock each other's tables out.
+    stack.stop(Part::Management).await?;
     let events_a_day = deliveries * 2 / OF_TWO / u64::try_from(DAYS)?;
     let now = crate::now_micros();
     let first_day = now / DAY - (DAYS - 1);
@@ -135,6 +137,8 @@ pub(super) async fn make(
     ] {
         stack.sql(&format!("ALTER SYSTEM RESET {setting}")).await?;
     }
+    stack.revive(Part::Management).await?;
+    stack.wait_ready(Part::Management).await?;
     let count = |table: &str| format!("SELECT count(*) FROM {table}");
     let known = format!(
         "SELECT id FROM deliveries TABLESAMPLE SYSTEM (1) REPEATABLE (1) WHERE workspace_id = '{}' LIMIT {KNOWN}",

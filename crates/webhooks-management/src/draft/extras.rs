@@ -214,7 +214,10 @@ fn judge_headers(
                 _ => "name",
             };
             let field = format!("headers[{index}].{part}");
-            violations.push(Violation::new(field, refusal.reason(), refusal.to_string()));
+            // It was asked for alone, so it calls itself the first.
+            let text = refusal.to_string();
+            let message = text.strip_prefix("header 0: ").unwrap_or(&text);
+            violations.push(Violation::new(field, refusal.reason(), message));
         } else if judged
             .iter()
             .any(|(name, _)| name.eq_ignore_ascii_case(&draft.name))

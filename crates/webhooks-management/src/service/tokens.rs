@@ -288,12 +288,14 @@ fn address(
     };
     let known = workspace.settings.notification_emails.iter();
     let mut known = known.chain(caller.member_email.as_ref());
-    if known.any(|known| known.eq_ignore_ascii_case(&email)) {
-        Ok(Some(email))
-    } else {
-        let message = "is the calling token's own, or one of the workspace's notification addresses; others are an operator's to give";
-        let violation = Violation::new("memberEmail", "not_known", message);
-        Err(ManagementError::Invalid(vec![violation]))
+    // As it is known: a name in other letters may be another mailbox.
+    match known.find(|known| known.eq_ignore_ascii_case(&email)) {
+        Some(known) => Ok(Some(known.clone())),
+        None => {
+            let message = "is the calling token's own, or one of the workspace's notification addresses; others are an operator's to give";
+            let violation = Violation::new("memberEmail", "not_known", message);
+            Err(ManagementError::Invalid(vec![violation]))
+        }
     }
 }
 

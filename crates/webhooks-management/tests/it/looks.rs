@@ -46,11 +46,18 @@ fn failed(delivery: &wire::DeliveryRef) -> wire::DeliveryReport {
     failed
 }
 
+/// Tells it as a dispatcher does: again, while the store is away for a moment.
 async fn tell(world: &World, reports: Vec<wire::DeliveryReport>) {
-    ReportServiceClient::new(world.channel().await)
-        .report(with_token(INTERNAL_TOKEN, ReportRequest { reports }))
-        .await
-        .unwrap();
+    let client = ReportServiceClient::new(world.channel().await);
+    wait_until("the reports to be taken", LIMIT, async || {
+        let reports = reports.clone();
+        client
+            .clone()
+            .report(with_token(INTERNAL_TOKEN, ReportRequest { reports }))
+            .await
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

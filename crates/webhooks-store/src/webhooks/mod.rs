@@ -19,7 +19,7 @@ use webhooks_domain::{
     webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookSource, WebhookStatus},
 };
 
-use crate::{WorkspaceRow, error::StoreError, pg};
+use crate::{WorkspaceRow, error::StoreError, pg, tokens::email_for_record};
 
 pub use options::{RateChoice, RetryChoice, RetryNumbers, WebhookOptions};
 pub use past::{DeletedWebhook, Past, PastConfig};
@@ -416,7 +416,7 @@ impl WebhookRow {
             "triggers": self.triggers,
             "source": self.source.as_str(),
             "profile": self.profile,
-            "createdByEmail": self.created_by_email,
+            "createdByEmail": self.created_by_email.as_deref().map(email_for_record),
             "options": self.options.audited(),
             "extras": shown_for_record(&self.extras.shown),
             "publicKey": self.asymmetric.as_ref().map(|key| &key.public_key),
