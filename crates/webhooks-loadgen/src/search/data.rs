@@ -11,6 +11,10 @@ use uuid::Uuid;
 
 use crate::stack::{NewWebhook, Part, Stack, Workspace};
 
+/// What an event keeps of its body, as history packs it: a profile, what stands before the part that each
+/// webhook has of its own, and what stands after it, each after its length.
+const ONE_RENDITION: &str = "\\x080000007374616e64617264010000007b010000007d";
+
 /// Days of history, today the last.
 pub(super) const DAYS: i64 = 30;
 
@@ -226,7 +230,7 @@ async fn make_day(
            CASE WHEN e.w = -1 THEN lpad(to_hex(e.n / 2 % {BIG_LINKS} + 1), 32, '0')::uuid
              ELSE md5('link' || e.w || '-' || e.n % 5)::uuid END,
            e.at, e.at, {day}::bigint * {events} + e.n + 1, 1, 'lbid-{day}-' || e.n / 6, 'step.completed',
-           'KIND_EXIT', 'CLIENT_REDIRECT', 0, '\\x00'
+           'KIND_EXIT', 'CLIENT_REDIRECT', 0, '{ONE_RENDITION}'
          FROM (SELECT n, 'epoch'::timestamptz + ({start} + n::numeric * {share} / {events})::bigint * interval '1 microsecond' AS at,
              CASE WHEN n % 2 = 0 THEN -1 ELSE floor(1000 * power((hashint8(n * 31 + {day}) & 16777215) / 16777216.0, 3))::int END AS w
            FROM generate_series(0, {events} - 1) n) e

@@ -59,7 +59,9 @@ impl Search<'_> {
             .push(" FROM deliveries WHERE day = m.day AND created_at = m.accepted_at AND event_id = m.event_id AND trigger = 'EVENT' AND workspace_id = ")
             .push_bind(self.workspace);
         self.push_narrow(sql);
-        sql.push(") made) UNION ALL (SELECT ")
+        // Without the offset the planner looks through it, thinks that every day holds an event, and reads
+        // all deliveries of all days to join them: 360 ms at 300,000 of them.
+        sql.push(" OFFSET 0) made) UNION ALL (SELECT ")
             .push(SHOWN)
             .push(" FROM deliveries WHERE trigger <> 'EVENT' AND workspace_id = ")
             .push_bind(self.workspace);
