@@ -16,7 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
-use webhooks_bus::{Bus, BusSettings, Handover, LeaseEvent, Leases, LeasesSettings, Outgoing};
+use webhooks_bus::{Bus, BusSettings, Handover, LeaseEvent, Leases, LeasesSettings, StoredMessage};
 use webhooks_devstack::{NatsServer, Signal, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -249,49 +249,34 @@ async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
     assert_eq!(overlaps.load(Ordering::Relaxed), 0);
 }
 
-/// Who joins reads the members while they renew. One that renews all the time comes up last, again and
-/// again, and by then the joining one knew all it waited for: it must not take the living for dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_takes_nothing_from_a_member_it_has_not_seen_yet() {
+async fn who_joins_takes_over_from_an_owner_that_died_before_it_looked() {
     let world = World::start().await;
     let url = world.nats.url();
     let owner = Member::join("a", &url).await;
     owner.until_it_may_send(16).await;
-    let stop = CancellationToken::new();
-    let renewing = {
-        let (bus, stop) = (connect(&url).await, stop.clone());
-        #[expect(clippy::disallowed_methods, reason = "is joined below")]
-        tokio::spawn(stop.run_until_cancelled_owned(async move {
-            let _owner = owner;
-            loop {
-                let message = Outgoing {
-                    subject: "$KV.LEASES.m.a".to_owned(),
-                    headers: async_nats::HeaderMap::new(),
-                    payload: "active".into(),
-                };
-                bus.publish_once(message, LIMIT).await.unwrap();
-                // Long enough that the joining one's renewal may be the newest entry, for a moment.
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }))
-    };
-    for round in 0..40 {
-        let mut joining = Member::join(&format!("b{round}"), &url).await;
-        wait_until("it to see the owner", LIMIT, async || {
-            if joining.leases.is_alive("a") && joining.leases.ownerless() == 0 {
-                Ok(())
-            } else {
-                Err(())
-            }
-        })
-        .await
-        .unwrap();
-        let happened = joining.happened();
-        joining.leases.gone().await;
-        assert_eq!(happened, [], "in round {round}");
-    }
-    stop.cancel();
-    renewing.await.unwrap();
+    // As if it were killed: its key ends by its time to live.
+    owner.ended.cancel();
+    let probe = connect(&url).await;
+    wait_until("its key to end", LIMIT, async || {
+        match probe.get_last("KV_LEASES", "$KV.LEASES.m.a").await {
+            Ok(found) if found.as_ref().is_none_or(StoredMessage::is_end_of_key) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    let mut joining = Member::join("b", &url).await;
+    joining.until_it_may_send(16).await;
+    let taken = joining.happened();
+    assert_eq!(taken.len(), 16);
+    assert!(taken.iter().all(|event| matches!(
+        event,
+        LeaseEvent::Gained {
+            handover: Handover::FromDead,
+            ..
+        }
+    )));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

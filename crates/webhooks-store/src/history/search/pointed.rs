@@ -59,8 +59,8 @@ impl Search<'_> {
             .push(" FROM deliveries WHERE day = m.day AND created_at = m.accepted_at AND event_id = m.event_id AND trigger = 'EVENT' AND workspace_id = ")
             .push_bind(self.workspace);
         self.push_narrow(sql);
-        // Without the offset the planner looks through it, thinks that every day holds an event, and reads
-        // all deliveries of all days to join them: 360 ms at 300,000 of them.
+        // The offset keeps the planner from looking through it, so that each moment is a look by index.
+        // Without it one event took the longer the longer the history: 360 ms at 300,000 deliveries.
         sql.push(" OFFSET 0) made) UNION ALL (SELECT ")
             .push(SHOWN)
             .push(" FROM deliveries WHERE trigger <> 'EVENT' AND workspace_id = ")
