@@ -17,7 +17,7 @@ use crate::{
 
 /// How often a message that is still being worked on says so: well below
 /// [`crate::topology::QUICK_ACK_WAIT`].
-pub const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+pub const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of a payload that are kept when the whole does not fit a dead letter.
 pub const DEAD_PAYLOAD_KEPT: usize = 512 * 1024;

@@ -55,6 +55,8 @@ pub struct Pulled {
     pub delivered: u64,
     /// When it was stored: microseconds since the epoch.
     pub published_micros: i64,
+    /// When it came here.
+    pub pulled: Instant,
     client: Client,
     reply: Subject,
 }
@@ -288,6 +290,7 @@ impl Pull {
             stream_seq,
             delivered,
             published_micros,
+            pulled: Instant::now(),
             client: self.bus.client().clone(),
             reply,
         })

@@ -35,8 +35,9 @@ use crate::{
 pub const ACK_WAIT: Duration = Duration::from_secs(60);
 
 /// The same for events on their way in, which take milliseconds: what a killed process held is
-/// taken up by another one after this time. Longer work signals progress every 3 s.
-pub const QUICK_ACK_WAIT: Duration = Duration::from_secs(10);
+/// taken up by another one after this time. Longer work, and what waits longer for its turn, signals
+/// progress every second ([`crate::PROGRESS_EVERY`]).
+pub const QUICK_ACK_WAIT: Duration = Duration::from_secs(4);
 
 /// The same for what management writes into Postgres: above a batch's longest commit (the statement
 /// timeout), with room. Longer work signals progress every 5 s. What a killed management held is
@@ -226,17 +227,18 @@ fn shared(name: &str, max_ack_pending: i64) -> consumer::pull::Config {
 /// The shared consumers, with their streams.
 #[must_use]
 pub fn consumers() -> Vec<(&'static str, consumer::pull::Config)> {
-    let quick = |name| consumer::pull::Config {
+    let quick = |name, max_ack_pending| consumer::pull::Config {
         ack_wait: QUICK_ACK_WAIT,
-        ..shared(name, 10_000)
+        ..shared(name, max_ack_pending)
     };
     let history = |name, max_ack_pending| consumer::pull::Config {
         ack_wait: HISTORY_ACK_WAIT,
         ..shared(name, max_ack_pending)
     };
     vec![
-        (names::INTAKE, quick(names::INTAKE_CONSUMER)),
-        (names::EVENTS, quick(names::EVENTS_CONSUMER)),
+        (names::INTAKE, quick(names::INTAKE_CONSUMER, 10_000)),
+        // What waits for its turn at three fan-outs.
+        (names::EVENTS, quick(names::EVENTS_CONSUMER, 50_000)),
         (names::VERDICTS, history(names::VERDICTS_CONSUMER, 20_000)),
         (names::REPORTS, history(names::REPORTS_CONSUMER, 20_000)),
         // One at a time and in order: what happened to a webhook last is what is shown.

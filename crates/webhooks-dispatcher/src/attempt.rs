@@ -13,7 +13,7 @@ use webhooks_domain::{
 };
 use webhooks_egress::{AttemptResult, Credentials, Failure, OutboundRequest};
 use webhooks_runtime::telemetry::{
-    TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
+    DONE, TRACE_RANDOM_BYTES, current_traceparent, next_traceparent, set_parent,
 };
 
 use crate::{
@@ -239,8 +239,7 @@ fn headers(
     Ok(headers)
 }
 
-/// One wide line for the attempt: failures for all to see, successes on request (the history has
-/// every one).
+/// One wide line for the attempt; one that went well has a target of its own, [`DONE`].
 fn tell(job: &Job, execution: Uuid, result: &AttemptResult, next: Option<Next>) {
     let outcome = result.outcome.as_str();
     metrics::counter!("webhooks_attempts_total", "outcome" => outcome).increment(1);
@@ -251,8 +250,9 @@ fn tell(job: &Job, execution: Uuid, result: &AttemptResult, next: Option<Next>) 
     }
     .as_millis();
     macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
+        ($($target:tt)*) => {
+            tracing::info!(
+                $($target)*
                 delivery.id = %job.delivery,
                 webhook.id = %job.webhook,
                 workspace.id = %job.workspace,
@@ -270,8 +270,8 @@ fn tell(job: &Job, execution: Uuid, result: &AttemptResult, next: Option<Next>) 
         };
     }
     if result.class.is_none() {
-        line!(debug);
+        line!(target: DONE,);
     } else {
-        line!(info);
+        line!();
     }
 }

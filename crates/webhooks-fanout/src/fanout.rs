@@ -27,7 +27,7 @@ use webhooks_domain::matching::EventFacts;
 use webhooks_proto::internal::v1::{Match, Verdict};
 use webhooks_runtime::{
     Clock,
-    telemetry::{current_traceparent, set_parent},
+    telemetry::{DONE, current_traceparent, set_parent},
 };
 
 use crate::{
@@ -432,8 +432,9 @@ impl Fanout {
             .record(age.as_secs_f64());
         metrics::histogram!("webhooks_fanout_event_seconds").record(took.as_secs_f64());
         macro_rules! line {
-            ($level:ident, $text:literal) => {
-                tracing::$level!(
+            ($text:literal $($target:tt)*) => {
+                tracing::info!(
+                    $($target)*
                     workspace.id = %event.workspace,
                     event.id = event.id,
                     event.seq = event.seq,
@@ -448,11 +449,10 @@ impl Fanout {
                 )
             };
         }
-        // A line for each event at `info` would cost more than the event.
         if took > SLOW {
-            line!(info, "fanout.slow");
+            line!("fanout.slow");
         } else {
-            line!(debug, "event.fanned_out");
+            line!("event.fanned_out" target: DONE,);
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_bus::{
-    Bus, BusError, ConfigMirror, PullSettings, Pulled, StatsMirror, SteadyClock, Vitals, headers,
-    names,
+    Bus, BusError, ConfigMirror, PROGRESS_EVERY, PullSettings, Pulled, StatsMirror, SteadyClock,
+    Vitals, headers, names,
 };
 use webhooks_runtime::{Backoff, Context};
 
@@ -34,8 +34,9 @@ const CATCH_UP: Backoff = Backoff {
 /// fifth of its throughput, as what goes to NATS together becomes smaller.
 const WORKSPACE_SHARE: usize = 192;
 
-/// Pulled events that wait for their turn: a burst of so many delays no other workspace.
-const MAX_WAITING: usize = 2_048;
+/// Pulled events that wait for their turn: a burst of so many delays no other workspace by more than it
+/// takes to pull it. What waits longer than [`PROGRESS_EVERY`] costs a message a second each.
+const MAX_WAITING: usize = 16_384;
 
 /// Their bytes.
 const MAX_WAITING_BYTES: usize = 32 << 20;
@@ -45,9 +46,6 @@ const MAX_UNCONFIRMED: usize = 512;
 
 /// Events under way from which on there is enough to do, so that nobody waits for the next ones.
 const BUSY: usize = 32;
-
-/// How often it is told that waiting events are in hand: a third of their consumer's `ack_wait`.
-const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
 /// Why fan-out cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -229,9 +227,11 @@ fn workspace_of(pulled: &Pulled) -> Uuid {
         .unwrap_or_default()
 }
 
-/// What waits is not to be handed to somebody else meanwhile.
+/// What waits is not to be handed to somebody else meanwhile. Most wait for less than a tick, and are
+/// not told of.
 async fn signal_progress(waiting: impl Iterator<Item = &Pulled>) {
-    for pulled in waiting {
+    let now = Instant::now();
+    for pulled in waiting.filter(|one| now.duration_since(one.pulled) >= PROGRESS_EVERY) {
         if let Err(error) = pulled.acker().progress().await {
             tracing::debug!(%error, "progress of an event could not be told");
         }

@@ -26,7 +26,7 @@ use webhooks_bus::{Bus, Outgoing, PublishError, headers, names, subjects};
 use webhooks_domain::event::{EventLimits, ParsedEvent, event_identity, parse_event};
 use webhooks_runtime::{
     Clock,
-    telemetry::{current_traceparent, next_traceparent, set_parent},
+    telemetry::{DONE, current_traceparent, next_traceparent, set_parent},
 };
 
 use crate::{
@@ -377,8 +377,7 @@ fn mismatch() -> Refusal {
     )
 }
 
-/// One wide line and the counters. Accepted events are logged at `debug`: at thousands a second a
-/// line each would cost more than the event (`WEBHOOKS_LOG=info,webhooks_ingest=debug` shows them).
+/// One wide line and the counters.
 fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted, Refusal>) {
     let label = match result {
         Ok(accepted) if accepted.duplicate => "duplicate",
@@ -391,7 +390,8 @@ fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted,
         .record(took.as_secs_f64());
     let duration_ms = took.as_secs_f64() * 1_000.0;
     match result {
-        Ok(accepted) => tracing::debug!(
+        Ok(accepted) => tracing::info!(
+            target: DONE,
             door = door.as_str(),
             workspace.id = %workspace,
             event.id = accepted.id,

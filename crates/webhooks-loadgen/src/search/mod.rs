@@ -2,9 +2,9 @@
 //!
 //! The whole system runs with real servers in a folder of its own. History is made by SQL, in the
 //! daily partitions that the system would have made, skewed as histories are: one large workspace,
-//! many small ones, rare failures, a few replays. Then PostgreSQL is started anew (its own cache is
-//! cold, the machine's is as it is) and every form is asked over REST by one client, each time with
-//! another webhook, event, link or moment, in several runs. At the end the plans that PostgreSQL used
+//! many small ones, rare failures, a few replays. Then every form is asked over REST by one client, each
+//! time with another webhook, event, link or moment, in several runs, before each of which PostgreSQL
+//! and management are started anew (their own caches are cold, the machine's is as it is). At the end the plans that PostgreSQL used
 //! are read from its log.
 
 mod data;
@@ -83,10 +83,10 @@ pub async fn run(
         began.elapsed().as_secs_f64()
     );
     note(made.clone());
-    restart(&mut stack).await?;
-    let mut client = Caller::new(&stack)?;
     let mut all: Vec<Vec<Times>> = vec![Vec::new(); FORMS.len()];
     for run in 0..options.runs {
+        restart(&mut stack).await?;
+        let mut client = Caller::new(&stack)?;
         for (form, times) in FORMS.iter().zip(&mut all) {
             let seed = u64::try_from(run).unwrap_or_default();
             let measured = client.measure(form, &history, seed, options.requests).await;

@@ -16,8 +16,8 @@ use tracing_subscriber::{
 };
 
 use super::{
-    TelemetrySettings, TraceContext, current_traceparent, is_exported, log_layer, meter_provider,
-    set_parent, subscriber,
+    DONE, TelemetrySettings, TraceContext, current_traceparent, is_exported, log_layer,
+    meter_provider, set_parent, subscriber,
 };
 use crate::settings::{Env, Settings as _};
 
@@ -56,8 +56,8 @@ impl SpanExporter for Collected {
 #[test]
 fn a_log_line_is_flat_json_and_the_filter_holds() {
     let captured = Captured::default();
-    let subscriber =
-        tracing_subscriber::registry().with(log_layer("info,quiet=off", captured.clone()).unwrap());
+    let subscriber = tracing_subscriber::registry()
+        .with(log_layer("info,quiet=off,webhooks::done=warn", captured.clone()).unwrap());
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!(
             delivery.id = "dlv_1",
@@ -66,6 +66,7 @@ fn a_log_line_is_flat_json_and_the_filter_holds() {
         );
         tracing::debug!("hidden");
         tracing::error!(target: "quiet", "hidden");
+        tracing::info!(target: DONE, "hidden");
     });
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<serde_json::Value> = text
