@@ -251,8 +251,9 @@ fn tell(job: &Job, execution: Uuid, result: &AttemptResult, next: Option<Next>) 
     .as_millis();
     macro_rules! line {
         ($($target:tt)*) => {
-            tracing::info!(
+            tracing::event!(
                 $($target)*
+                tracing::Level::INFO,
                 delivery.id = %job.delivery,
                 webhook.id = %job.webhook,
                 workspace.id = %job.workspace,

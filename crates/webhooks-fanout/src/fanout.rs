@@ -433,8 +433,9 @@ impl Fanout {
         metrics::histogram!("webhooks_fanout_event_seconds").record(took.as_secs_f64());
         macro_rules! line {
             ($text:literal $($target:tt)*) => {
-                tracing::info!(
+                tracing::event!(
                     $($target)*
+                    tracing::Level::INFO,
                     workspace.id = %event.workspace,
                     event.id = event.id,
                     event.seq = event.seq,
