@@ -38,6 +38,7 @@ mod steady;
 pub mod subjects;
 pub mod topology;
 mod vitals;
+pub mod words;
 
 pub use batch::ReadFrom;
 pub use bus::Bus;

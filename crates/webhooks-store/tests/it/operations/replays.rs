@@ -68,7 +68,7 @@ async fn a_replay_has_the_same_bytes_and_is_owed_once() {
     );
     let owed = store.next_owed(10).await.unwrap();
     assert_eq!(owed.len(), 1);
-    assert_eq!(owed[0].delivery.id, replay.id);
+    assert_eq!(owed[0].delivery.delivery_id, replay.id);
     assert_eq!(owed[0].body.as_deref(), body.as_deref());
     store.done_owed(&[owed[0].outbox_id]).await.unwrap();
     assert!(store.next_owed(10).await.unwrap().is_empty());
