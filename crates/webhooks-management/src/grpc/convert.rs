@@ -7,7 +7,7 @@ use webhooks_bus::words::{wire_class, wire_outcome, wire_trigger};
 use webhooks_domain::webhook::WebhookSource;
 use webhooks_proto::v1;
 use webhooks_runtime::Secret;
-use webhooks_store::{AttemptRow, DeliveryRow, PublicKey, WebhookRow};
+use webhooks_store::{AttemptRecord, DeliveryRow, PublicKey, WebhookRow};
 
 use crate::{
     draft::Draft,
@@ -227,7 +227,7 @@ pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
 }
 
 /// An attempt.
-pub(super) fn attempt(row: &AttemptRow) -> v1::Attempt {
+pub(super) fn attempt(row: &AttemptRecord) -> v1::Attempt {
     v1::Attempt {
         number: i32::try_from(row.number).unwrap_or(i32::MAX),
         execution_id: row.execution_id.to_string(),

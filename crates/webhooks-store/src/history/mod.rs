@@ -41,7 +41,7 @@ pub use open::{MAX_WATCHED, WatchedDelivery};
 pub use owed::{NewTest, OwedRow, Replay, TestSend, Wish};
 pub use recorded::RecordedDelivery;
 pub use repair::{MAX_COMPARED, MAX_NAMED};
-pub use rows::{AttemptRow, DeliveryRow};
+pub use rows::DeliveryRow;
 pub use search::{DeliveryCursor, DeliveryFilter, DeliveryPage, MAX_COUNTED, MAX_EXAMINED};
 
 /// Most rows of a page.
@@ -165,8 +165,8 @@ pub struct ReportRecord {
     pub snapshot: Option<(Bytes, u32)>,
 }
 
-/// One execution of an attempt.
-#[derive(Debug, Clone)]
+/// One execution of an attempt, to be stored or as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
     /// Number of the attempt, from 1.
     pub number: u32,
