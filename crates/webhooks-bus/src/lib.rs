@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod fill;
 mod flow;
+mod follow;
 mod handling;
 mod health;
 mod identities;
