@@ -83,11 +83,7 @@ impl CancelledMirror {
     }
 
     async fn follow(&self, bus: &Bus) -> Result<(), BusError> {
-        let bucket = bus
-            .jetstream()
-            .get_key_value(names::CANCELLED)
-            .await
-            .map_err(unavailable)?;
+        let bucket = bus.bucket(names::CANCELLED).await?;
         // An empty bucket's watch never says that it is current.
         let stream = bus
             .jetstream()

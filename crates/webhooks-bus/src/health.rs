@@ -136,12 +136,7 @@ impl Shared {
     }
 
     async fn follow(&self) -> Result<(), BusError> {
-        let bucket = self
-            .bus
-            .jetstream()
-            .get_key_value(names::HEALTH)
-            .await
-            .map_err(unavailable)?;
+        let bucket = self.bus.bucket(names::HEALTH).await?;
         let last = self.bus.last_seq(STREAM).await?;
         if self.position.borrow().is_some_and(|seen| last < seen) {
             // The bucket was made anew.

@@ -38,11 +38,7 @@ impl StatsMirror {
     }
 
     async fn follow(&self, bus: &Bus) -> Result<(), crate::BusError> {
-        let bucket = bus
-            .jetstream()
-            .get_key_value(names::STATS)
-            .await
-            .map_err(unavailable)?;
+        let bucket = bus.bucket(names::STATS).await?;
         let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
         while let Some(entry) = watch.next().await {
             let entry = entry.map_err(unavailable)?;
