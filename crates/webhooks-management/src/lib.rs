@@ -35,6 +35,7 @@ mod grpc;
 mod json;
 mod mail;
 mod model;
+mod names;
 pub mod operator;
 mod origin;
 mod outbox;
