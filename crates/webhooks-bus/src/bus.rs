@@ -4,7 +4,12 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 
-use crate::{error::BusError, permissions, publish::Batcher, settings::BusSettings};
+use crate::{
+    error::{BusError, unavailable},
+    permissions,
+    publish::Batcher,
+    settings::BusSettings,
+};
 
 /// How long a request to JetStream may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,6 +162,12 @@ impl Bus {
     #[must_use]
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.inner.jetstream
+    }
+
+    /// A bucket, which has to be there.
+    pub(crate) async fn bucket(&self, name: &str) -> Result<jetstream::kv::Store, BusError> {
+        let found = self.inner.jetstream.get_key_value(name).await;
+        found.map_err(unavailable)
     }
 
     /// Waits until NATS is there with every stream as it must be. `note` is told what is missing,

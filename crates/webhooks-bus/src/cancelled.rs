@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::{
     bus::Bus,
     error::{BusError, unavailable},
+    follow::follow_until,
     publish::Outgoing,
     subjects::names,
 };
@@ -33,6 +34,9 @@ pub const CANCELLED_KEPT: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// How long a mark may take to be written.
 const WITHIN: Duration = Duration::from_secs(2);
+
+/// Pause before marks are followed anew.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Marks that a listener may be behind; it is not told of older ones.
 const MARKS_BEHIND: usize = 4_096;
@@ -71,31 +75,15 @@ impl CancelledMirror {
     pub fn start(bus: &Bus, shutdown: CancellationToken) -> Self {
         let mirror = Self::default();
         let (bus, followed) = (bus.clone(), mirror.clone());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with its token; failures repeat inside"
-        )]
-        tokio::spawn(async move {
-            shutdown
-                .run_until_cancelled(async {
-                    loop {
-                        if let Err(error) = followed.follow(&bus).await {
-                            tracing::debug!(%error, "cancellations are not followed at the moment");
-                        }
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
-                })
-                .await;
+        follow_until(shutdown, names::CANCELLED, PAUSE, move || {
+            let (bus, followed) = (bus.clone(), followed.clone());
+            async move { followed.follow(&bus).await }
         });
         mirror
     }
 
     async fn follow(&self, bus: &Bus) -> Result<(), BusError> {
-        let bucket = bus
-            .jetstream()
-            .get_key_value(names::CANCELLED)
-            .await
-            .map_err(unavailable)?;
+        let bucket = bus.bucket(names::CANCELLED).await?;
         // An empty bucket's watch never says that it is current.
         let stream = bus
             .jetstream()

@@ -197,12 +197,7 @@ impl Shared {
     }
 
     async fn follow(&self) -> Result<(), BusError> {
-        let bucket = self
-            .bus
-            .jetstream()
-            .get_key_value(names::CONFIG)
-            .await
-            .map_err(unavailable)?;
+        let bucket = self.bus.bucket(names::CONFIG).await?;
         let last = self.bus.last_seq(CONFIG_STREAM).await?;
         if last < *self.position.borrow() {
             self.sink.reset();
@@ -359,12 +354,7 @@ impl ConfigWriter {
     /// # Errors
     /// When NATS does not answer.
     pub async fn webhooks(&self) -> Result<Vec<(Uuid, Uuid, i64)>, BusError> {
-        let bucket = self
-            .bus
-            .jetstream()
-            .get_key_value(names::CONFIG)
-            .await
-            .map_err(unavailable)?;
+        let bucket = self.bus.bucket(names::CONFIG).await?;
         let last = self.bus.last_seq(CONFIG_STREAM).await?;
         let mut all = Vec::new();
         if last == 0 {

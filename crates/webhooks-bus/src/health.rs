@@ -25,6 +25,7 @@ use webhooks_proto::internal::v1::EndpointHealth;
 use crate::{
     bus::{Bus, REQUEST_TIMEOUT},
     error::{BusError, PublishError, unavailable},
+    follow::follow_until,
     publish::Outgoing,
     subjects::{headers, names},
 };
@@ -35,6 +36,9 @@ const STREAM: &str = "KV_HEALTH";
 
 /// Changes that a slow listener may miss before it has to look at everything.
 const CHANGES: usize = 4_096;
+
+/// Pause before records are followed anew.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a catch-up may take.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(3);
@@ -74,21 +78,9 @@ impl HealthMirror {
             changes: broadcast::Sender::new(CHANGES),
         });
         let follower = shared.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with its token; failures repeat inside"
-        )]
-        tokio::spawn(async move {
-            shutdown
-                .run_until_cancelled(async {
-                    loop {
-                        if let Err(error) = follower.follow().await {
-                            tracing::debug!(%error, "health is not followed at the moment");
-                        }
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                })
-                .await;
+        follow_until(shutdown, names::HEALTH, PAUSE, move || {
+            let follower = follower.clone();
+            async move { follower.follow().await }
         });
         Self { shared }
     }
@@ -144,12 +136,7 @@ impl Shared {
     }
 
     async fn follow(&self) -> Result<(), BusError> {
-        let bucket = self
-            .bus
-            .jetstream()
-            .get_key_value(names::HEALTH)
-            .await
-            .map_err(unavailable)?;
+        let bucket = self.bus.bucket(names::HEALTH).await?;
         let last = self.bus.last_seq(STREAM).await?;
         if self.position.borrow().is_some_and(|seen| last < seen) {
             // The bucket was made anew.

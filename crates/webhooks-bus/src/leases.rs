@@ -436,13 +436,7 @@ impl Shared {
     }
 
     async fn follow(&self) -> Result<(), BusError> {
-        let bucket = self
-            .bus()
-            .await
-            .jetstream()
-            .get_key_value(names::LEASES)
-            .await
-            .map_err(unavailable)?;
+        let bucket = self.bus().await.bucket(names::LEASES).await?;
         let target = self.bus().await.last_seq(STREAM).await?;
         {
             let mut view = self.view();

@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod fill;
 mod flow;
+mod follow;
 mod handling;
 mod health;
 mod identities;
@@ -38,6 +39,7 @@ mod steady;
 pub mod subjects;
 pub mod topology;
 mod vitals;
+pub mod words;
 
 pub use batch::ReadFrom;
 pub use bus::Bus;

@@ -7,6 +7,7 @@ use async_nats::{
     jetstream::{consumer, message::StreamMessage},
 };
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 
 use crate::{
     bus::Bus,
@@ -244,17 +245,9 @@ impl Bus {
     /// # Errors
     /// When the stream does not answer, or without a time.
     pub async fn server_micros(&self, stream: &str) -> Result<i64, BusError> {
-        use async_nats::jetstream::response::Response;
-        let answer: Response<Timed> = self
-            .jetstream()
-            .request(format!("STREAM.INFO.{stream}"), &())
-            .await
-            .map_err(unavailable)?;
-        match answer {
-            Response::Ok(info) => webhooks_domain::event::parse_rfc3339_micros(&info.ts)
-                .ok_or_else(|| BusError::Decode("the server's time is none".to_owned())),
-            Response::Err { error } => Err(unavailable(error)),
-        }
+        let info: Timed = self.info_of(stream).await?;
+        webhooks_domain::event::parse_rfc3339_micros(&info.ts)
+            .ok_or_else(|| BusError::Decode("the server's time is none".to_owned()))
     }
 
     /// How full a stream is.
@@ -262,16 +255,7 @@ impl Bus {
     /// # Errors
     /// When the stream does not answer.
     pub async fn fill(&self, stream: &str) -> Result<Fill, BusError> {
-        use async_nats::jetstream::response::Response;
-        let answer: Response<FillInfo> = self
-            .jetstream()
-            .request(format!("STREAM.INFO.{stream}"), &())
-            .await
-            .map_err(unavailable)?;
-        let info = match answer {
-            Response::Ok(info) => info,
-            Response::Err { error } => return Err(unavailable(error)),
-        };
+        let info: FillInfo = self.info_of(stream).await?;
         let parse = webhooks_domain::event::parse_rfc3339_micros;
         let oldest = match (parse(&info.ts), parse(&info.state.first_ts)) {
             (Some(now), Some(first)) if info.state.messages > 0 => now.saturating_sub(first),
@@ -283,6 +267,20 @@ impl Bus {
             messages: info.state.messages,
             oldest: Duration::from_micros(u64::try_from(oldest).unwrap_or(0)),
         })
+    }
+
+    /// What a stream's leader says of it, as far as `T` asks.
+    async fn info_of<T: DeserializeOwned>(&self, stream: &str) -> Result<T, BusError> {
+        use async_nats::jetstream::response::Response;
+        let answer: Response<T> = self
+            .jetstream()
+            .request(format!("STREAM.INFO.{stream}"), &())
+            .await
+            .map_err(unavailable)?;
+        match answer {
+            Response::Ok(info) => Ok(info),
+            Response::Err { error } => Err(unavailable(error)),
+        }
     }
 
     /// How a consumer is set, if it is there.

@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_proto::internal::v1::WebhookStats;
 
-use crate::{bus::Bus, error::unavailable, subjects::names};
+use crate::{bus::Bus, error::unavailable, follow::follow_until, subjects::names};
+
+/// Pause before counters are followed anew.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows bucket STATS. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -27,31 +30,15 @@ impl StatsMirror {
     pub fn start(bus: &Bus, shutdown: CancellationToken) -> Self {
         let mirror = Self::default();
         let (bus, followed) = (bus.clone(), mirror.clone());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with its token; failures repeat inside"
-        )]
-        tokio::spawn(async move {
-            shutdown
-                .run_until_cancelled(async {
-                    loop {
-                        if let Err(error) = followed.follow(&bus).await {
-                            tracing::debug!(%error, "stats are not followed at the moment");
-                        }
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
-                })
-                .await;
+        follow_until(shutdown, names::STATS, PAUSE, move || {
+            let (bus, followed) = (bus.clone(), followed.clone());
+            async move { followed.follow(&bus).await }
         });
         mirror
     }
 
     async fn follow(&self, bus: &Bus) -> Result<(), crate::BusError> {
-        let bucket = bus
-            .jetstream()
-            .get_key_value(names::STATS)
-            .await
-            .map_err(unavailable)?;
+        let bucket = bus.bucket(names::STATS).await?;
         let mut watch = bucket.watch_with_history(">").await.map_err(unavailable)?;
         while let Some(entry) = watch.next().await {
             let entry = entry.map_err(unavailable)?;

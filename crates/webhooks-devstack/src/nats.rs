@@ -283,19 +283,10 @@ impl NatsServer {
         if self.pid().is_some() {
             bail!("{} runs already", self.spec.name());
         }
-        let process = Process::spawn(&self.spec)?;
-        let result = tokio::select! {
-            healthy = self.wait_healthy(START_LIMIT) => healthy,
-            status = process.wait() => Err(anyhow::anyhow!("{} ended with {status}", self.spec.name())),
-        };
+        let ready = self.wait_healthy(START_LIMIT);
+        let (process, healthy) = Process::spawn_until(&self.spec, ready).await?;
         self.process = Some(process);
-        result.with_context(|| {
-            format!(
-                "{} did not start; its log ends with:\n{}",
-                self.spec.name(),
-                self.spec.log_tail()
-            )
-        })
+        healthy
     }
 
     /// Waits until the server, whoever runs it, says that it is healthy.

@@ -291,19 +291,10 @@ impl Postgres {
         if self.pid().is_some() {
             bail!("{} runs already", self.spec.name());
         }
-        let process = Process::spawn(&self.spec)?;
-        let result = tokio::select! {
-            accepting = self.wait_accepting(START_LIMIT) => accepting,
-            status = process.wait() => Err(anyhow::anyhow!("{} ended with {status}", self.spec.name())),
-        };
+        let ready = self.wait_accepting(START_LIMIT);
+        let (process, accepting) = Process::spawn_until(&self.spec, ready).await?;
         self.process = Some(process);
-        result.with_context(|| {
-            format!(
-                "{} did not start; its log ends with:\n{}",
-                self.spec.name(),
-                self.spec.log_tail()
-            )
-        })
+        accepting
     }
 
     /// Waits until the server, whoever runs it, accepts connections.

@@ -254,6 +254,30 @@ impl Process {
         Ok(process)
     }
 
+    /// Starts it and waits until it is `ready`. With it comes what became of that; a failure ends with
+    /// its log.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub(crate) async fn spawn_until(
+        spec: &Spec,
+        ready: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<(Self, anyhow::Result<()>)> {
+        let process = Self::spawn(spec)?;
+        let result = tokio::select! {
+            result = ready => result,
+            status = process.wait() => Err(anyhow::anyhow!("{} ended with {status}", spec.name)),
+        };
+        let result = result.with_context(|| {
+            format!(
+                "{} did not start; its log ends with:\n{}",
+                spec.name,
+                spec.log_tail()
+            )
+        });
+        Ok((process, result))
+    }
+
     /// Its process id: the program's own, no wrapper's.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -3,12 +3,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
-use webhooks_bus::{Pulled, StoredMessage};
+use webhooks_bus::{Pulled, StoredMessage, words::trigger_of};
 use webhooks_domain::ids::Trigger;
-use webhooks_proto::{
-    internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef, SnapshotPlace},
-    v1,
-};
+use webhooks_proto::internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef, SnapshotPlace};
 
 use crate::{line::Rank, registry::Target};
 
@@ -128,11 +125,7 @@ impl Job {
             owed: job.attempt.max(1),
             park: job.park,
             due_micros: job.due_at,
-            trigger: match v1::Trigger::try_from(reference.trigger) {
-                Ok(v1::Trigger::Replay) => Trigger::Replay,
-                Ok(v1::Trigger::Test) => Trigger::Test,
-                _ => Trigger::Event,
-            },
+            trigger: trigger_of(reference.trigger()).unwrap_or(Trigger::Event),
             message_id: job.message_id,
             body: job.body,
             traceparent: job.traceparent,

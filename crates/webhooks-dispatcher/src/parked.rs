@@ -66,16 +66,9 @@ async fn scheduled(
     let filter = subjects::schedules_of(partition, webhook);
     let (mut next, mut left) = (from, count);
     while left > 0 {
-        let mut found = shared
-            .bus
-            .get_batch(&stream, &filter, ReadFrom::Seq(next), left)
-            .await?;
+        let mut found = read_on(shared, &stream, &filter, next, left).await?;
         if found.is_empty() {
-            // In a cluster that answer may be older than what was scheduled last.
-            match shared.bus.get_next(&stream, &filter, next).await? {
-                None => return Ok(Woken::Flushed(flush)),
-                Some(one) => found.push(one),
-            }
+            return Ok(Woken::Flushed(flush));
         }
         let mut newer = false;
         if let Flush::Before(at) = flush {
@@ -146,17 +139,9 @@ async fn oldest(
     let filter = subjects::parked_of(partition, webhook);
     let (mut next, mut left) = (from, count);
     while left > 0 {
-        // Not by the server's queue of requests, which all of us share.
-        let mut found = shared
-            .bus
-            .get_batch(&stream, &filter, ReadFrom::Seq(next), left)
-            .await?;
+        let mut found = read_on(shared, &stream, &filter, next, left).await?;
         if found.is_empty() {
-            // In a cluster that answer may be older than what was parked last.
-            match shared.bus.get_next(&stream, &filter, next).await? {
-                None => return Ok(Woken::All),
-                Some(one) => found.push(one),
-            }
+            return Ok(Woken::All);
         }
         if let Some(last) = found.last() {
             next = last.seq + 1;
@@ -166,6 +151,29 @@ async fn oldest(
         fire(shared, found).await?;
     }
     Ok(Woken::More(next))
+}
+
+/// Messages from a place of a stream on, at most so many; none at all means that there is none left.
+async fn read_on(
+    shared: &Shared,
+    stream: &str,
+    filter: &str,
+    place: u64,
+    most: usize,
+) -> Result<Vec<StoredMessage>, BusError> {
+    // Not by the server's queue of requests, which all of us share: there may be thousands.
+    let bus = &shared.bus;
+    let found = bus.get_batch(stream, filter, ReadFrom::Seq(place), most);
+    let found = found.await?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    // In a cluster that answer may be older than what was written last.
+    Ok(bus
+        .get_next(stream, filter, place)
+        .await?
+        .into_iter()
+        .collect())
 }
 
 async fn these(shared: &Shared, partition: u16, schedules: Vec<u64>) -> Result<Woken, BusError> {
@@ -219,17 +227,9 @@ async fn unfinished(
     for filter in [scheduled, due] {
         let mut next = 1;
         loop {
-            // Not by the server's queue of requests, which all of us share: there may be thousands.
-            let mut batch = shared
-                .bus
-                .get_batch(&stream, &filter, ReadFrom::Seq(next), READ_AT_ONCE)
-                .await?;
+            let batch = read_on(shared, &stream, &filter, next, READ_AT_ONCE).await?;
             if batch.is_empty() {
-                // In a cluster that answer may be older than what was written last.
-                match shared.bus.get_next(&stream, &filter, next).await? {
-                    None => break,
-                    Some(one) => batch.push(one),
-                }
+                break;
             }
             if let Some(last) = batch.last() {
                 next = last.seq + 1;

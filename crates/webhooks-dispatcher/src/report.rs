@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
-use webhooks_domain::endpoint::{FailureClass, Outcome};
+use webhooks_bus::words::{wire_class, wire_outcome};
 use webhooks_egress::AttemptResult;
 use webhooks_proto::{
     internal::v1::{AttemptRecord, DeliveryReport},
@@ -66,8 +66,8 @@ pub(crate) fn of_attempt(
         number: job.attempt,
         execution_id: Bytes::copy_from_slice(execution.id.as_bytes()),
         started_at: execution.started_micros,
-        outcome: outcome(result.outcome).into(),
-        class: class(result.class).into(),
+        outcome: wire_outcome(result.outcome).into(),
+        class: wire_class(result.class).into(),
         status_code: u32::from(result.status.unwrap_or(0)),
         timings: Some(v1::Timings {
             dns_us: result.timings.dns.map(micros),
@@ -114,27 +114,4 @@ fn snapshot(job: &Job) -> Option<(Bytes, u32)> {
     let end = start.checked_add(length)?;
     (length <= MAX_SNAPSHOT && end <= job.body.len())
         .then(|| (job.body.slice(start..end), place.rendition))
-}
-
-fn outcome(outcome: Outcome) -> v1::Outcome {
-    match outcome {
-        Outcome::Success => v1::Outcome::Success,
-        Outcome::HttpError => v1::Outcome::HttpError,
-        Outcome::Timeout => v1::Outcome::Timeout,
-        Outcome::Unreachable => v1::Outcome::Unreachable,
-        Outcome::TlsError => v1::Outcome::TlsError,
-        Outcome::InvalidResponse => v1::Outcome::InvalidResponse,
-        Outcome::Blocked => v1::Outcome::Blocked,
-        Outcome::Internal => v1::Outcome::Internal,
-        Outcome::TokenError => v1::Outcome::TokenError,
-    }
-}
-
-fn class(class: Option<FailureClass>) -> v1::FailureClass {
-    match class {
-        None => v1::FailureClass::Unspecified,
-        Some(FailureClass::Temporary) => v1::FailureClass::Temporary,
-        Some(FailureClass::Permanent) => v1::FailureClass::Permanent,
-        Some(FailureClass::Ours) => v1::FailureClass::Ours,
-    }
 }

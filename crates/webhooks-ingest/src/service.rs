@@ -7,14 +7,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::interceptor::InterceptedService, transport::Server};
 use webhooks_bus::{Bus, BusError, ConfigMirror, SteadyClock, Vitals};
 use webhooks_proto::{FILE_DESCRIPTOR_SET, v1::event_service_server::EventServiceServer};
-use webhooks_runtime::{Context, tls::GrpcServerTls};
+use webhooks_runtime::{Context, connections::incoming, tls::GrpcServerTls};
 
 use crate::{
     accept::Acceptor,
     auth::{Callers, Gate, TokenDirectory},
     budget::{Budgeted, budget_of},
     config::Config,
-    connections::{bind, incoming, serve_http},
+    connections::{at_most, bind, serve_http},
     grpc::{Doorkeeper, GrpcDoor},
     http::HttpDoor,
     intake::Intake,
@@ -218,7 +218,7 @@ async fn serve_grpc(
         .add_service(reflection().build_v1alpha()?)
         .add_service(events)
         .serve_with_incoming_shutdown(
-            incoming(listener, most),
+            incoming(listener, at_most(most)),
             ctx.shutdown.clone().cancelled_owned(),
         );
     let mut readiness = ctx.readiness.subscribe();

@@ -40,6 +40,18 @@ impl Violation {
             message: message.into(),
         }
     }
+
+    /// Adds one of a field where there is none yet: the face may have found the same field wrong already.
+    pub(crate) fn note(
+        all: &mut Vec<Self>,
+        field: &str,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        if !all.iter().any(|violation| violation.field == field) {
+            all.push(Self::new(field, reason, message));
+        }
+    }
 }
 
 /// What several readings of one request found wrong, to be told at once.
@@ -183,6 +195,15 @@ pub enum ManagementError {
 }
 
 impl ManagementError {
+    /// The value, unless something is wrong.
+    pub(crate) fn unless<T>(violations: Vec<Violation>, value: T) -> Result<T, Self> {
+        if violations.is_empty() {
+            Ok(value)
+        } else {
+            Err(Self::Invalid(violations))
+        }
+    }
+
     /// The table: HTTP status, gRPC code, code type.
     #[must_use]
     pub fn row(&self) -> (StatusCode, Code, &'static str) {

@@ -26,6 +26,7 @@
 
 mod auth;
 mod background;
+mod connections;
 mod draft;
 mod emails;
 mod error;
@@ -34,7 +35,7 @@ mod grpc;
 mod json;
 mod mail;
 mod model;
-mod opening;
+mod names;
 pub mod operator;
 mod origin;
 mod outbox;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
+use webhooks_bus::words::{
+    class_of, outcome_of, trigger_of, wire_class, wire_outcome, wire_trigger,
+};
 use webhooks_domain::{
     delivery::DeliveryState,
-    endpoint::outcome::{FailureClass, Outcome},
-    ids::Trigger,
     retry::RetryPolicy,
     webhook::{DeliveryOrder, HeldChoice, StatusReason, WebhookStatus},
 };
@@ -254,19 +255,12 @@ pub(crate) fn report_record(report: wire::DeliveryReport) -> Result<ReportRecord
 
 /// A report as it was, for those who look on: without headers and body of the answer.
 pub(crate) fn report_message(record: &ReportRecord) -> wire::DeliveryReport {
-    let facts = &record.delivery;
     let attempt = record.attempt.as_ref().map(|attempt| wire::AttemptRecord {
         number: attempt.number,
         execution_id: raw(attempt.execution_id),
         started_at: attempt.started_at,
         outcome: wire_outcome(attempt.outcome).into(),
-        class: match attempt.class {
-            None => api::FailureClass::Unspecified,
-            Some(FailureClass::Temporary) => api::FailureClass::Temporary,
-            Some(FailureClass::Permanent) => api::FailureClass::Permanent,
-            Some(FailureClass::Ours) => api::FailureClass::Ours,
-        }
-        .into(),
+        class: wire_class(attempt.class).into(),
         status_code: attempt.status_code.map_or(0, u32::from),
         timings: Some(api::Timings {
             dns_us: attempt.timings.dns_us,
@@ -279,23 +273,7 @@ pub(crate) fn report_message(record: &ReportRecord) -> wire::DeliveryReport {
         ..wire::AttemptRecord::default()
     });
     wire::DeliveryReport {
-        delivery: Some(wire::DeliveryRef {
-            delivery_id: raw(facts.delivery_id),
-            webhook_id: raw(facts.webhook_id),
-            workspace_id: raw(facts.workspace_id),
-            event_id: facts.event_id.clone(),
-            event_type: facts.event_type.clone(),
-            link_id: facts.link_id.map(raw).unwrap_or_default(),
-            lbid: facts.lbid.clone(),
-            trigger: match facts.trigger {
-                Trigger::Event => api::Trigger::Event,
-                Trigger::Replay => api::Trigger::Replay,
-                Trigger::Test => api::Trigger::Test,
-            }
-            .into(),
-            created_at: facts.created_at,
-            event_seq: facts.event_seq,
-        }),
+        delivery: Some(delivery_ref(&record.delivery)),
         state: wire_state(record.state).into(),
         next_attempt_at: record.next_attempt_at.unwrap_or(0),
         at: record.at,
@@ -306,27 +284,25 @@ pub(crate) fn report_message(record: &ReportRecord) -> wire::DeliveryReport {
     }
 }
 
-fn wire_outcome(outcome: Outcome) -> api::Outcome {
-    match outcome {
-        Outcome::Success => api::Outcome::Success,
-        Outcome::HttpError => api::Outcome::HttpError,
-        Outcome::Timeout => api::Outcome::Timeout,
-        Outcome::Unreachable => api::Outcome::Unreachable,
-        Outcome::TlsError => api::Outcome::TlsError,
-        Outcome::InvalidResponse => api::Outcome::InvalidResponse,
-        Outcome::Blocked => api::Outcome::Blocked,
-        Outcome::Internal => api::Outcome::Internal,
-        Outcome::TokenError => api::Outcome::TokenError,
+/// A delivery's facts as messages carry them.
+pub(crate) fn delivery_ref(facts: &DeliveryFacts) -> wire::DeliveryRef {
+    wire::DeliveryRef {
+        delivery_id: raw(facts.delivery_id),
+        webhook_id: raw(facts.webhook_id),
+        workspace_id: raw(facts.workspace_id),
+        event_id: facts.event_id.clone(),
+        event_type: facts.event_type.clone(),
+        link_id: facts.link_id.map(raw).unwrap_or_default(),
+        lbid: facts.lbid.clone(),
+        trigger: wire_trigger(facts.trigger).into(),
+        created_at: facts.created_at,
+        event_seq: facts.event_seq,
     }
 }
 
 fn facts(delivery: wire::DeliveryRef) -> Result<DeliveryFacts, Nonsense> {
-    let trigger = match delivery.trigger() {
-        api::Trigger::Event => Trigger::Event,
-        api::Trigger::Replay => Trigger::Replay,
-        api::Trigger::Test => Trigger::Test,
-        api::Trigger::Unspecified => return Err(nonsense("delivery.trigger", "unknown")),
-    };
+    let trigger = trigger_of(delivery.trigger());
+    let trigger = trigger.ok_or_else(|| nonsense("delivery.trigger", "unknown"))?;
     Ok(DeliveryFacts {
         delivery_id: id(&delivery.delivery_id, "delivery.delivery_id")?,
         webhook_id: id(&delivery.webhook_id, "delivery.webhook_id")?,
@@ -342,24 +318,9 @@ fn facts(delivery: wire::DeliveryRef) -> Result<DeliveryFacts, Nonsense> {
 }
 
 fn attempt_record(attempt: wire::AttemptRecord) -> Result<AttemptRecord, Nonsense> {
-    let outcome = match attempt.outcome() {
-        api::Outcome::Success => Outcome::Success,
-        api::Outcome::HttpError => Outcome::HttpError,
-        api::Outcome::Timeout => Outcome::Timeout,
-        api::Outcome::Unreachable => Outcome::Unreachable,
-        api::Outcome::TlsError => Outcome::TlsError,
-        api::Outcome::InvalidResponse => Outcome::InvalidResponse,
-        api::Outcome::Blocked => Outcome::Blocked,
-        api::Outcome::Internal => Outcome::Internal,
-        api::Outcome::TokenError => Outcome::TokenError,
-        api::Outcome::Unspecified => return Err(nonsense("attempt.outcome", "unknown")),
-    };
-    let class = match attempt.class() {
-        api::FailureClass::Temporary => Some(FailureClass::Temporary),
-        api::FailureClass::Permanent => Some(FailureClass::Permanent),
-        api::FailureClass::Ours => Some(FailureClass::Ours),
-        api::FailureClass::Unspecified => None,
-    };
+    let outcome = outcome_of(attempt.outcome());
+    let outcome = outcome.ok_or_else(|| nonsense("attempt.outcome", "unknown"))?;
+    let class = class_of(attempt.class());
     if attempt.number == 0 {
         return Err(nonsense("attempt.number", "counts from 1"));
     }
@@ -461,6 +422,8 @@ fn time(micros: i64, field: &'static str) -> Result<i64, Nonsense> {
 
 #[cfg(test)]
 mod tests {
+    use webhooks_domain::endpoint::FailureClass;
+
     use super::*;
 
     fn report() -> wire::DeliveryReport {

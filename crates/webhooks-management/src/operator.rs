@@ -17,7 +17,7 @@ use webhooks_domain::{
     webhook::Plan,
 };
 use webhooks_store::{
-    Actor, AttemptRow, DeletedWorkspace, DeliveryRow, NewToken, NewWorkspace, Store, StoreError,
+    Actor, AttemptRecord, DeletedWorkspace, DeliveryRow, NewToken, NewWorkspace, Store, StoreError,
     TokenKeyType, TokenRow, WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
 };
 
@@ -208,7 +208,7 @@ impl Operator {
     pub async fn delivery(
         &self,
         id: Uuid,
-    ) -> Result<(DeliveryRow, Vec<AttemptRow>), ManagementError> {
+    ) -> Result<(DeliveryRow, Vec<AttemptRecord>), ManagementError> {
         let workspace = self.store.workspace_of_delivery(id).await?;
         let workspace = workspace.ok_or(ManagementError::DeliveryNotFound)?;
         let found = self.store.get_delivery(workspace, id).await?;

@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use uuid::Uuid;
 use webhooks_domain::event::format_micros;
-use webhooks_store::{AttemptRow, DeliveryRow, PublicKey, RateChoice, RetryChoice, WebhookRow};
+use webhooks_store::{AttemptRecord, DeliveryRow, PublicKey, RateChoice, RetryChoice, WebhookRow};
 
 use crate::{
     extras::Shown,
@@ -316,7 +316,7 @@ impl DeliveryView {
     }
 
     /// A delivery with its attempts.
-    pub(crate) fn with_attempts(row: &DeliveryRow, attempts: &[AttemptRow]) -> Self {
+    pub(crate) fn with_attempts(row: &DeliveryRow, attempts: &[AttemptRecord]) -> Self {
         Self {
             attempts: Some(attempts.iter().map(AttemptView::of).collect()),
             ..Self::of(row)
@@ -324,7 +324,7 @@ impl DeliveryView {
     }
 
     /// The same with what only operators see of attempts.
-    pub(crate) fn inspected(row: &DeliveryRow, attempts: &[AttemptRow]) -> Self {
+    pub(crate) fn inspected(row: &DeliveryRow, attempts: &[AttemptRecord]) -> Self {
         Self {
             attempts: Some(attempts.iter().map(AttemptView::inspected).collect()),
             ..Self::of(row)
@@ -383,7 +383,7 @@ struct HeaderView {
 
 impl AttemptView {
     /// An attempt.
-    pub(crate) fn of(row: &AttemptRow) -> Self {
+    pub(crate) fn of(row: &AttemptRecord) -> Self {
         let (body, encoding) = body_text(&row.response_body);
         let ms = |micros: Option<u32>| micros.map(|micros| f64::from(micros) / 1_000.0);
         Self {
@@ -418,7 +418,7 @@ impl AttemptView {
     }
 
     /// The same with what only operators see.
-    fn inspected(row: &AttemptRow) -> Self {
+    fn inspected(row: &AttemptRecord) -> Self {
         Self {
             remote_ip: filled(&row.remote_ip),
             dispatcher: filled(&row.dispatcher),

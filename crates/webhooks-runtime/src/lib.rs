@@ -30,6 +30,7 @@ mod announce;
 mod backoff;
 pub mod callers;
 mod clock;
+pub mod connections;
 mod context;
 mod errors;
 mod metrics;

@@ -251,10 +251,7 @@ impl Store {
             text(&filter.subject),
             text(&filter.actor),
         );
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let total: i64 = sqlx::query_scalar(TOTAL)
             .bind(workspace)
             .bind(&action)
@@ -277,12 +274,7 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;
-        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows: Result<_, _> = found.iter().take(size).map(AuditRow::of).collect();
-        Ok(AuditPage {
-            rows: rows?,
-            total,
-            more: found.len() > size,
-        })
+        let (rows, more) = pg::page(&found, page_size, AuditRow::of)?;
+        Ok(AuditPage { rows, total, more })
     }
 }

@@ -38,14 +38,13 @@ pub use audit::{Actor, AuditCursor, AuditFilter, AuditPage, AuditRow, Origin};
 pub use error::StoreError;
 pub use health::{HealthNews, MAX_MAILS, MailRow, NewMail};
 pub use history::{
-    AttemptRecord, AttemptRow, Bucket, Counts, DeliveryCursor, DeliveryFacts, DeliveryFilter,
-    DeliveryPage, DeliveryRow, ErrorExample, ErrorGroup, EventContent, EventCursor, EventPage,
-    EventRow, Interval, JobCursor, JobFilter, JobPage, JobRow, JobState, JobType, Latency,
+    AttemptRecord, Bucket, Counts, DeliveryCursor, DeliveryFacts, DeliveryFilter, DeliveryPage,
+    DeliveryRow, ErrorExample, ErrorGroup, EventContent, EventCursor, EventPage, EventRow,
+    Interval, JobCursor, JobFilter, JobPage, JobRow, JobState, JobType, Latency,
     MAX_ATTEMPTS_SHOWN, MAX_COMPARED, MAX_COUNTED, MAX_EXAMINED, MAX_JOBS_OPEN, MAX_MEASURED,
     MAX_NAMED, MAX_PAGE, MAX_REPORTS, MAX_VERDICT_DELIVERIES, MAX_VERDICTS, Measures, Missing,
-    NewJob, NewTest, OwedDelivery, OwedRow, RecordedDelivery, RenditionRecord, Replay,
-    ReportRecord, ResponseHeader, TestSend, Timings, UsageDay, VerdictDelivery, VerdictRecord,
-    Wish,
+    NewJob, NewTest, OwedRow, RecordedDelivery, RenditionRecord, Replay, ReportRecord,
+    ResponseHeader, TestSend, Timings, UsageDay, VerdictDelivery, VerdictRecord, Wish,
 };
 pub use history::{MAX_PULSE, Pulse};
 pub use history::{MAX_WATCHED, WatchedDelivery};

@@ -58,6 +58,17 @@ impl<'r> Decode<'r, Postgres> for Micros {
     }
 }
 
+/// The rows of a page, and whether there are more: one more was asked for than the page holds.
+pub(crate) fn page<T>(
+    found: &[PgRow],
+    page_size: u32,
+    of: impl Fn(&PgRow) -> Result<T, StoreError>,
+) -> Result<(Vec<T>, bool), StoreError> {
+    let size = usize::try_from(page_size).unwrap_or(usize::MAX);
+    let rows: Result<_, _> = found.iter().take(size).map(of).collect();
+    Ok((rows?, found.len() > size))
+}
+
 /// A UTC day, by which history is partitioned. Ordered by time; printed as `2026-01-15`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(i32);

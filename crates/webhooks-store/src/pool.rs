@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgPool,
+    ConnectOptions as _, Connection as _, PgPool, Postgres, Transaction,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -143,6 +143,13 @@ impl Store {
         } else {
             Err(StoreError::Schema { found, expected })
         }
+    }
+
+    /// Begins to read things that are to be of one moment. Rows and total of a page are: a client takes
+    /// what is absent from a list for deleted.
+    pub(crate) async fn begin_reading(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        Ok(self.pool.begin_with(begin).await?)
     }
 
     /// Closes every connection, after the calls under way.

@@ -217,10 +217,7 @@ impl Store {
             created_at: i64::MIN,
             id: Uuid::nil(),
         });
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let total: i64 =
             sqlx::query_scalar("SELECT count(*) FROM workspaces WHERE deleted_at IS NULL")
                 .fetch_one(&mut *tx)
@@ -232,17 +229,10 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;
-        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows: Result<_, StoreError> = found
-            .iter()
-            .take(size)
-            .map(|row| Ok((WorkspaceRow::of(row)?, row.try_get("webhook_count")?)))
-            .collect();
-        Ok(WorkspacePage {
-            rows: rows?,
-            total,
-            more: found.len() > size,
-        })
+        let (rows, more) = pg::page(&found, page_size, |row| {
+            Ok((WorkspaceRow::of(row)?, row.try_get("webhook_count")?))
+        })?;
+        Ok(WorkspacePage { rows, total, more })
     }
 }
 

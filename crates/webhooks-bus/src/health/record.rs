@@ -9,12 +9,12 @@ use webhooks_domain::{
     health::{Configured, Health, HealthStatus, LastFailure, Notice, NoticeKind, Probing},
     webhook::{StatusReason, WebhookStatus},
 };
-use webhooks_proto::{
-    internal::v1::{self as wire, EndpointHealth, Status, WebhookConfig},
-    v1,
-};
+use webhooks_proto::internal::v1::{self as wire, EndpointHealth, Status, WebhookConfig};
 
-use crate::error::BusError;
+use crate::{
+    error::BusError,
+    words::{outcome_of, wire_outcome},
+};
 
 /// The status in force, from the read model's configuration and the record of its health. A status
 /// of a later version counts as paused: nothing is sent, nothing is lost.
@@ -95,7 +95,7 @@ pub fn health_of(record: &EndpointHealth) -> Result<Health, BusError> {
         at_micros: last.at,
         delivery: Uuid::from_slice(&last.delivery_id).unwrap_or_default(),
         attempt: last.attempt,
-        outcome: outcome(last.outcome()),
+        outcome: outcome_of(last.outcome()).unwrap_or(Outcome::Internal),
         status_code: u16::try_from(last.status_code)
             .ok()
             .filter(|code| *code > 0),
@@ -192,34 +192,6 @@ pub fn record_of(
         version: signature.version,
         writer: signature.writer.to_owned(),
         written_at: signature.at_micros,
-    }
-}
-
-fn outcome(outcome: v1::Outcome) -> Outcome {
-    match outcome {
-        v1::Outcome::Success => Outcome::Success,
-        v1::Outcome::HttpError => Outcome::HttpError,
-        v1::Outcome::Timeout => Outcome::Timeout,
-        v1::Outcome::Unreachable => Outcome::Unreachable,
-        v1::Outcome::TlsError => Outcome::TlsError,
-        v1::Outcome::InvalidResponse => Outcome::InvalidResponse,
-        v1::Outcome::Blocked => Outcome::Blocked,
-        v1::Outcome::TokenError => Outcome::TokenError,
-        v1::Outcome::Internal | v1::Outcome::Unspecified => Outcome::Internal,
-    }
-}
-
-fn wire_outcome(outcome: Outcome) -> v1::Outcome {
-    match outcome {
-        Outcome::Success => v1::Outcome::Success,
-        Outcome::HttpError => v1::Outcome::HttpError,
-        Outcome::Timeout => v1::Outcome::Timeout,
-        Outcome::Unreachable => v1::Outcome::Unreachable,
-        Outcome::TlsError => v1::Outcome::TlsError,
-        Outcome::InvalidResponse => v1::Outcome::InvalidResponse,
-        Outcome::Blocked => v1::Outcome::Blocked,
-        Outcome::Internal => v1::Outcome::Internal,
-        Outcome::TokenError => v1::Outcome::TokenError,
     }
 }
 

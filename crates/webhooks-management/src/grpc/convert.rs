@@ -3,14 +3,11 @@
 mod options;
 
 use prost_types::Timestamp;
-use webhooks_domain::{
-    endpoint::outcome::{FailureClass, Outcome},
-    ids::Trigger,
-    webhook::WebhookSource,
-};
+use webhooks_bus::words::{wire_class, wire_outcome, wire_trigger};
+use webhooks_domain::webhook::WebhookSource;
 use webhooks_proto::v1;
 use webhooks_runtime::Secret;
-use webhooks_store::{AttemptRow, DeliveryRow, PublicKey, WebhookRow};
+use webhooks_store::{AttemptRecord, DeliveryRow, PublicKey, WebhookRow};
 
 use crate::{
     draft::Draft,
@@ -214,14 +211,14 @@ pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
         event_type: row.event_type.clone(),
         link_id: row.link_id.map_or_else(String::new, |id| id.to_string()),
         lbid: row.lbid.clone(),
-        trigger: trigger(row.trigger).into(),
+        trigger: wire_trigger(row.trigger).into(),
         state: wire_state(row.state).into(),
         attempt_count: i32::try_from(row.attempt_count).unwrap_or(i32::MAX),
         next_attempt_at: row.next_attempt_at.map(timestamp),
         created_at: Some(timestamp(row.created_at)),
         completed_at: row.completed_at.map(timestamp),
         last_status_code: row.last_status_code.map_or(0, i32::from),
-        last_error_class: class(row.last_error_class).into(),
+        last_error_class: wire_class(row.last_error_class).into(),
         last_error_reason: row.last_error_reason.clone().unwrap_or_default(),
         replay_of: row.replay_of.map_or_else(String::new, |id| id.to_string()),
         state_reason: row.state_reason.clone().unwrap_or_default(),
@@ -230,13 +227,13 @@ pub(super) fn delivery(row: &DeliveryRow) -> v1::Delivery {
 }
 
 /// An attempt.
-pub(super) fn attempt(row: &AttemptRow) -> v1::Attempt {
+pub(super) fn attempt(row: &AttemptRecord) -> v1::Attempt {
     v1::Attempt {
         number: i32::try_from(row.number).unwrap_or(i32::MAX),
         execution_id: row.execution_id.to_string(),
         started_at: Some(timestamp(row.started_at)),
-        outcome: outcome(row.outcome).into(),
-        class: class(row.class).into(),
+        outcome: wire_outcome(row.outcome).into(),
+        class: wire_class(row.class).into(),
         status_code: row.status_code.map_or(0, i32::from),
         timings: Some(v1::Timings {
             dns_us: row.timings.dns_us,
@@ -259,28 +256,6 @@ pub(super) fn attempt(row: &AttemptRow) -> v1::Attempt {
     }
 }
 
-fn trigger(trigger: Trigger) -> v1::Trigger {
-    match trigger {
-        Trigger::Event => v1::Trigger::Event,
-        Trigger::Replay => v1::Trigger::Replay,
-        Trigger::Test => v1::Trigger::Test,
-    }
-}
-
-pub(super) fn outcome(outcome: Outcome) -> v1::Outcome {
-    // The words are the same but for the prefix.
-    v1::Outcome::from_str_name(&format!("OUTCOME_{}", outcome.as_str())).unwrap_or_default()
-}
-
-pub(super) fn class(class: Option<FailureClass>) -> v1::FailureClass {
-    match class {
-        None => v1::FailureClass::Unspecified,
-        Some(FailureClass::Temporary) => v1::FailureClass::Temporary,
-        Some(FailureClass::Permanent) => v1::FailureClass::Permanent,
-        Some(FailureClass::Ours) => v1::FailureClass::Ours,
-    }
-}
-
 pub(super) fn timestamp(micros: i64) -> Timestamp {
     let nanos = micros.rem_euclid(1_000_000) * 1_000;
     Timestamp {
@@ -299,9 +274,6 @@ mod tests {
     fn our_words_are_the_protocols_words() {
         for known in WebhookSource::ALL {
             assert_ne!(source(*known), v1::WebhookSource::Unspecified);
-        }
-        for known in Outcome::ALL {
-            assert_ne!(outcome(known), v1::Outcome::Unspecified);
         }
         for known in ShownStatus::ALL {
             assert_eq!(shown(known).as_str_name(), known.as_str());

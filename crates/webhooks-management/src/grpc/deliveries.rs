@@ -3,6 +3,8 @@
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use prost::Message as _;
 use tonic::{Request, Response, Status, async_trait};
+use webhooks_bus::words::{class_of, trigger_of};
+use webhooks_domain::{endpoint::FailureClass, ids::Trigger};
 use webhooks_proto::v1::{self, delivery_service_server::DeliveryService};
 use webhooks_store::{DeliveryRow, JobRow};
 
@@ -223,10 +225,7 @@ fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
         ""
     });
     let trigger = match v1::Trigger::try_from(request.trigger) {
-        Ok(v1::Trigger::Unspecified) => "",
-        Ok(v1::Trigger::Event) => "EVENT",
-        Ok(v1::Trigger::Replay) => "REPLAY",
-        Ok(v1::Trigger::Test) => "TEST",
+        Ok(trigger) => trigger_of(trigger).map_or("", Trigger::api_word),
         Err(_) => {
             unknown("trigger");
             ""
@@ -257,12 +256,8 @@ fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
 
 /// The word of a class; empty = none, `None` = it is no class.
 pub(super) fn class_word(number: i32) -> Option<&'static str> {
-    Some(match v1::FailureClass::try_from(number).ok()? {
-        v1::FailureClass::Unspecified => "",
-        v1::FailureClass::Temporary => "TEMPORARY",
-        v1::FailureClass::Permanent => "PERMANENT",
-        v1::FailureClass::Ours => "OURS",
-    })
+    let class = v1::FailureClass::try_from(number).ok()?;
+    Some(class_of(class).map_or("", FailureClass::as_str))
 }
 
 /// Every answer with a delivery has it in the same place.

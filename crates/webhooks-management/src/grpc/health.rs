@@ -1,5 +1,6 @@
 //! A webhook's health as a message.
 
+use webhooks_bus::words::wire_outcome;
 use webhooks_proto::v1;
 
 use super::convert;
@@ -21,7 +22,7 @@ pub(super) fn health(health: &WebhookHealth) -> v1::WebhookHealth {
         last_failure: health.last_failure.as_ref().map(|last| v1::WebhookFailure {
             at: Some(convert::timestamp(last.at_micros)),
             delivery_id: last.delivery.to_string(),
-            outcome: convert::outcome(last.outcome).into(),
+            outcome: wire_outcome(last.outcome).into(),
             status_code: last.status_code.map_or(0, i32::from),
             reason: last.reason.clone(),
         }),

@@ -44,6 +44,7 @@ use webhooks_proto::{
 };
 use webhooks_runtime::{
     Readiness, Secret,
+    connections::incoming,
     rate::{Payer, RateLimiter},
     tls::{GrpcServerTls, Peers},
 };
@@ -52,8 +53,8 @@ use webhooks_store::{Actor, Store};
 use crate::{
     auth::{Authenticator, Caller, bearer},
     background::ReportBatcher,
+    connections::LIMITS,
     error::{ManagementError, parse_id},
-    opening::{Limits, incoming},
     origin::REQUEST_ID,
     service::Management,
     source_ips::SourceIps,
@@ -384,7 +385,7 @@ pub(crate) async fn serve(
             OperatorServiceServer::new(grpc.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(ReportServiceServer::new(grpc).max_decoding_message_size(MAX_REPORT_BYTES))
-        .serve_with_incoming_shutdown(incoming(listener, Limits::default()), shutdown.cancelled());
+        .serve_with_incoming_shutdown(incoming(listener, LIMITS), shutdown.cancelled());
     // A health watch never ends by itself, and would hold the drain for ever.
     let deadline = async {
         shutdown.cancelled().await;

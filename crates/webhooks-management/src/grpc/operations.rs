@@ -1,6 +1,7 @@
 //! `EventHistoryService`, `JobService` and `MetricsService`.
 
 use tonic::{Request, Response, Status, async_trait};
+use webhooks_bus::words::wire_class;
 use webhooks_proto::v1::{
     self, event_history_service_server::EventHistoryService, job_service_server::JobService,
     metrics_service_server::MetricsService,
@@ -333,7 +334,7 @@ pub(super) fn job_message(row: &JobRow) -> v1::Job {
                 .iter()
                 .map(|state| wire_state(*state).into())
                 .collect(),
-            class: convert::class(job.filter.class).into(),
+            class: wire_class(job.filter.class).into(),
             status_code: job.filter.status.map(status_word).unwrap_or_default(),
             link_id: job
                 .filter
@@ -428,7 +429,7 @@ fn error_message(group: &ErrorGroup) -> v1::ErrorGroup {
         at: Some(convert::timestamp(example.at)),
     };
     v1::ErrorGroup {
-        class: convert::class(Some(group.class)).into(),
+        class: wire_class(Some(group.class)).into(),
         status_code: group.status.map_or(0, i32::from),
         reason: group.reason.clone(),
         count: group.count,

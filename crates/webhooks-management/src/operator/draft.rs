@@ -5,13 +5,14 @@ use std::ops::RangeInclusive;
 use uuid::Uuid;
 use webhooks_domain::{
     challenge::{MAX_EXEMPT_HOSTS, is_host_pattern},
-    webhook::{MAX_NAME_CHARS, Plan},
+    webhook::Plan,
 };
 use webhooks_store::{WorkspaceLimits, WorkspacePatch, WorkspaceSettings};
 
 use crate::{
     emails::is_email,
     error::{ManagementError, Violation, parse_id},
+    names::wrong_name,
 };
 
 /// Most notification addresses of a workspace.
@@ -121,10 +122,7 @@ struct Judge(Vec<Violation>);
 
 impl Judge {
     fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        // The face may have found the same field wrong already.
-        if !self.0.iter().any(|violation| violation.field == field) {
-            self.0.push(Violation::new(field, reason, message));
-        }
+        Violation::note(&mut self.0, field, reason, message);
     }
 
     fn id(&mut self, field: &str, text: Option<String>) -> Option<Uuid> {
@@ -137,13 +135,8 @@ impl Judge {
 
     fn name(&mut self, name: Option<String>) -> Option<String> {
         let name = name?;
-        if name.trim().is_empty() {
-            self.broken("name", "blank", "must not be blank");
-        } else if name.chars().count() > MAX_NAME_CHARS {
-            let message = format!("has at most {MAX_NAME_CHARS} characters");
-            self.broken("name", "too_long", message);
-        } else if name.chars().any(char::is_control) {
-            self.broken("name", "control_character", "has no control characters");
+        if let Some((reason, message)) = wrong_name(&name) {
+            self.broken("name", reason, message);
         }
         Some(name)
     }
@@ -226,11 +219,7 @@ impl Judge {
     }
 
     fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(ManagementError::Invalid(self.0))
-        }
+        ManagementError::unless(self.0, value)
     }
 }
 

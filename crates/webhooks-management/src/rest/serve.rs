@@ -13,8 +13,9 @@ use hyper_util::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
+use webhooks_runtime::connections::{Limits, incoming};
 
-use crate::opening::{Limits, incoming, peer};
+use crate::connections::LIMITS;
 
 /// How long a request's head may take, which is also how long a connection may idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +31,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown`, then lets open requests finish.
 pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    serve_within(listener, router, Limits::default(), shutdown).await;
+    serve_within(listener, router, LIMITS, shutdown).await;
 }
 
 async fn serve_within(
@@ -55,10 +56,7 @@ async fn serve_within(
     let connections = TaskTracker::new();
     let mut incoming = Box::pin(incoming(listener, limits));
     while let Some(Some(Ok(connection))) = shutdown.run_until_cancelled(incoming.next()).await {
-        let Some(peer) = peer(&connection) else {
-            continue;
-        };
-        let service = hyper::service::service_fn(per_request(router.clone(), peer));
+        let service = hyper::service::service_fn(per_request(router.clone(), connection.peer()));
         let connection = builder
             .serve_connection(TokioIo::new(connection), service)
             .into_owned();
@@ -109,7 +107,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let limits = Limits {
             connections: 4,
-            speaks_within: Duration::from_millis(100),
+            speaks_within: Some(Duration::from_millis(100)),
         };
         let router = Router::new().route("/", axum::routing::get(async || "here"));
         let stop = CancellationToken::new();

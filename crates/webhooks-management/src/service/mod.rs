@@ -51,7 +51,7 @@ use webhooks_domain::{
     challenge::ChallengeKeys, clock::Clock, endpoint::AddressPolicy, sealing::Keyring,
 };
 use webhooks_store::{
-    Actor, AttemptRow, DeliveryRow, PublicKey, Store, StoreError, WebhookCursor, WebhookRow,
+    Actor, AttemptRecord, DeliveryRow, PublicKey, Store, StoreError, WebhookCursor, WebhookRow,
 };
 
 use crate::{
@@ -280,7 +280,7 @@ impl Management {
         &self,
         caller: &Caller,
         id: Uuid,
-    ) -> Result<(DeliveryRow, Vec<AttemptRow>), ManagementError> {
+    ) -> Result<(DeliveryRow, Vec<AttemptRecord>), ManagementError> {
         let found = self.inner.store.get_delivery(caller.workspace, id).await?;
         found.ok_or(ManagementError::DeliveryNotFound)
     }

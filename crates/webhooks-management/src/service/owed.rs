@@ -12,25 +12,17 @@ use futures::{TryStreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 use webhooks_bus::{Bus, Outgoing, subjects};
-use webhooks_domain::{
-    challenge,
-    clock::Clock,
-    delivery::DeliveryState,
-    ids::{self, Trigger},
-};
-use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryRef},
-    v1,
-};
+use webhooks_domain::{challenge, clock::Clock, delivery::DeliveryState, ids};
+use webhooks_proto::internal::v1::DeliveryJob;
 use webhooks_runtime::{Backoff, error_chain};
-use webhooks_store::{DeliveryFacts, OwedDelivery, OwedRow, ReportRecord, Store};
+use webhooks_store::{OwedRow, ReportRecord, Store};
 
 use super::{
     TailHub,
     deliveries::{MessageKey, message_id},
 };
+use crate::model::delivery_ref;
 
 /// Rows of one drain step.
 const BATCH: u32 = 200;
@@ -139,7 +131,7 @@ impl Owed {
         let Some((body, endpoint)) = bound.flatten() else {
             // Retention was faster. It is over, and history says so.
             let lost = [ReportRecord {
-                delivery: facts(&row.delivery),
+                delivery: row.delivery,
                 state: DeliveryState::Cancelled,
                 attempts_made: 0,
                 next_attempt_at: None,
@@ -155,14 +147,14 @@ impl Owed {
         };
         let delivery = &row.delivery;
         let job = DeliveryJob {
-            delivery: Some(reference(delivery)),
+            delivery: Some(delivery_ref(delivery)),
             // What was tried before it fell through counts.
             attempt: row.attempts.saturating_add(1),
             message_id: message_id(&MessageKey {
                 workspace: delivery.workspace_id,
                 webhook: delivery.webhook_id,
                 event: &delivery.event_id,
-                delivery: delivery.id,
+                delivery: delivery.delivery_id,
                 trigger: delivery.trigger,
             }),
             body,
@@ -172,47 +164,11 @@ impl Owed {
         };
         let partition = ids::partition_of(delivery.webhook_id, self.bus.settings().partitions);
         let message = Outgoing::new(
-            subjects::delivery(partition, delivery.webhook_id, delivery.id),
-            &delivery.id.to_string(),
+            subjects::delivery(partition, delivery.webhook_id, delivery.delivery_id),
+            &delivery.delivery_id.to_string(),
             job.encode_to_vec().into(),
         );
         self.bus.publish(message, WITHIN).await?;
         Ok(())
-    }
-}
-
-fn reference(delivery: &OwedDelivery) -> DeliveryRef {
-    let raw = |id: Uuid| bytes::Bytes::copy_from_slice(id.as_bytes());
-    DeliveryRef {
-        delivery_id: raw(delivery.id),
-        webhook_id: raw(delivery.webhook_id),
-        workspace_id: raw(delivery.workspace_id),
-        event_id: delivery.event_id.clone(),
-        event_type: delivery.event_type.clone(),
-        link_id: delivery.link_id.map(raw).unwrap_or_default(),
-        lbid: delivery.lbid.clone(),
-        trigger: match delivery.trigger {
-            Trigger::Event => v1::Trigger::Event,
-            Trigger::Replay => v1::Trigger::Replay,
-            Trigger::Test => v1::Trigger::Test,
-        }
-        .into(),
-        created_at: delivery.created_at,
-        event_seq: delivery.event_seq,
-    }
-}
-
-fn facts(delivery: &OwedDelivery) -> DeliveryFacts {
-    DeliveryFacts {
-        delivery_id: delivery.id,
-        webhook_id: delivery.webhook_id,
-        workspace_id: delivery.workspace_id,
-        event_id: delivery.event_id.clone(),
-        event_type: delivery.event_type.clone(),
-        link_id: delivery.link_id,
-        lbid: delivery.lbid.clone(),
-        trigger: delivery.trigger,
-        created_at: delivery.created_at,
-        event_seq: delivery.event_seq,
     }
 }

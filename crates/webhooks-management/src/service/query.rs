@@ -96,11 +96,7 @@ impl Judge {
     }
 
     pub(super) fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(ManagementError::Invalid(self.0))
-        }
+        ManagementError::unless(self.0, value)
     }
 
     fn unknown(&mut self, field: &str, expected: &[&str]) {

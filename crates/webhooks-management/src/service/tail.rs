@@ -32,7 +32,7 @@ use webhooks_bus::{Bus, subjects};
 use webhooks_domain::{clock::Clock, token::grants};
 use webhooks_proto::internal::v1 as wire;
 use webhooks_runtime::error_chain;
-use webhooks_store::{AttemptRow, DeliveryRow, ReportRecord, Store, TokenRow};
+use webhooks_store::{AttemptRecord, DeliveryRow, ReportRecord, Store, TokenRow};
 
 use super::Management;
 use crate::{auth::Caller, error::ManagementError, model, refusal::Refusal, rest::READ};
@@ -90,7 +90,7 @@ pub struct Tailed {
     /// The delivery, as the report tells of it.
     pub delivery: DeliveryRow,
     /// The attempt behind it, without headers and body.
-    pub attempt: Option<AttemptRow>,
+    pub attempt: Option<AttemptRecord>,
     /// How many reports were left out before this one.
     pub skipped: u64,
 }
@@ -471,20 +471,13 @@ fn tailed(payload: &Bytes) -> Option<Tailed> {
             state_reason: Some(record.reason).filter(|reason| !reason.is_empty()),
             blocked_by: record.waits_for,
         },
-        attempt: record.attempt.map(|attempt| AttemptRow {
-            number: attempt.number,
-            execution_id: attempt.execution_id,
-            started_at: attempt.started_at,
-            outcome: attempt.outcome,
-            class: attempt.class,
-            status_code: attempt.status_code,
-            timings: attempt.timings,
+        attempt: record.attempt.map(|attempt| AttemptRecord {
             response_headers: Vec::new(),
             response_body: Bytes::new(),
             response_body_truncated: false,
-            error: attempt.error,
             remote_ip: String::new(),
             dispatcher: String::new(),
+            ..attempt
         }),
         skipped: 0,
     })

@@ -13,7 +13,9 @@ use webhooks_proto::v1::{
     workspace_token_service_client::WorkspaceTokenServiceClient,
 };
 
-use crate::support::{LIMIT, OPERATOR_TOKEN, Reply, Workspace, World, webhook_body, with_token};
+use crate::support::{
+    LIMIT, OPERATOR_TOKEN, Reply, Workspace, World, refused, webhook_body, with_token,
+};
 
 const SECRET: &str = "WORKSPACE_TOKEN_KEY_TYPE_SECRET";
 
@@ -26,11 +28,6 @@ async fn make(world: &World, token: &str, body: &Value) -> Reply {
 async fn change(world: &World, token: &str, id: &str, body: &Value) -> Reply {
     let path = format!("/v1/workspace-tokens/{id}");
     world.write(Method::PATCH, &path, token, &[], body).await
-}
-
-fn refused(reply: &Reply, status: u16, code_type: &str) {
-    assert_eq!(reply.status.as_u16(), status, "{reply:?}");
-    assert_eq!(reply.body["codeType"], code_type, "{reply:?}");
 }
 
 fn text(reply: &Reply) -> String {

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use webhooks_bus::{Outgoing, names, subjects};
+use webhooks_bus::{Outgoing, subjects};
 use webhooks_devstack::wait_until;
 use webhooks_domain::{
     challenge::{self, EVENT_TYPE},
@@ -16,10 +16,7 @@ use webhooks_domain::{
     webhook::Plan,
 };
 use webhooks_proto::{
-    internal::v1::{
-        DeliveryJob, DeliveryReport, ReportRequest, Status, WebhookConfig,
-        report_service_client::ReportServiceClient,
-    },
+    internal::v1::{DeliveryJob, DeliveryReport, Status, WebhookConfig},
     v1::{
         ChallengeWebhookRequest, DeliveryState, GetWebhookRequest, Trigger, UpdateWorkspaceRequest,
         delivery_service_client::DeliveryServiceClient,
@@ -29,8 +26,7 @@ use webhooks_proto::{
 };
 
 use crate::support::{
-    INTERNAL_TOKEN, LIMIT, OPERATOR_TOKEN, Reply, Workspace, World, delivered, webhook_body,
-    with_token,
+    LIMIT, OPERATOR_TOKEN, Reply, Workspace, World, delivered, owed, tell, webhook_body, with_token,
 };
 
 const URL: &str = "https://example.com/hook";
@@ -98,20 +94,6 @@ async fn webhook(world: &World, workspace: &Workspace, id: Uuid) -> Value {
     reply.body["webhook"].clone()
 }
 
-/// The message by which a delivery is owed.
-async fn owed(world: &World, webhook: Uuid, delivery: Uuid) -> DeliveryJob {
-    let partition = ids::partition_of(webhook, world.bus.settings().partitions);
-    let stream = names::deliveries(partition);
-    let subject = subjects::delivery(partition, webhook, delivery);
-    let message = wait_until("the message", LIMIT, async || {
-        let found = world.bus.get_last(&stream, &subject).await.unwrap();
-        found.ok_or("none yet")
-    })
-    .await
-    .unwrap();
-    DeliveryJob::decode(message.payload).unwrap()
-}
-
 /// Asks; gives the delivery's id and the message of it.
 async fn ask(world: &World, workspace: &Workspace, id: Uuid) -> (Uuid, DeliveryJob) {
     let path = format!("/v1/webhooks/{id}/challenge");
@@ -141,12 +123,6 @@ fn report(job: &DeliveryJob, response: &str) -> DeliveryReport {
     let mut report = delivered(job.delivery.as_ref().unwrap());
     report.attempt.as_mut().unwrap().response_body = response.to_owned().into();
     report
-}
-
-async fn tell(world: &World, reports: Vec<DeliveryReport>) {
-    let mut client = ReportServiceClient::new(world.channel().await);
-    let request = with_token(INTERNAL_TOKEN, ReportRequest { reports });
-    client.report(request).await.unwrap();
 }
 
 async fn until_verified(world: &World, workspace: &Workspace, id: Uuid) {

@@ -6,14 +6,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use webhooks_domain::webhook::Plan;
-use webhooks_store::{
-    Actor, AuditFilter, JobFilter, JobType, NewJob, RenditionRecord, VerdictDelivery,
-    VerdictRecord, Wish,
-};
+use webhooks_store::{Actor, AuditFilter, JobFilter, JobType, NewJob, VerdictRecord, Wish};
 
 use crate::{
     schema::problems,
-    support::{OPERATOR_TOKEN, Reply, Workspace, World, delivery, id_of, now, uuid, webhook_body},
+    support::{
+        OPERATOR_TOKEN, Reply, Workspace, World, delivery, id_of, now, signed_body, verdict,
+        webhook_body,
+    },
 };
 
 /// An operation of the document.
@@ -64,36 +64,6 @@ async fn document(world: &World) -> (Value, Vec<Operation>) {
     (document, all)
 }
 
-/// An event accepted now, and its delivery to a webhook.
-fn verdict(workspace: Uuid, webhook: Uuid, event: &str) -> VerdictRecord {
-    let reference = delivery(workspace, webhook, event);
-    VerdictRecord {
-        workspace_id: workspace,
-        event_id: event.to_owned(),
-        event_seq: 1,
-        link_id: Some(Uuid::from_u128(77)),
-        lbid: "2VqKhjxtKwC7pBbg".to_owned(),
-        event_type: "step.completed".to_owned(),
-        step_kind: "KIND_EXIT".to_owned(),
-        event_action: "CLIENT_REDIRECT".to_owned(),
-        accepted_at: reference.created_at,
-        event_timestamp: now(),
-        renderer_version: 1,
-        renditions: vec![RenditionRecord {
-            profile: "standard".to_owned(),
-            head: bytes::Bytes::from_static(br#"{"event":{},"webhook":"#),
-            tail: bytes::Bytes::from_static(b"}"),
-        }],
-        deliveries: vec![VerdictDelivery {
-            delivery_id: uuid(&reference.delivery_id),
-            webhook_id: webhook,
-            snapshot: bytes::Bytes::from_static(b"{}"),
-            rendition: 0,
-            held: false,
-        }],
-    }
-}
-
 /// A workspace with one of everything.
 pub(crate) struct Stage {
     pub(crate) workspace: Workspace,
@@ -109,11 +79,10 @@ impl Stage {
     pub(crate) async fn set(world: &World) -> Self {
         let workspace = world.workspace(Plan::Enterprise).await;
         // With a public key, for who looks it up.
-        let mut wish = webhook_body("a webhook");
-        wish["signatures"] = json!(["v1", "v1a"]);
+        let wish = signed_body("a webhook");
         let webhook = id_of(&world.post(&workspace.token, &wish).await);
         let event = Uuid::new_v4().to_string();
-        let verdict = verdict(workspace.id, webhook, &event);
+        let verdict = verdict(&delivery(workspace.id, webhook, &event));
         let id = verdict.deliveries[0].delivery_id;
         world.store.record_verdicts(&[verdict]).await.unwrap();
         let token = world.token(workspace.id, &["webhooks:read"]).await;
@@ -148,7 +117,7 @@ impl Stage {
 
     /// What fan-out says of another event, which its webhook fires for.
     pub(crate) fn verdict(&self, event: &str) -> VerdictRecord {
-        verdict(self.workspace.id, self.webhook, event)
+        verdict(&delivery(self.workspace.id, self.webhook, event))
     }
 
     /// What `{id}` stands for in a path.

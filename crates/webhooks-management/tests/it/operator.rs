@@ -6,7 +6,7 @@ use uuid::Uuid;
 use webhooks_domain::webhook::Plan;
 use webhooks_proto::v1::{self, operator_service_client::OperatorServiceClient};
 
-use crate::support::{OPERATOR_TOKEN, Reply, World, id_of, webhook_body, with_token};
+use crate::support::{OPERATOR_TOKEN, Reply, World, id_of, refused, webhook_body, with_token};
 
 async fn create(world: &World, body: &Value) -> Reply {
     world
@@ -34,11 +34,6 @@ fn workspace_id(reply: &Reply) -> Uuid {
         .unwrap()
         .parse()
         .unwrap()
-}
-
-fn refused(reply: &Reply, status: u16, code_type: &str) {
-    assert_eq!(reply.status.as_u16(), status, "{reply:?}");
-    assert_eq!(reply.body["codeType"], code_type, "{reply:?}");
 }
 
 #[tokio::test]

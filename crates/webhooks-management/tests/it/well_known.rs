@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use webhooks_domain::webhook::Plan;
 
-use crate::support::{World, id_of, webhook_body};
+use crate::support::{World, id_of, signed_body};
 
 const SOURCE_IPS: &str = "/.well-known/webhook-source-ips.json";
 
@@ -76,9 +76,9 @@ async fn source_addresses_are_published_with_what_is_announced() {
 async fn a_public_key_is_shown_to_anybody_and_nothing_else_of_the_webhook() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
-    let mut wish = webhook_body("signed twice");
-    wish["signatures"] = json!(["v1", "v1a"]);
-    let made = world.post(&workspace.token, &wish).await;
+    let made = world
+        .post(&workspace.token, &signed_body("signed twice"))
+        .await;
     let path = format!("/.well-known/webhook-public-keys/{}", id_of(&made));
     let shown = ask(&world, &path, None).await;
     assert_eq!(shown.status(), StatusCode::OK);

@@ -30,8 +30,9 @@ pub(super) fn effective(settings: &[Setting]) -> String {
     text
 }
 
-/// The settings as a Markdown table, without the values of this process.
-pub(super) fn markdown(settings: &[Setting]) -> String {
+/// Settings as a Markdown table, without the values of this process.
+#[must_use]
+pub fn markdown<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
     let mut text = String::from("| Variable | Default | Meaning |\n| --- | --- | --- |\n");
     for setting in settings {
         let default = match (&setting.default, setting.required) {

@@ -21,7 +21,10 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use thiserror::Error;
 
-pub use self::{describe::Setting, secret::Secret};
+pub use self::{
+    describe::{Setting, markdown},
+    secret::Secret,
+};
 
 /// The prefix of our own variables.
 pub const PREFIX: &str = "WEBHOOKS_";

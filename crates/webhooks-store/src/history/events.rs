@@ -143,10 +143,7 @@ impl Store {
     ) -> Result<EventPage, StoreError> {
         let size = usize::try_from(page_size.min(MAX_PAGE)).unwrap_or(usize::MAX);
         let (first, last) = (Day::of_micros(from), Day::of_micros(before));
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let (day, at, seq) = after.map_or((Day::LAST, i64::MAX, i64::MAX), |after| {
             let seq = pg::bigint(after.event_seq);
             (Day::of_micros(after.accepted_at), after.accepted_at, seq)

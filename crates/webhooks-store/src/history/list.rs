@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{AttemptRow, DeliveryRow, MAX_ATTEMPTS_SHOWN, codec};
+use super::{AttemptRecord, DeliveryRow, MAX_ATTEMPTS_SHOWN, codec};
 use crate::{Store, error::StoreError, pg::Day};
 
 const ONE: &str = "
@@ -52,12 +52,9 @@ impl Store {
         &self,
         workspace: Uuid,
         id: Uuid,
-    ) -> Result<Option<(DeliveryRow, Vec<AttemptRow>)>, StoreError> {
+    ) -> Result<Option<(DeliveryRow, Vec<AttemptRecord>)>, StoreError> {
         let day = Day::of_delivery(id);
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let delivery = sqlx::query(ONE)
             .bind(day)
             .bind(id)
@@ -75,7 +72,7 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;
-        let attempts: Result<_, _> = attempts.iter().map(AttemptRow::of).collect();
+        let attempts: Result<_, _> = attempts.iter().map(AttemptRecord::of).collect();
         Ok(Some((DeliveryRow::of(&delivery)?, attempts?)))
     }
 

@@ -217,10 +217,7 @@ impl Store {
             from,
             to,
         };
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let mut buckets = buckets(&mut tx, range, interval).await?;
         latencies(&mut tx, range, interval, &mut buckets).await?;
         let looked_at: i64 = buckets.iter().map(|bucket| bucket.counts.deliveries).sum();

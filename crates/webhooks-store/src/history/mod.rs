@@ -38,10 +38,10 @@ pub use measure::{
     Pulse, UsageDay,
 };
 pub use open::{MAX_WATCHED, WatchedDelivery};
-pub use owed::{NewTest, OwedDelivery, OwedRow, Replay, TestSend, Wish};
+pub use owed::{NewTest, OwedRow, Replay, TestSend, Wish};
 pub use recorded::RecordedDelivery;
 pub use repair::{MAX_COMPARED, MAX_NAMED};
-pub use rows::{AttemptRow, DeliveryRow};
+pub use rows::DeliveryRow;
 pub use search::{DeliveryCursor, DeliveryFilter, DeliveryPage, MAX_COUNTED, MAX_EXAMINED};
 
 /// Most rows of a page.
@@ -116,8 +116,8 @@ pub struct VerdictDelivery {
     pub held: bool,
 }
 
-/// What is the same in all reports of a delivery.
-#[derive(Debug, Clone)]
+/// What is the same in all reports and messages of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryFacts {
     /// Its id, which carries the millisecond of `created_at`.
     pub delivery_id: Uuid,
@@ -135,7 +135,7 @@ pub struct DeliveryFacts {
     pub lbid: String,
     /// What made it.
     pub trigger: Trigger,
-    /// When its event was accepted, in microseconds.
+    /// When it was made, in microseconds: when its event was accepted, unless a person asked for it.
     pub created_at: i64,
     /// The event's place on the EVENTS stream.
     pub event_seq: u64,
@@ -165,8 +165,8 @@ pub struct ReportRecord {
     pub snapshot: Option<(Bytes, u32)>,
 }
 
-/// One execution of an attempt.
-#[derive(Debug, Clone)]
+/// One execution of an attempt, to be stored or as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
     /// Number of the attempt, from 1.
     pub number: u32,

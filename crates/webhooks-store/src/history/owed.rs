@@ -91,38 +91,13 @@ pub struct OwedRow {
     /// When it was asked for, in microseconds.
     pub since: i64,
     /// The delivery's facts.
-    pub delivery: OwedDelivery,
+    pub delivery: DeliveryFacts,
     /// The frozen body; `None` when the payload has gone meanwhile.
     pub body: Option<Bytes>,
     /// Where it stands.
     pub state: DeliveryState,
     /// Number of the highest attempt recorded; 0 = none was made.
     pub attempts: u32,
-}
-
-/// What a delivery's message says of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwedDelivery {
-    /// Its id.
-    pub id: Uuid,
-    /// Whose it is.
-    pub workspace_id: Uuid,
-    /// To which webhook.
-    pub webhook_id: Uuid,
-    /// Of which event.
-    pub event_id: String,
-    /// `step.completed`.
-    pub event_type: String,
-    /// The link the event is about.
-    pub link_id: Option<Uuid>,
-    /// The journey's key.
-    pub lbid: String,
-    /// What made it.
-    pub trigger: Trigger,
-    /// When it was made, in microseconds.
-    pub created_at: i64,
-    /// The event's place on the EVENTS stream.
-    pub event_seq: u64,
 }
 
 /// How long the verdict of an event may be on its way to the tables after a delivery of it was made
@@ -451,8 +426,8 @@ fn owed_row(row: &sqlx::postgres::PgRow) -> Result<OwedRow, StoreError> {
     Ok(OwedRow {
         outbox_id: row.try_get("outbox_id")?,
         since: pg::micros(row, "since")?,
-        delivery: OwedDelivery {
-            id: row.try_get("id")?,
+        delivery: DeliveryFacts {
+            delivery_id: row.try_get("id")?,
             workspace_id: row.try_get("workspace_id")?,
             webhook_id: row.try_get("webhook_id")?,
             event_id: row.try_get("event_id")?,

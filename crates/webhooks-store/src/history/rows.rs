@@ -1,15 +1,10 @@
 //! Stored deliveries and attempts, as they are shown.
 
-use bytes::Bytes;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
-use webhooks_domain::{
-    delivery::DeliveryState,
-    endpoint::outcome::{FailureClass, Outcome},
-    ids::Trigger,
-};
+use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::FailureClass, ids::Trigger};
 
-use super::{ResponseHeader, Timings, codec, headers};
+use super::{AttemptRecord, Timings, codec, headers};
 use crate::{error::StoreError, pg};
 
 /// A stored delivery.
@@ -57,37 +52,6 @@ pub struct DeliveryRow {
     pub blocked_by: Option<Uuid>,
 }
 
-/// A stored attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptRow {
-    /// Number of the attempt, from 1.
-    pub number: u32,
-    /// The execution's own id.
-    pub execution_id: Uuid,
-    /// When it began, in microseconds.
-    pub started_at: i64,
-    /// What it met.
-    pub outcome: Outcome,
-    /// What that means; `None` for a success.
-    pub class: Option<FailureClass>,
-    /// The answer's status.
-    pub status_code: Option<u16>,
-    /// How long its parts took.
-    pub timings: Timings,
-    /// The answer's headers.
-    pub response_headers: Vec<ResponseHeader>,
-    /// The beginning of the answer's body.
-    pub response_body: Bytes,
-    /// There was more of it.
-    pub response_body_truncated: bool,
-    /// What went wrong, for people; empty for a success.
-    pub error: String,
-    /// Where the request went, for operators.
-    pub remote_ip: String,
-    /// Who sent it, for operators.
-    pub dispatcher: String,
-}
-
 impl DeliveryRow {
     pub(super) fn of(row: &PgRow) -> Result<Self, StoreError> {
         let state: DeliveryState = pg::word(row, "state")?;
@@ -122,7 +86,7 @@ impl DeliveryRow {
     }
 }
 
-impl AttemptRow {
+impl AttemptRecord {
     pub(super) fn of(row: &PgRow) -> Result<Self, StoreError> {
         let text: &str = row.try_get("response_headers")?;
         let body: &[u8] = row.try_get("response_body")?;

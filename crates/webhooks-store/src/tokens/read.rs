@@ -8,7 +8,7 @@ use crate::{
     Store,
     error::StoreError,
     history::MAX_PAGE,
-    pg::{Micros, storable},
+    pg::{self, Micros, storable},
 };
 
 /// A token with what its workspace adds to it.
@@ -77,10 +77,7 @@ impl Store {
         let (created_at, id) = after.map_or((i64::MIN, ""), |after| {
             (after.created_at, after.id.as_str())
         });
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let total: i64 = sqlx::query_scalar(TOTAL)
             .bind(workspace)
             .fetch_one(&mut *tx)
@@ -93,13 +90,8 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;
-        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows: Result<_, _> = found.iter().take(size).map(TokenRow::of).collect();
-        Ok(TokenPage {
-            rows: rows?,
-            total,
-            more: found.len() > size,
-        })
+        let (rows, more) = pg::page(&found, page_size, TokenRow::of)?;
+        Ok(TokenPage { rows, total, more })
     }
 
     /// The workspace's tokens, oldest first, revoked ones included.

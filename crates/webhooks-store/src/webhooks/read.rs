@@ -107,11 +107,7 @@ impl Store {
             id: Uuid::nil(),
         });
         let page_size = page_size.min(MAX_PAGE);
-        // Rows and total of one moment: a client takes what is absent from a list for deleted.
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         let total: i64 = sqlx::query_scalar(TOTAL)
             .bind(workspace)
             .bind(filter.words())
@@ -126,13 +122,8 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;
-        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows: Result<_, _> = found.iter().take(size).map(WebhookRow::of).collect();
-        Ok(WebhookPage {
-            rows: rows?,
-            total,
-            more: found.len() > size,
-        })
+        let (rows, more) = pg::page(&found, page_size, WebhookRow::of)?;
+        Ok(WebhookPage { rows, total, more })
     }
 
     /// The public ed25519 keys of a webhook of any workspace, newest first, expired ones included. No

@@ -3,10 +3,12 @@
 //! The services are asked themselves: what they read is what is documented.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use webhooks_bus::BusSettings;
-use webhooks_runtime::{CommonSettings, Env, Settings, settings::Setting};
+use webhooks_runtime::{
+    CommonSettings, Env, Settings,
+    settings::{Setting, markdown},
+};
 
 use crate::{cli::ConfigOptions, console::say};
 
@@ -95,26 +97,8 @@ fn section(title: &str, meaning: &str, settings: &[&Setting]) -> String {
         text.push_str(meaning);
         text.push_str("\n\n");
     }
-    text.push_str("| Variable | Default | Meaning |\n| --- | --- | --- |\n");
-    for setting in settings {
-        let default = match &setting.default {
-            Some(value) if !value.is_empty() => format!("`{}`", cell(value)),
-            _ if setting.required => "required".to_owned(),
-            _ => "none".to_owned(),
-        };
-        writeln!(
-            text,
-            "| `{}` | {default} | {} |",
-            setting.name,
-            cell(&setting.doc)
-        )
-        .expect("a string takes any text");
-    }
+    text.push_str(&markdown(settings.iter().copied()));
     text
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use webhooks_domain::event::format_micros;
-use webhooks_store::{AttemptRow, DeliveryRow};
+use webhooks_store::{AttemptRecord, DeliveryRow};
 
 use super::store;
 use crate::{cli::DeliveryShowOptions, console::say};
@@ -54,7 +54,7 @@ completed  {}",
     )
 }
 
-fn line(attempt: &AttemptRow) -> String {
+fn line(attempt: &AttemptRecord) -> String {
     let filled = |text: &str| match text {
         "" => "-".to_owned(),
         text => text.to_owned(),
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_attempt_is_one_line_with_its_address() {
-        let attempt = AttemptRow {
+        let attempt = AttemptRecord {
             number: 2,
             execution_id: Uuid::nil(),
             started_at: 0,

@@ -1,12 +1,13 @@
 //! What a caller wants a token to be: raw from either face, then judged whole.
 
 use uuid::Uuid;
-use webhooks_domain::{token::TokenEnvironment, webhook::MAX_NAME_CHARS};
+use webhooks_domain::token::TokenEnvironment;
 use webhooks_store::{TokenKeyType, TokenPatch, TokenRow};
 
 use crate::{
     emails::is_email,
     error::{ManagementError, Violation},
+    names::wrong_name,
     operator::TokenWish,
     scopes::{PUBLISHABLE, SCOPES, Scope},
 };
@@ -174,10 +175,7 @@ struct Judge(Vec<Violation>);
 
 impl Judge {
     fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        // The face may have found the same field wrong already.
-        if !self.0.iter().any(|violation| violation.field == field) {
-            self.0.push(Violation::new(field, reason, message));
-        }
+        Violation::note(&mut self.0, field, reason, message);
     }
 
     fn key_type(&mut self, reason: &'static str, message: &str) -> TokenKeyType {
@@ -188,13 +186,9 @@ impl Judge {
     fn name(&mut self, name: Option<String>) -> Option<String> {
         let name = name?;
         // No name at all is fine; one that shows nothing is a mistake.
-        if !name.is_empty() && name.trim().is_empty() {
-            self.broken("name", "blank", "must not be blank");
-        } else if name.chars().count() > MAX_NAME_CHARS {
-            let message = format!("has at most {MAX_NAME_CHARS} characters");
-            self.broken("name", "too_long", message);
-        } else if name.chars().any(char::is_control) {
-            self.broken("name", "control_character", "has no control characters");
+        let wrong = wrong_name(&name).filter(|_| !name.is_empty());
+        if let Some((reason, message)) = wrong {
+            self.broken("name", reason, message);
         }
         Some(name)
     }
@@ -236,11 +230,7 @@ impl Judge {
     }
 
     fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(ManagementError::Invalid(self.0))
-        }
+        ManagementError::unless(self.0, value)
     }
 }
 

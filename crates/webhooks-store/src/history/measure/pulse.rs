@@ -46,10 +46,7 @@ impl Store {
             from,
             to,
         };
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        let mut tx = self.begin_reading().await?;
         // One more than is counted tells that there are more.
         let mut sql = range.window(MAX_PULSE + 1);
         sql.push("SELECT count(*), count(*) FILTER (WHERE state = 'DELIVERED'), count(*) FILTER (WHERE state = 'FAILED') FROM w");

@@ -1,5 +1,7 @@
 //! A running service with servers of its own, and a client.
 
+mod deliveries;
+
 use std::{
     sync::{
         Arc, Weak,
@@ -11,7 +13,8 @@ use std::{
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-use tonic::{Request, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 use webhooks_bus::{Bus, BusSettings, ConfigWriter};
 use webhooks_devstack::{NatsServer, Postgres, wait_until};
@@ -20,9 +23,10 @@ use webhooks_management::{
     Config,
     operator::{Operator, TokenWish},
 };
-use webhooks_proto::internal::v1 as wire;
 use webhooks_runtime::{Clock as _, Context, Env, OnError, Settings as _, SystemClock};
 use webhooks_store::{Store, StoreSettings};
+
+pub(crate) use self::deliveries::{delivered, delivery, owed, tell, verdict};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const INTERNAL_TOKEN: &str = "canary-internal-token-for-tests";
@@ -352,12 +356,50 @@ pub(crate) fn webhook_body(name: &str) -> Value {
     json!({ "name": name, "endpointUrl": "https://example.com/hook" })
 }
 
+/// A webhook that signs both ways, so it has a public key.
+pub(crate) fn signed_body(name: &str) -> Value {
+    let mut body = webhook_body(name);
+    body["signatures"] = json!(["v1", "v1a"]);
+    body
+}
+
 pub(crate) fn id_of(reply: &Reply) -> Uuid {
     reply.body["webhook"]["id"]
         .as_str()
         .unwrap()
         .parse()
         .unwrap()
+}
+
+/// The fields of a refusal, with their reasons.
+pub(crate) fn refused(reply: &Reply, status: u16, code_type: &str) -> Vec<(String, String)> {
+    assert_eq!(reply.status.as_u16(), status, "{reply:?}");
+    assert_eq!(reply.body["codeType"], code_type, "{reply:?}");
+    let details = reply.body["details"].as_array().unwrap();
+    details
+        .iter()
+        .map(|one| {
+            let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+            (text("field"), text("reason"))
+        })
+        .collect()
+}
+
+/// The machine word of a refusal over gRPC.
+pub(crate) fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .map_or_else(String::new, |info| info.reason.clone())
+}
+
+/// The fields of a refusal over gRPC.
+pub(crate) fn fields(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().into_iter();
+    violations
+        .flat_map(|bad| bad.field_violations.iter().map(|one| one.field.clone()))
+        .collect()
 }
 
 /// A gRPC request with a bearer token.
@@ -371,57 +413,6 @@ pub(crate) fn with_token<T>(token: &str, message: T) -> Request<T> {
 
 pub(crate) fn now() -> i64 {
     SystemClock.now_micros()
-}
-
-/// A delivery of an event accepted now.
-pub(crate) fn delivery(workspace: Uuid, webhook: Uuid, event: &str) -> wire::DeliveryRef {
-    let accepted_at = now();
-    let id = webhooks_domain::ids::delivery_id(workspace, event, webhook, accepted_at);
-    wire::DeliveryRef {
-        delivery_id: id.into_bytes().to_vec().into(),
-        webhook_id: webhook.into_bytes().to_vec().into(),
-        workspace_id: workspace.into_bytes().to_vec().into(),
-        event_id: event.to_owned(),
-        event_type: "step.completed".to_owned(),
-        link_id: Uuid::from_u128(77).into_bytes().to_vec().into(),
-        lbid: "2VqKhjxtKwC7pBbg".to_owned(),
-        trigger: webhooks_proto::v1::Trigger::Event.into(),
-        created_at: accepted_at,
-        event_seq: 1,
-    }
-}
-
-/// A report of one successful attempt.
-pub(crate) fn delivered(delivery: &wire::DeliveryRef) -> wire::DeliveryReport {
-    use webhooks_proto::v1;
-    wire::DeliveryReport {
-        delivery: Some(delivery.clone()),
-        state: v1::DeliveryState::Delivered.into(),
-        next_attempt_at: 0,
-        at: now(),
-        attempt: Some(wire::AttemptRecord {
-            number: 1,
-            execution_id: Uuid::new_v4().into_bytes().to_vec().into(),
-            started_at: now(),
-            outcome: v1::Outcome::Success.into(),
-            class: v1::FailureClass::Unspecified.into(),
-            status_code: 200,
-            timings: Some(v1::Timings {
-                total_us: Some(1_500),
-                ..v1::Timings::default()
-            }),
-            response_headers: vec![v1::Header {
-                name: "x-a".into(),
-                value: "1".into(),
-            }],
-            response_body: bytes::Bytes::from_static(b"thanks"),
-            response_body_truncated: false,
-            error: String::new(),
-            remote_ip: "127.0.0.1".to_owned(),
-            dispatcher: "test".to_owned(),
-        }),
-        ..wire::DeliveryReport::default()
-    }
 }
 
 pub(crate) fn uuid(bytes: &[u8]) -> Uuid {

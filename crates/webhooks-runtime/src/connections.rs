@@ -1,13 +1,14 @@
-//! Connections: how many, and how long one may take to say what it speaks.
+//! Connections of a listener: how many, and how long one may take to say what it speaks.
 //!
 //! A place is taken before a connection is accepted, so what is too many waits in the kernel's queue
 //! and costs this process nothing. The places would be worth little if whoever says nothing could
-//! keep one: servers have a time limit for a request's head, but wait without one for the first
-//! bytes, which tell HTTP/1 from HTTP/2. [`Opening`] ends a connection that has not sent them in
-//! time; from then on the server's own limits hold.
+//! keep one: servers have a time limit for a request's head, but one that speaks HTTP/1 and HTTP/2
+//! waits without any for the first bytes, which tell the two apart. [`Limits::speaks_within`] ends a
+//! connection that has not sent them in time; from then on the server's own limits hold.
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,12 +24,6 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Most connections at once at each of the two addresses; more wait in the listener's queue.
-pub(crate) const MAX_CONNECTIONS: usize = 4_096;
-
-/// How long a connection may take until it is clear what it speaks.
-pub(crate) const SPEAKS_WITHIN: Duration = Duration::from_secs(30);
-
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -37,37 +32,43 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a listener allows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Connections at once.
-    pub(crate) connections: usize,
-    /// See [`SPEAKS_WITHIN`].
-    pub(crate) speaks_within: Duration,
+pub struct Limits {
+    /// Connections at once; more wait in the listener's queue.
+    pub connections: usize,
+    /// How long a connection may take until it is clear what it speaks; `None` = as long as its
+    /// server waits.
+    pub speaks_within: Option<Duration>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: MAX_CONNECTIONS,
-            speaks_within: SPEAKS_WITHIN,
-        }
-    }
-}
-
-/// A connection that has to say in time what it speaks, with its place.
-pub(crate) struct Opening<S> {
+/// A connection with its place, which it gives back when it is dropped.
+pub struct Connection<S = TcpStream> {
     stream: S,
-    /// Until it has: the limit, and how many bytes it has sent as HTTP/2 would.
+    peer: SocketAddr,
+    /// Until it has said what it speaks, where it has to in time: the limit, and how many bytes it
+    /// has sent as HTTP/2 would.
     undecided: Option<(Pin<Box<Sleep>>, usize)>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
 }
 
-impl<S> Opening<S> {
-    fn new(stream: S, within: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
+impl<S> Connection<S> {
+    fn new(
+        stream: S,
+        peer: SocketAddr,
+        speaks_within: Option<Duration>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             stream,
-            undecided: Some((Box::pin(tokio::time::sleep(within)), 0)),
+            peer,
+            undecided: speaks_within.map(|within| (Box::pin(tokio::time::sleep(within)), 0)),
             _place: place,
         }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Looks at bytes that have arrived. What differs from HTTP/2's first bytes is something else.
@@ -83,7 +84,34 @@ impl<S> Opening<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+/// The connections of a listener, within its limits. Dropping it closes the listener.
+pub fn incoming(
+    listener: TcpListener,
+    limits: Limits,
+) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    stream::unfold((listener, places), move |(listener, places)| async move {
+        let place = Arc::clone(&places).acquire_owned().await.ok()?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    // Answers are small and complete: waiting to fill a packet only delays them.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "nodelay was refused");
+                    }
+                    let connection = Connection::new(stream, peer, limits.speaks_within, place);
+                    return Some((Ok(connection), (listener, places)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -102,7 +130,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -132,44 +160,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     }
 }
 
-impl Connected for Opening<TcpStream> {
+impl Connected for Connection<TcpStream> {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
         self.stream.connect_info()
     }
-}
-
-/// The connections of a listener, within its limits.
-pub(crate) fn incoming(
-    listener: TcpListener,
-    limits: Limits,
-) -> impl Stream<Item = io::Result<Opening<TcpStream>>> + Send + 'static {
-    let places = Arc::new(Semaphore::new(limits.connections));
-    stream::unfold((listener, places), move |(listener, places)| async move {
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Answers are small and complete: waiting to fill a packet only delays them.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "nodelay was refused");
-                    }
-                    let opening = Opening::new(stream, limits.speaks_within, Some(place));
-                    return Some((Ok(opening), (listener, places)));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "could not accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
-/// The peer's address; `None` when it is gone already.
-pub(crate) fn peer(connection: &Opening<TcpStream>) -> Option<std::net::SocketAddr> {
-    connection.stream.peer_addr().ok()
 }
 
 #[cfg(test)]
@@ -184,7 +180,9 @@ mod tests {
     /// What a server reads that waits for ever, after a client has sent `first` and then no more.
     async fn read_after(first: &[u8]) -> Result<io::Result<usize>, tokio::time::error::Elapsed> {
         let (mut client, server) = tokio::io::duplex(1_024);
-        let mut server = Opening::new(server, WITHIN, None);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut server = Connection::new(server, peer, Some(WITHIN), place);
         client.write_all(first).await.unwrap();
         let mut buffer = vec![0; first.len()];
         server.read_exact(&mut buffer).await.unwrap();
@@ -210,13 +208,13 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let limits = Limits {
             connections: 1,
-            ..Limits::default()
+            speaks_within: Some(WITHIN),
         };
         let mut connections = std::pin::pin!(incoming(listener, limits));
-        let _first = TcpStream::connect(address).await.unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
         let _second = TcpStream::connect(address).await.unwrap();
         let first = connections.next().await.unwrap().unwrap();
-        assert!(peer(&first).is_some());
+        assert_eq!(first.peer(), client.local_addr().unwrap());
         assert!(connections.next().now_or_never().is_none(), "no place");
         drop(first);
         connections.next().await.unwrap().unwrap();

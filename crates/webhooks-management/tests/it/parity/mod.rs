@@ -1,0 +1,7 @@
+//! Nothing one face can do that the other cannot: what only REST did, or did otherwise.
+
+mod authorities;
+mod history;
+mod keys;
+mod refusals;
+mod workspaces;

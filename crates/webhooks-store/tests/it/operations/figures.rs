@@ -1,0 +1,113 @@
+//! Lists of events, and figures.
+
+use uuid::Uuid;
+use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::Outcome};
+use webhooks_store::{EventRow, Interval};
+
+use super::DAY;
+use crate::support::{Database, NOON, SECOND, attempt, day, facts, report, verdict};
+
+#[tokio::test]
+async fn events_page_newest_first() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = Uuid::new_v4();
+    let verdicts: Vec<_> = (0..7)
+        .map(|n| {
+            let at = NOON - n / 2 * DAY;
+            let mut verdict = verdict(&facts(workspace, Uuid::nil(), &format!("e{n}"), at));
+            verdict.event_seq = u64::try_from(100 - n).unwrap();
+            verdict
+        })
+        .collect();
+    store.record_verdicts(&verdicts).await.unwrap();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = store
+            .list_events(workspace, (0, i64::MAX), 3, after)
+            .await
+            .unwrap();
+        assert_eq!((page.total, page.total_is_lower_bound), (7, false));
+        after = page.rows.last().map(EventRow::cursor);
+        seen.extend(page.rows.into_iter().map(|row| row.id));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seen, ["e0", "e1", "e2", "e3", "e4", "e5", "e6"]);
+    let range = (NOON - DAY, NOON);
+    let page = store.list_events(workspace, range, 10, None).await.unwrap();
+    assert_eq!(page.total, 2, "from the first moment to before the last");
+    let event = store
+        .get_event(workspace, "e6", NOON)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(event.event.accepted_at, NOON - 3 * DAY);
+    assert!(!event.renditions.is_empty());
+    assert_eq!(
+        store.get_event(Uuid::new_v4(), "e6", NOON).await.unwrap(),
+        None
+    );
+}
+
+#[tokio::test]
+async fn figures_are_what_the_rows_say() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (workspace, webhook) = (Uuid::new_v4(), Uuid::new_v4());
+    store.ensure_partitions(day(NOON), 1).await.unwrap();
+    let at = |n: i64| facts(workspace, webhook, &format!("e{n}"), NOON + n * 60 * SECOND);
+    let all: Vec<_> = (0..6).map(at).collect();
+    store
+        .record_verdicts(&all.iter().map(verdict).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let mut reports = Vec::new();
+    for (n, delivery) in all.iter().enumerate() {
+        let (state, outcome) = match n {
+            0..3 => (DeliveryState::Delivered, Outcome::Success),
+            3..5 => (DeliveryState::Failed, Outcome::HttpError),
+            _ => continue,
+        };
+        let mut one = attempt(1, delivery.created_at, outcome);
+        one.timings.total_us = Some(u32::try_from(n + 1).unwrap() * 1_000);
+        reports.push(report(delivery, state, one));
+    }
+    store.record_reports(&reports).await.unwrap();
+    let range = (NOON, NOON + 3_600 * SECOND);
+    for of in [None, Some(webhook)] {
+        let measured = store
+            .measure(workspace, of, Interval::Minute, range)
+            .await
+            .unwrap();
+        let totals = measured.totals;
+        assert_eq!(
+            (totals.deliveries, totals.delivered, totals.failed),
+            (6, 3, 2)
+        );
+        assert_eq!((totals.pending, totals.attempts), (1, 5));
+        assert_eq!(measured.buckets.len(), 6);
+        assert_eq!(measured.buckets[0].start, NOON);
+        assert_eq!(measured.latency.sample, 5);
+        assert_eq!(measured.latency.p50_us, Some(3_000.0));
+        assert_eq!(measured.backlog, (1, 0, 0));
+        assert!(!measured.partial);
+        let [group] = measured.errors.as_slice() else {
+            panic!("{:?}", measured.errors)
+        };
+        assert_eq!((group.status, group.count), (Some(503), 2));
+        assert_eq!(group.first.delivery, all[3].delivery_id);
+        assert_eq!(group.last.delivery, all[4].delivery_id);
+    }
+    let day = store
+        .measure(workspace, None, Interval::Day, range)
+        .await
+        .unwrap();
+    assert_eq!(day.buckets.len(), 1);
+    let nothing = store
+        .measure(Uuid::new_v4(), None, Interval::Hour, range)
+        .await
+        .unwrap();
+    assert!(nothing.buckets.is_empty() && nothing.latency.p50_us.is_none());
+}
