@@ -45,6 +45,7 @@ use webhooks_proto::{
 use webhooks_runtime::{
     Readiness, Secret,
     rate::{Payer, RateLimiter},
+    request_id::REQUEST_ID,
     tls::{GrpcServerTls, Peers},
 };
 use webhooks_store::{Actor, Store};
@@ -54,7 +55,6 @@ use crate::{
     background::ReportBatcher,
     error::{ManagementError, parse_id},
     opening::{Limits, incoming},
-    origin::REQUEST_ID,
     service::Management,
     source_ips::SourceIps,
 };
