@@ -12,7 +12,7 @@ mod options;
 mod rate;
 mod retry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use uuid::Uuid;
 use webhooks_domain::{
@@ -28,8 +28,9 @@ use webhooks_runtime::Secret;
 use webhooks_store::{RateChoice, RetryChoice, WebhookOptions};
 
 use crate::{
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, parse_id},
     extras::{Auth, Extras},
+    violations::Violations,
     words::{ShownStatus, parse_source},
 };
 
@@ -85,7 +86,7 @@ pub struct Draft {
     /// What becomes of held deliveries: `DELIVER`, `DISCARD` or `KEEP`; at a change only.
     pub held: Option<String>,
     /// What the face itself found wrong (types, unknown members).
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// What is judged by beside the draft.
@@ -292,7 +293,7 @@ impl Draft {
 /// # Errors
 /// Why it is none.
 pub(crate) fn judge_secret(
-    problems: Vec<Violation>,
+    problems: Violations,
     secret: Option<Secret>,
 ) -> Result<Option<SigningKey>, ManagementError> {
     let policy = AddressPolicy::default();
@@ -305,13 +306,13 @@ struct Judge<'a> {
     policy: &'a AddressPolicy,
     retry_bounds: RetryBounds,
     now: i64,
-    violations: Vec<Violation>,
+    violations: Violations,
     endpoint_refused: bool,
 }
 
 impl<'a> Judge<'a> {
     fn new(
-        violations: Vec<Violation>,
+        violations: Violations,
         policy: &'a AddressPolicy,
         retry_bounds: RetryBounds,
         now: i64,
@@ -330,20 +331,21 @@ impl<'a> Judge<'a> {
             return Ok(value);
         }
         Err(ManagementError::refused(
-            self.violations,
+            self.violations.told(),
             self.endpoint_refused,
         ))
     }
 
     fn refuse(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        self.violations.push(Violation::new(field, reason, message));
+        self.violations.refuse(field, reason, message);
+    }
+
+    fn refuse_entry(&mut self, list: &str, index: usize, reason: &'static str, message: &str) {
+        self.violations.refuse_entry(list, index, reason, message);
     }
 
     fn missing(&mut self, field: &str) {
-        // A member of the wrong type has been named already.
-        if self.violations.iter().all(|v| v.field != field) {
-            self.refuse(field, "missing", "has to be given");
-        }
+        self.refuse(field, "missing", "has to be given");
     }
 
     fn extras(&mut self, stored: &Extras, moves: bool, wish: extras::Wish) -> Option<Extras> {
@@ -407,51 +409,35 @@ impl<'a> Judge<'a> {
     }
 
     fn links(&mut self, links: Option<Vec<String>>, as_link_id: bool) -> Option<Vec<Uuid>> {
-        let mut ids = Vec::new();
-        let links = links?;
-        for (index, link) in links.iter().enumerate() {
+        let (mut ids, mut known) = (Vec::new(), HashSet::new());
+        for (index, link) in links?.iter().enumerate() {
             match parse_id(link) {
-                Some(id) if !ids.contains(&id) => ids.push(id),
-                Some(_) => {}
-                None => {
-                    match as_link_id {
-                        true => self.refuse("linkId", "not_an_id", "is neither empty nor a UUID"),
-                        false => {
-                            self.refuse(
-                                "linkIds",
-                                "not_an_id",
-                                format!("entry {index}: is no UUID"),
-                            );
-                        }
+                Some(id) => {
+                    // Beyond the limit they are looked at, and no longer kept.
+                    if known.len() <= MAX_LINKS && known.insert(id) {
+                        ids.push(id);
                     }
-                    break;
                 }
+                None if as_link_id => {
+                    self.refuse("linkId", "not_an_id", "is neither empty nor a UUID");
+                }
+                None => self.refuse_entry("linkIds", index, "not_an_id", "is no UUID"),
             }
-            if ids.len() > MAX_LINKS {
-                self.refuse(
-                    "linkIds",
-                    "too_many",
-                    format!("holds at most {MAX_LINKS} links"),
-                );
-                break;
-            }
+        }
+        if ids.len() > MAX_LINKS {
+            let message = format!("holds at most {MAX_LINKS} links");
+            self.refuse("linkIds", "too_many", message);
         }
         Some(ids)
     }
 
     fn triggers(&mut self, triggers: Option<Vec<String>>) -> Option<Vec<String>> {
         let mut kinds: Vec<String> = Vec::new();
-        for kind in triggers? {
+        let message = format!("is one of {}", TRIGGER_KINDS.join(", "));
+        for (index, kind) in triggers?.into_iter().enumerate() {
             if !TRIGGER_KINDS.contains(&kind.as_str()) {
-                let expected = TRIGGER_KINDS.join(", ");
-                self.refuse(
-                    "triggers",
-                    "unknown_trigger",
-                    format!("holds only {expected}"),
-                );
-                break;
-            }
-            if !kinds.contains(&kind) {
+                self.refuse_entry("triggers", index, "unknown_trigger", &message);
+            } else if !kinds.contains(&kind) {
                 kinds.push(kind);
             }
         }

@@ -50,6 +50,7 @@ pub mod service;
 mod settings;
 mod source_ips;
 mod view;
+mod violations;
 mod words;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -71,6 +72,7 @@ pub use crate::{
     refusal::Refusal,
     settings::{Config, store_settings},
     source_ips::SourceIps,
+    violations::Violations,
     words::ShownStatus,
 };
 

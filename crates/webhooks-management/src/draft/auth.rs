@@ -8,8 +8,8 @@ use webhooks_runtime::Secret;
 
 use super::extras::{By, kept};
 use crate::{
-    error::Violation,
     extras::{Auth, ClientAuth, Place},
+    violations::Violations,
 };
 
 /// Longest name of a query parameter, in bytes.
@@ -56,59 +56,36 @@ pub enum AuthDraft {
     },
 }
 
+/// The credentials, if there is nothing to say of any member of theirs.
 pub(super) fn judge_auth(
-    violations: &mut Vec<Violation>,
+    violations: &mut Violations,
     stored: Option<&Auth>,
     by: By<'_>,
     draft: AuthDraft,
 ) -> Option<Auth> {
+    let before = violations.count();
     let auth = match draft {
         AuthDraft::Bearer { token } => {
             let known = match stored {
                 Some(Auth::Bearer { token }) => Some(token),
                 _ => None,
             };
-            let token = kept(violations, by, "auth.token", token, known)?;
-            if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-                return refuse(
-                    violations,
-                    "auth.token",
-                    "has visible ASCII characters only",
-                );
-            }
-            Auth::Bearer { token }
+            let token = kept(violations, by, "auth.token", token, known);
+            bearer(violations, token?)
         }
         AuthDraft::Basic { username, password } => {
             let known = match stored {
                 Some(Auth::Basic { password, .. }) => Some(password),
                 _ => None,
             };
-            if username.contains(':') || username.chars().any(char::is_control) {
-                let message = "has neither a colon nor control characters";
-                return refuse(violations, "auth.username", message);
-            }
-            let password = kept(violations, by, "auth.password", password, known)?;
-            if password.expose().chars().any(char::is_control) {
-                return refuse(violations, "auth.password", "has no control characters");
-            }
-            Auth::Basic { username, password }
+            basic(violations, by, known, username, password)?
         }
         AuthDraft::ApiKey { place, name, value } => {
-            let place = match place.as_str() {
-                "header" => Place::Header,
-                "query" => Place::Query,
-                _ => return refuse(violations, "auth.in", "is header or query"),
-            };
             let known = match stored {
                 Some(Auth::ApiKey { value, .. }) => Some(value),
                 _ => None,
             };
-            if place == Place::Query && !is_parameter(&name) {
-                let message = "has 1 to 128 letters, digits or any of -._~";
-                return refuse(violations, "auth.name", message);
-            }
-            let value = kept(violations, by, "auth.value", value, known)?;
-            Auth::ApiKey { place, name, value }
+            api_key(violations, by, known, (place, name, value))?
         }
         AuthDraft::OAuth2 {
             token_url,
@@ -124,75 +101,147 @@ pub(super) fn judge_auth(
                     client_secret,
                     token_url: known,
                     ..
-                }) if *known == token_url => Some(client_secret),
+                }) if *known == token_url || violations.has("auth.tokenUrl") => Some(client_secret),
                 _ => None,
             };
             let client_auth = match client_auth.as_str() {
-                "" | "basic" => ClientAuth::Basic,
-                "post" => ClientAuth::Post,
-                _ => return refuse(violations, "auth.clientAuth", "is basic or post"),
+                "" | "basic" => Some(ClientAuth::Basic),
+                "post" => Some(ClientAuth::Post),
+                _ => None,
             };
+            if client_auth.is_none() {
+                refuse(violations, "auth.clientAuth", "is basic or post");
+            }
             if let Err(refusal) = EndpointUrl::parse(&token_url, by.addresses) {
-                let refused =
-                    Violation::new("auth.tokenUrl", refusal.reason(), refusal.to_string());
-                violations.push(refused);
-                return None;
+                violations.refuse("auth.tokenUrl", refusal.reason(), refusal.to_string());
             }
-            let short =
-                |text: &str| text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
-            if client_id.is_empty() || !short(&client_id) {
-                let message = "has 1 to 2048 bytes and no control characters";
-                return refuse(violations, "auth.clientId", message);
+            let message = "has 1 to 2048 bytes and no control characters";
+            if client_id.is_empty() || !is_short(&client_id) {
+                refuse(violations, "auth.clientId", message);
             }
-            if !short(&audience) {
+            if !is_short(&audience) {
                 let message = "has at most 2048 bytes and no control characters";
-                return refuse(violations, "auth.audience", message);
+                refuse(violations, "auth.audience", message);
             }
-            if scopes.len() > MAX_SCOPES || !scopes.iter().all(|scope| is_scope(scope)) {
-                let message =
-                    "are at most 50 of 1 to 256 visible ASCII characters other than \" and \\";
-                return refuse(violations, "auth.scopes", message);
+            judge_scopes(violations, &scopes);
+            let client_secret = kept(violations, by, "auth.clientSecret", client_secret, known);
+            if client_secret
+                .as_ref()
+                .is_some_and(|secret| secret.expose().is_empty() || !is_short(secret.expose()))
+            {
+                refuse(violations, "auth.clientSecret", message);
             }
-            let client_secret = kept(violations, by, "auth.clientSecret", client_secret, known)?;
-            if client_secret.expose().is_empty() || !short(client_secret.expose()) {
-                let message = "has 1 to 2048 bytes and no control characters";
-                return refuse(violations, "auth.clientSecret", message);
-            }
-            return Some(Auth::OAuth2 {
+            Auth::OAuth2 {
                 token_url,
                 client_id,
-                client_secret,
+                client_secret: client_secret?,
                 scopes,
                 audience,
-                client_auth,
-            });
+                client_auth: client_auth?,
+            }
         }
     };
-    // A query parameter's value obeys the same limits as a header's.
-    let checked = match (&auth, auth.header()) {
-        (_, Some((name, value))) => CustomHeaders::check([(name.to_owned(), value)]),
-        (Auth::ApiKey { value, .. }, None) => CustomHeaders::check([("x-key", value.expose())]),
-        (Auth::Bearer { .. } | Auth::Basic { .. } | Auth::OAuth2 { .. }, None) => {
-            Ok(CustomHeaders::default())
-        }
-    };
-    let Err(refusal) = checked else {
-        return Some(auth);
-    };
-    let field = match (&auth, refusal.reason()) {
-        (Auth::ApiKey { .. }, "header_value_invalid") => "auth.value",
-        (Auth::ApiKey { .. }, _) => "auth.name",
-        (Auth::Bearer { .. }, _) => "auth.token",
-        (Auth::Basic { .. }, _) => "auth.password",
-        (Auth::OAuth2 { .. }, _) => "auth",
-    };
-    violations.push(Violation::new(field, refusal.reason(), refusal.to_string()));
-    None
+    (violations.count() == before).then_some(auth)
 }
 
-fn refuse<T>(violations: &mut Vec<Violation>, field: &str, message: &str) -> Option<T> {
-    violations.push(Violation::new(field, "not_allowed", message));
-    None
+fn bearer(violations: &mut Violations, token: Secret) -> Auth {
+    let sent = format!("Bearer {}", token.expose());
+    if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = "has visible ASCII characters only";
+        refuse(violations, "auth.token", message);
+    } else if let Err(refusal) = CustomHeaders::check([("authorization", sent)]) {
+        violations.refuse("auth.token", refusal.reason(), refusal.to_string());
+    }
+    Auth::Bearer { token }
+}
+
+fn basic(
+    violations: &mut Violations,
+    by: By<'_>,
+    known: Option<&Secret>,
+    username: String,
+    password: Option<Secret>,
+) -> Option<Auth> {
+    let before = violations.count();
+    if username.contains(':') || username.chars().any(char::is_control) {
+        let message = "has neither a colon nor control characters";
+        refuse(violations, "auth.username", message);
+    }
+    let password = kept(violations, by, "auth.password", password, known)?;
+    if password.expose().chars().any(char::is_control) {
+        refuse(violations, "auth.password", "has no control characters");
+    }
+    let auth = Auth::Basic { username, password };
+    // Both in base64 are one value: how long it is can be told of a pair that is one.
+    if violations.count() == before
+        && let Some((name, value)) = auth.header()
+        && let Err(refusal) = CustomHeaders::check([(name, value)])
+    {
+        violations.refuse("auth.password", refusal.reason(), refusal.to_string());
+    }
+    Some(auth)
+}
+
+fn api_key(
+    violations: &mut Violations,
+    by: By<'_>,
+    known: Option<&Secret>,
+    (place, name, value): (String, String, Option<Secret>),
+) -> Option<Auth> {
+    let place = match place.as_str() {
+        "header" => Some(Place::Header),
+        "query" => Some(Place::Query),
+        _ => None,
+    };
+    let mut header = "x-key";
+    match place {
+        None => refuse(violations, "auth.in", "is header or query"),
+        Some(Place::Query) if !is_parameter(&name) => {
+            let message = "has 1 to 128 letters, digits or any of -._~";
+            refuse(violations, "auth.name", message);
+        }
+        Some(Place::Header) => match CustomHeaders::check([(name.as_str(), "x")]) {
+            Ok(_) => header = name.as_str(),
+            Err(refusal) => {
+                violations.refuse("auth.name", refusal.reason(), refusal.to_string());
+            }
+        },
+        Some(Place::Query) => {}
+    }
+    let value = kept(violations, by, "auth.value", value, known)?;
+    // A query parameter's value obeys the same limits as a header's.
+    if let Err(refusal) = CustomHeaders::check([(header, value.expose())]) {
+        violations.refuse("auth.value", refusal.reason(), refusal.to_string());
+    }
+    Some(Auth::ApiKey {
+        place: place?,
+        name,
+        value,
+    })
+}
+
+fn judge_scopes(violations: &mut Violations, scopes: &[String]) {
+    if scopes.len() > MAX_SCOPES {
+        let message = "are at most 50 of 1 to 256 visible ASCII characters other than \" and \\";
+        refuse(violations, "auth.scopes", message);
+    }
+    let message = "has 1 to 256 visible ASCII characters other than \" and \\";
+    for (index, scope) in scopes.iter().enumerate() {
+        if !is_scope(scope) {
+            violations.refuse_entry("auth.scopes", index, NOT_ALLOWED, message);
+        }
+    }
+}
+
+/// The reason of whatever a credential may not hold.
+const NOT_ALLOWED: &str = "not_allowed";
+
+fn refuse(violations: &mut Violations, field: &str, message: &str) {
+    violations.refuse(field, NOT_ALLOWED, message);
+}
+
+fn is_short(text: &str) -> bool {
+    text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control)
 }
 
 fn is_parameter(name: &str) -> bool {

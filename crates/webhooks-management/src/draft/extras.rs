@@ -2,7 +2,7 @@
 //! shown, are the stored ones: who reads a webhook, changes it and writes it back keeps them, unless
 //! he leads it to another host.
 
-use webhooks_domain::endpoint::{AddressPolicy, headers::CustomHeaders};
+use webhooks_domain::endpoint::{AddressPolicy, CustomHeaders, HeaderRefusal};
 use webhooks_runtime::Secret;
 
 use super::{
@@ -10,8 +10,8 @@ use super::{
     headers::judge_headers,
 };
 use crate::{
-    error::Violation,
     extras::{Auth, Extras, is_mask, is_mask_of},
+    violations::Violations,
 };
 
 /// What headers and credentials are judged by.
@@ -40,7 +40,7 @@ pub(super) struct Wish {
 
 /// What headers and credentials shall be. `None` where nothing was asked for, or nothing sensible.
 pub(super) fn judge(
-    violations: &mut Vec<Violation>,
+    violations: &mut Violations,
     stored: &Extras,
     by: By<'_>,
     wish: Wish,
@@ -50,7 +50,9 @@ pub(super) fn judge(
         auth,
         certificate,
     } = wish;
-    let before = violations.len();
+    let before = violations.count();
+    // What the face could not read was asked for all the same, and nobody knows what it is to be.
+    let unread = ["auth", "clientCertificate", "headers"].map(|one| violations.has_within(one));
     if by.moves {
         let left = [
             ("auth", auth.is_none() && stored.auth.is_some()),
@@ -60,13 +62,18 @@ pub(super) fn judge(
             ),
             ("headers", own.is_none() && !stored.headers.is_empty()),
         ];
-        let left = left.into_iter().filter(|(_, left)| *left);
-        violations.extend(left.map(|(field, _)| for_another_host(field)));
+        for ((field, left), unread) in left.into_iter().zip(unread) {
+            if left && !unread {
+                violations.refuse(field, OTHER_HOST, GIVE_AGAIN);
+            }
+        }
     }
     if own.is_none() && auth.is_none() && certificate.is_none() {
         return None;
     }
+    let [auth_unread, ..] = unread;
     let auth = match auth {
+        None if auth_unread => None,
         None => stored.auth.clone(),
         Some(None) => None,
         Some(Some(draft)) => judge_auth(violations, stored.auth.as_ref(), by, draft),
@@ -80,41 +87,58 @@ pub(super) fn judge(
         }
     };
     let headers = match own {
-        None => stored.headers.clone(),
+        None => Some(stored.headers.clone()),
         Some(drafts) => judge_headers(violations, stored, by, drafts),
     };
-    if violations.len() > before {
-        return None;
-    }
-    let extras = Extras {
+    // Headers that are none for themselves are not held against each other, nor against credentials.
+    let headers = headers?;
+    together(violations, &headers, auth.as_ref());
+    (violations.count() == before).then_some(Extras {
         headers,
         auth,
         client_certificate,
-    };
-    // Together: how many, how large, none twice. A fetched token becomes a header, too.
-    let all = extras.headers.iter();
-    let all = all.map(|(name, value)| (name.clone(), value.expose().to_owned()));
-    let sent = extras.auth.as_ref().and_then(Auth::header);
-    let sent = sent.map(|(name, value)| (name.to_owned(), value));
-    let sent = match extras.auth {
+    })
+}
+
+/// Headers and credentials together: how many, how large, none twice. A fetched token becomes a header,
+/// too.
+fn together(violations: &mut Violations, headers: &[(String, Secret)], auth: Option<&Auth>) {
+    let sent = match auth {
         Some(Auth::OAuth2 { .. }) => Some(("Authorization".to_owned(), "Bearer x".to_owned())),
-        _ => sent,
+        other => other
+            .and_then(Auth::header)
+            .map(|(name, value)| (name.to_owned(), value)),
     };
+    let twice = |(sent, _): &(String, String)| {
+        let mut names = headers.iter();
+        names.any(|(name, _)| name.eq_ignore_ascii_case(sent))
+    };
+    let (twice, sent) = match sent {
+        Some(sent) if twice(&sent) => (Some(sent.0), None),
+        sent => (None, sent),
+    };
+    if let Some(name) = twice {
+        let refusal = HeaderRefusal::Twice {
+            index: headers.len(),
+            name: name.to_ascii_lowercase(),
+        };
+        violations.refuse("auth", refusal.reason(), refusal.to_string());
+    }
+    let all = headers.iter();
+    let all = all.map(|(name, value)| (name.clone(), value.expose().to_owned()));
     if let Err(refusal) = CustomHeaders::check(all.chain(sent)) {
         let field = match refusal.index() {
-            Some(index) if index < extras.headers.len() => format!("headers[{index}]"),
+            Some(index) if index < headers.len() => format!("headers[{index}]"),
             Some(_) => "auth".to_owned(),
             None => "headers".to_owned(),
         };
-        violations.push(Violation::new(field, refusal.reason(), refusal.to_string()));
-        return None;
+        violations.refuse(&field, refusal.reason(), refusal.to_string());
     }
-    Some(extras)
 }
 
 /// The value that was given, or the one that is stored.
 pub(super) fn kept(
-    violations: &mut Vec<Violation>,
+    violations: &mut Violations,
     by: By<'_>,
     field: &str,
     given: Option<Secret>,
@@ -127,17 +151,17 @@ pub(super) fn kept(
         // Of a value that is not there, or no longer: it must not be taken for one.
         Some(given) if !stands_for_known(&given) => {
             let message = "is a mask of another value: the value itself has to be given";
-            violations.push(Violation::new(field, "missing", message));
+            violations.refuse(field, "missing", message);
             return None;
         }
         _ if by.moves && known.is_some() => {
-            violations.push(for_another_host(field));
+            violations.refuse(field, OTHER_HOST, GIVE_AGAIN);
             return None;
         }
         _ => known.cloned(),
     };
     if value.is_none() {
-        violations.push(Violation::new(field, "missing", "has to be given"));
+        violations.refuse(field, "missing", "has to be given");
     }
     value
 }
@@ -145,10 +169,6 @@ pub(super) fn kept(
 /// The reason and the words for a value that is stored for another host.
 pub(super) const OTHER_HOST: &str = "other_host";
 pub(super) const GIVE_AGAIN: &str = "has to be given again for another host";
-
-fn for_another_host(field: &str) -> Violation {
-    Violation::new(field, OTHER_HOST, GIVE_AGAIN)
-}
 
 #[cfg(test)]
 mod tests;

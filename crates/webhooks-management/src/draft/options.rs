@@ -12,6 +12,7 @@ use webhooks_domain::{
 use webhooks_runtime::Secret;
 
 use super::Judge;
+use crate::error::Violation;
 
 /// Longest description, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 1_000;
@@ -49,7 +50,6 @@ impl Judge<'_> {
         if labels.len() > MAX_LABELS {
             let message = format!("holds at most {MAX_LABELS} labels");
             self.refuse("labels", "too_many", message);
-            return None;
         }
         for (name, value) in &labels {
             let field = || format!("labels.{}", name.chars().take(64).collect::<String>());
@@ -57,14 +57,16 @@ impl Judge<'_> {
                 let message = format!(
                     "a label's name has 1 to {MAX_LABEL_NAME_BYTES} letters, digits or any of ._/-, and begins with a letter or digit"
                 );
-                self.refuse(&field(), "label_name_invalid", message);
+                let violation = Violation::new(field(), "label_name_invalid", message);
+                self.violations.push(violation);
             }
             if value.chars().count() > MAX_LABEL_VALUE_CHARS || value.chars().any(char::is_control)
             {
                 let message = format!(
                     "a label's value has at most {MAX_LABEL_VALUE_CHARS} characters and no control characters"
                 );
-                self.refuse(&field(), "label_value_invalid", message);
+                let violation = Violation::new(field(), "label_value_invalid", message);
+                self.violations.push(violation);
             }
         }
         Some(labels.into_iter().collect())
@@ -72,21 +74,21 @@ impl Judge<'_> {
 
     pub(super) fn event_actions(&mut self, words: Option<Vec<String>>) -> Option<Vec<String>> {
         let mut actions: Vec<String> = Vec::new();
-        for word in words? {
-            let action = event_action_word(&word);
+        for (index, word) in words?.iter().enumerate() {
+            let action = event_action_word(word);
             if !is_event_action(action) {
                 let message = "holds capitals, digits and underscores, at most 64 of them";
-                self.refuse("eventActions", "not_an_action", message);
-                break;
-            }
-            if !actions.iter().any(|known| known == action) {
+                self.refuse_entry("eventActions", index, "not_an_action", message);
+            } else if actions.len() <= MAX_EVENT_ACTIONS
+                && !actions.iter().any(|known| known == action)
+            {
+                // Beyond the limit they are looked at, and no longer kept.
                 actions.push(action.to_owned());
             }
-            if actions.len() > MAX_EVENT_ACTIONS {
-                let message = format!("holds at most {MAX_EVENT_ACTIONS} actions");
-                self.refuse("eventActions", "too_many", message);
-                break;
-            }
+        }
+        if actions.len() > MAX_EVENT_ACTIONS {
+            let message = format!("holds at most {MAX_EVENT_ACTIONS} actions");
+            self.refuse("eventActions", "too_many", message);
         }
         Some(actions)
     }
@@ -135,10 +137,15 @@ impl Judge<'_> {
     /// Whether there shall be a `v1a` signature beside `v1`.
     pub(super) fn asymmetric(&mut self, words: Option<Vec<String>>) -> Option<bool> {
         let words = words?;
-        let known = words
-            .iter()
-            .all(|word| matches!(word.as_str(), "v1" | "v1a"));
-        if !known || !words.iter().any(|word| word == "v1") {
+        // An entry that the face could not read may have been meant as v1.
+        let mut unread = false;
+        for (index, word) in words.iter().enumerate() {
+            if !matches!(word.as_str(), "v1" | "v1a") {
+                unread |= self.violations.has(&format!("signatures[{index}]"));
+                self.refuse_entry("signatures", index, "unknown_signature", "is v1 or v1a");
+            }
+        }
+        if !unread && !words.iter().any(|word| word == "v1") {
             let message = "is [\"v1\"] or [\"v1\", \"v1a\"]";
             self.refuse("signatures", "unknown_signature", message);
         }

@@ -1,6 +1,6 @@
 //! Judging how fast an endpoint may be called.
 
-use webhooks_domain::rate::RateLimit;
+use webhooks_domain::{rate::RateLimit, retry::OutOfBounds};
 use webhooks_store::RateChoice;
 
 use super::Judge;
@@ -24,37 +24,42 @@ impl Judge<'_> {
         let Some(draft) = draft? else {
             return Some(None);
         };
-        for (field, given) in [
-            ("rateLimit.count", draft.count),
-            ("rateLimit.periodSeconds", draft.period_seconds),
-        ] {
-            if given.is_none() {
-                self.missing(field);
-            }
-        }
-        let (count, period) = (draft.count?, draft.period_seconds?);
         // What no u32 holds is beyond every bound.
         let number = |given: i64| u32::try_from(given).unwrap_or(u32::MAX);
-        let period = number(period);
-        if !RATE_PERIODS.contains(&period) {
-            self.refuse("rateLimit.periodSeconds", "out_of_bounds", "is 1 or 60");
+        let (count, period) = (draft.count.map(number), draft.period_seconds.map(number));
+        let burst = draft.burst.map(number);
+        // Each is held against its own bounds; what is not there keeps within them.
+        let refusals = RateLimit::refusals(count.unwrap_or(1), 1, burst.unwrap_or(1));
+        let before = self.violations.count();
+        match count {
+            None => self.missing("rateLimit.count"),
+            Some(_) => self.rate_bound(&refusals, "count"),
+        }
+        match period {
+            None => self.missing("rateLimit.periodSeconds"),
+            Some(period) if RATE_PERIODS.contains(&period) => {}
+            Some(_) => self.refuse("rateLimit.periodSeconds", "out_of_bounds", "is 1 or 60"),
+        }
+        match burst {
+            Some(0) => self.refuse("rateLimit.burst", "out_of_bounds", "is at least 1"),
+            _ => self.rate_bound(&refusals, "burst"),
+        }
+        if self.violations.count() > before {
             return None;
         }
-        if draft.burst == Some(0) {
-            self.refuse("rateLimit.burst", "out_of_bounds", "is at least 1");
-            return None;
-        }
-        match RateLimit::new(number(count), period, draft.burst.map_or(0, number)) {
-            Ok(limit) => Some(Some(RateChoice {
-                count: limit.count(),
-                period_seconds: limit.period_seconds(),
-                burst: limit.burst(),
-            })),
-            Err(refusal) => {
-                let field = format!("rateLimit.{}", refusal.field);
-                self.refuse(&field, "out_of_bounds", refusal.reason);
-                None
-            }
+        // Only what the face has refused already is left to be missing here, or out of bounds.
+        let limit = RateLimit::new(count?, period?, burst.unwrap_or(0)).ok()?;
+        Some(Some(RateChoice {
+            count: limit.count(),
+            period_seconds: limit.period_seconds(),
+            burst: limit.burst(),
+        }))
+    }
+
+    fn rate_bound(&mut self, refusals: &[OutOfBounds], member: &str) {
+        if let Some(refusal) = refusals.iter().find(|one| one.field == member) {
+            let field = format!("rateLimit.{member}");
+            self.refuse(&field, "out_of_bounds", refusal.reason.as_str());
         }
     }
 }
@@ -86,6 +91,26 @@ mod tests {
         let said = rate(None, None, None).unwrap_err();
         let fields: Vec<_> = said.into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["rateLimit.count", "rateLimit.periodSeconds"]);
+        let said = rate(Some(0), Some(7), Some(10_001)).unwrap_err();
+        let fields: Vec<_> = said.into_iter().map(|(field, _)| field).collect();
+        assert_eq!(
+            fields,
+            [
+                "rateLimit.count",
+                "rateLimit.periodSeconds",
+                "rateLimit.burst"
+            ]
+        );
+        let said = rate(None, Some(7), Some(0)).unwrap_err();
+        let expected = [
+            ("rateLimit.count", "missing"),
+            ("rateLimit.periodSeconds", "out_of_bounds"),
+            ("rateLimit.burst", "out_of_bounds"),
+        ];
+        assert_eq!(
+            said,
+            expected.map(|(field, reason)| (field.to_owned(), reason))
+        );
         for (count, period, burst, field) in [
             (0, 1, None, "rateLimit.count"),
             (i64::MAX, 1, None, "rateLimit.count"),

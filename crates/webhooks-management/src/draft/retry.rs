@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use webhooks_domain::{retry::RetryPolicy, webhook::Plan};
+use webhooks_domain::{
+    retry::{BASE, RetryPolicy},
+    webhook::Plan,
+};
 use webhooks_store::{RetryChoice, RetryNumbers, WorkspaceRow};
 
 use super::Judge;
@@ -67,94 +70,129 @@ impl RetryBounds {
         }
     }
 
-    fn refusal(self, policy: &RetryPolicy) -> Option<(&'static str, String)> {
-        if policy.max_attempts > self.max_attempts {
+    /// Which bounds a policy breaks, by what is known of it.
+    fn refusals(
+        self,
+        max_attempts: Option<u32>,
+        age: Option<Duration>,
+    ) -> Vec<(&'static str, String)> {
+        let mut refusals = Vec::new();
+        if max_attempts.is_some_and(|attempts| attempts > self.max_attempts) {
             let most = self.max_attempts;
-            return Some((
-                "retryPolicy.maxAttempts",
-                format!("the workspace's plan allows at most {most} attempts"),
-            ));
+            let message = format!("the workspace's plan allows at most {most} attempts");
+            refusals.push(("retryPolicy.maxAttempts", message));
         }
-        let longest = self.max_age?;
-        (policy.max_age.unwrap_or_else(|| policy.span()) > longest).then(|| {
+        if let (Some(age), Some(longest)) = (age, self.max_age)
+            && age > longest
+        {
             let seconds = longest.as_secs();
-            (
-                "retryPolicy.maxAgeSeconds",
-                format!("the workspace's plan allows at most {seconds} seconds"),
-            )
-        })
+            let message = format!("the workspace's plan allows at most {seconds} seconds");
+            refusals.push(("retryPolicy.maxAgeSeconds", message));
+        }
+        refusals
     }
 }
+
+impl RetryDraft {
+    /// Whether it has any of the numbers.
+    fn has_numbers(&self) -> bool {
+        let numbers = Self {
+            preset: None,
+            ..self.clone()
+        };
+        numbers != Self::default()
+    }
+}
+
+/// The numbers' fields, as the API spells them.
+const NUMBERS: [&str; 6] = [
+    "retryPolicy.maxAttempts",
+    "retryPolicy.baseSeconds",
+    "retryPolicy.factor",
+    "retryPolicy.capSeconds",
+    "retryPolicy.jitter",
+    "retryPolicy.maxAgeSeconds",
+];
 
 impl Judge<'_> {
     pub(super) fn retry(&mut self, draft: Option<RetryDraft>) -> Option<RetryChoice> {
         let draft = draft?;
-        let numbers = RetryDraft {
-            preset: None,
-            ..draft.clone()
+        let Some(preset) = draft.preset.as_deref() else {
+            return self.retry_numbers(&draft);
         };
-        let choice = match draft.preset.as_deref() {
-            None => self.retry_numbers(&draft)?,
-            Some(_) if numbers != RetryDraft::default() => {
-                let message = "is a preset or numbers, not both";
-                self.refuse("retryPolicy", "ambiguous", message);
-                return None;
-            }
-            Some(STANDARD) => RetryChoice::Standard,
-            Some("resilient") => RetryChoice::Resilient,
-            Some(_) => {
+        let choice = match preset {
+            STANDARD => Some(RetryChoice::Standard),
+            "resilient" => Some(RetryChoice::Resilient),
+            _ => {
                 let message = "is standard or resilient";
                 self.refuse("retryPolicy.preset", "unknown_preset", message);
-                return None;
+                None
             }
         };
-        if let Some((field, message)) = self.retry_bounds.refusal(&policy_of(choice)) {
-            self.refuse(field, "plan_limit", message);
+        // Numbers that the face could not read are numbers, too.
+        if draft.has_numbers() || NUMBERS.iter().any(|field| self.violations.has(field)) {
+            let message = "is a preset or numbers, not both";
+            self.refuse("retryPolicy", "ambiguous", message);
+            self.retry_numbers(&draft);
+            return None;
         }
-        Some(choice)
+        let policy = policy_of(choice?);
+        self.retry_within_plan(Some(policy.max_attempts), Some(age_of(&policy)));
+        choice
     }
 
     fn retry_numbers(&mut self, draft: &RetryDraft) -> Option<RetryChoice> {
+        let before = self.violations.count();
+        let unread = NUMBERS.map(|field| self.violations.has(field));
         let standard = RetryPolicy::STANDARD;
+        // What is negative, or out of every integer's range, is out of bounds too.
         let seconds = |given: Option<f64>, standard: Duration| {
-            thousandths(given.unwrap_or(standard.as_secs_f64()))
+            thousandths(given.unwrap_or(standard.as_secs_f64())).unwrap_or(u64::MAX)
         };
         let small = |given: Option<f64>, standard: f64| {
-            thousandths(given.unwrap_or(standard)).and_then(|n| u32::try_from(n).ok())
+            let number = thousandths(given.unwrap_or(standard));
+            number
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(u32::MAX)
         };
-        // Out of every integer's range is out of bounds too.
         let attempts = draft.max_attempts.unwrap_or(standard.max_attempts.into());
-        let max_attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-        let parts = (
-            seconds(draft.base_seconds, standard.base),
-            small(draft.factor, standard.factor),
-            seconds(draft.cap_seconds, standard.cap),
-            small(draft.jitter, standard.jitter),
-            seconds(draft.max_age_seconds, Duration::ZERO),
-        );
-        let (Some(base_ms), Some(factor_milli), Some(cap_ms), Some(jitter_milli), Some(max_age_ms)) =
-            parts
-        else {
-            let message = "holds numbers that are not negative";
-            self.refuse("retryPolicy", "out_of_bounds", message);
-            return None;
+        // A base that was not read is no reason to refuse a cap.
+        let [_, base_unread, ..] = unread;
+        let base = if base_unread {
+            *BASE.start()
+        } else {
+            standard.base
         };
         let numbers = RetryNumbers {
-            max_attempts,
-            base_ms,
-            factor_milli,
-            cap_ms,
-            jitter_milli,
-            max_age_ms,
+            max_attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+            base_ms: seconds(draft.base_seconds, base),
+            factor_milli: small(draft.factor, standard.factor),
+            cap_ms: seconds(draft.cap_seconds, standard.cap),
+            jitter_milli: small(draft.jitter, standard.jitter),
+            max_age_ms: seconds(draft.max_age_seconds, Duration::ZERO),
         };
         let policy = policy_of(RetryChoice::Custom(numbers));
-        if let Err(refusal) = policy.validate() {
+        let refusals = policy.refusals();
+        let fine = |field: &str| refusals.iter().all(|refusal| refusal.field != field);
+        for refusal in &refusals {
             let unit = match refusal.field {
                 "base" | "cap" | "maxAge" => "Seconds",
                 _ => "",
             };
             let field = format!("retryPolicy.{}{unit}", refusal.field);
-            self.refuse(&field, "out_of_bounds", refusal.reason);
+            self.refuse(&field, "out_of_bounds", refusal.reason.as_str());
+        }
+        let whole = self.violations.count() == before && !unread.contains(&true);
+        // The plan is asked about what any policy may have. An age that is given stands for itself; else
+        // it follows from all the others.
+        let attempts = Some(policy.max_attempts).filter(|_| fine("maxAttempts"));
+        let age = if whole {
+            Some(age_of(&policy))
+        } else {
+            policy.max_age.filter(|_| fine("maxAge"))
+        };
+        self.retry_within_plan(attempts, age);
+        if self.violations.count() > before || !whole {
             return None;
         }
         // The same numbers are the same choice, however they were spelled.
@@ -164,6 +202,17 @@ impl Judge<'_> {
             None => RetryChoice::Custom(numbers),
         })
     }
+
+    fn retry_within_plan(&mut self, max_attempts: Option<u32>, age: Option<Duration>) {
+        for (field, message) in self.retry_bounds.refusals(max_attempts, age) {
+            self.refuse(field, "plan_limit", message);
+        }
+    }
+}
+
+/// How long after an event a policy tries again at the most.
+fn age_of(policy: &RetryPolicy) -> Duration {
+    policy.max_age.unwrap_or_else(|| policy.span())
 }
 
 /// The policy of a choice.

@@ -1,4 +1,8 @@
 use super::*;
+use crate::{
+    error::Violation,
+    violations::{MAX_NAMED, MORE_PROBLEMS},
+};
 
 /// What a judge says to one draft.
 pub(super) fn judged<T>(
@@ -6,13 +10,13 @@ pub(super) fn judged<T>(
     ask: impl FnOnce(&mut Judge<'_>) -> Option<T>,
 ) -> Result<Option<T>, Vec<(String, &'static str)>> {
     let policy = AddressPolicy::default();
-    let mut judge = Judge::new(Vec::new(), &policy, bounds, 0);
+    let mut judge = Judge::new(Violations::default(), &policy, bounds, 0);
     let value = ask(&mut judge);
     if judge.violations.is_empty() {
         return Ok(value);
     }
     let said = |one: Violation| (one.field, one.reason);
-    Err(judge.violations.into_iter().map(said).collect())
+    Err(judge.violations.told().into_iter().map(said).collect())
 }
 
 fn draft() -> Draft {
@@ -222,8 +226,8 @@ fn every_problem_is_named_at_once() {
         [
             "name",
             "endpointUrl",
-            "linkIds",
-            "triggers",
+            "linkIds[0]",
+            "triggers[0]",
             "source",
             "profile",
             "status",
@@ -311,10 +315,7 @@ fn a_bad_link_is_told_where_it_was_given() {
         let violation = &error.violations()[0];
         (violation.field.clone(), violation.message.clone())
     };
-    assert_eq!(
-        refusal(false),
-        ("linkIds".into(), "entry 1: is no UUID".into())
-    );
+    assert_eq!(refusal(false), ("linkIds[1]".into(), "is no UUID".into()));
     assert_eq!(refusal(true).0, "linkId");
 }
 
@@ -336,4 +337,179 @@ fn links_collapse_and_are_bounded() {
     };
     let error = many.judge_new(&strict()).unwrap_err();
     assert_eq!(problems(&error), [("linkIds".to_owned(), "too_many")]);
+}
+
+#[test]
+fn every_entry_that_is_none_is_named_and_a_thousand_are_counted() {
+    let id = |n: u128| Uuid::from_u128(n).to_string();
+    let mixed = Draft {
+        links: Some(vec!["x".into(), id(1), "".into(), id(1), "y".into()]),
+        triggers: Some(vec![
+            "KIND_EXIT".into(),
+            "KIND_X".into(),
+            "KIND_ENTRY".into(),
+            "exit".into(),
+        ]),
+        event_actions: Some(vec!["a b".into(), "FORM_SUBMIT".into(), "".into()]),
+        ..draft()
+    };
+    let error = mixed.judge_new(&strict()).unwrap_err();
+    let named = |field: &str, reason| (field.to_owned(), reason);
+    assert_eq!(
+        problems(&error),
+        [
+            named("linkIds[0]", "not_an_id"),
+            named("linkIds[2]", "not_an_id"),
+            named("linkIds[4]", "not_an_id"),
+            named("triggers[1]", "unknown_trigger"),
+            named("triggers[3]", "unknown_trigger"),
+            named("eventActions[0]", "not_an_action"),
+            named("eventActions[2]", "not_an_action"),
+        ]
+    );
+    // Too many, and some of them none; what was found after all that is counted too.
+    let links = (0..2_000).map(|n| match n % 2 {
+        0 => "x".to_owned(),
+        _ => id(n),
+    });
+    let many = Draft {
+        name: Some(" ".into()),
+        links: Some(links.chain((2_000..3_000).map(id)).collect()),
+        triggers: Some(vec!["KIND_X".into()]),
+        ..draft()
+    };
+    let error = many.judge_new(&strict()).unwrap_err();
+    let said = error.violations();
+    assert_eq!(said.len(), MAX_NAMED + 1);
+    assert_eq!((&*said[0].field, &*said[1].field), ("name", "linkIds[0]"));
+    assert_eq!(&*said[2].field, "linkIds[2]", "in their order");
+    let last = &said[MAX_NAMED];
+    assert_eq!((&*last.field, last.reason), ("", MORE_PROBLEMS));
+    // A name, 1,000 entries, their number, a trigger; less what is named.
+    assert_eq!(
+        last.message,
+        format!("and {} more problems", 1_003 - MAX_NAMED)
+    );
+}
+
+#[test]
+fn every_object_is_judged_whole_beside_the_others() {
+    let bad = Draft {
+        retry: Some(RetryDraft {
+            max_attempts: Some(0),
+            base_seconds: Some(-1.0),
+            jitter: Some(0.9),
+            ..RetryDraft::default()
+        }),
+        rate: Some(Some(RateDraft {
+            count: Some(0),
+            period_seconds: Some(7),
+            burst: Some(0),
+        })),
+        headers: Some(vec![
+            HeaderDraft {
+                name: "Host".into(),
+                value: Some(Secret::new("a\nb")),
+            },
+            HeaderDraft {
+                name: "X-A".into(),
+                value: None,
+            },
+        ]),
+        auth: Some(Some(AuthDraft::ApiKey {
+            place: "cookie".into(),
+            name: "key".into(),
+            value: None,
+        })),
+        certificate: Some(Some(CertificateDraft {
+            certificate: Some("x".into()),
+            private_key: Some(Secret::new("y")),
+        })),
+        ..draft()
+    };
+    let expected = [
+        ("retryPolicy.maxAttempts", "out_of_bounds"),
+        ("retryPolicy.baseSeconds", "out_of_bounds"),
+        ("retryPolicy.jitter", "out_of_bounds"),
+        ("rateLimit.count", "out_of_bounds"),
+        ("rateLimit.periodSeconds", "out_of_bounds"),
+        ("rateLimit.burst", "out_of_bounds"),
+        ("auth.in", "not_allowed"),
+        ("auth.value", "missing"),
+        ("clientCertificate.certificate", "not_a_certificate"),
+        ("clientCertificate.privateKey", "not_a_private_key"),
+        ("headers[0].name", "header_name_reserved"),
+        ("headers[0].value", "header_value_invalid"),
+        ("headers[1].value", "missing"),
+    ]
+    .map(|(field, reason)| (field.to_owned(), reason));
+    let error = bad.clone().judge_new(&strict()).unwrap_err();
+    assert_eq!(problems(&error), expected);
+    // The order is the same each time, and the same for a change.
+    assert_eq!(problems(&changes(bad).unwrap_err()), expected);
+}
+
+#[test]
+fn what_the_face_could_not_read_is_not_judged_again() {
+    let unread = |field: &str| Violation::new(field, "wrong_type", "has to be text, not null");
+    let fields = [
+        "name",
+        "linkIds[1]",
+        "signatures[0]",
+        "auth.type",
+        "headers[0]",
+        "headers[1].name",
+        "retryPolicy.baseSeconds",
+        "rateLimit.count",
+    ];
+    let half = Draft {
+        endpoint_url: Some("https://example.com/hook".into()),
+        links: Some(vec![Uuid::nil().to_string(), String::new()]),
+        signatures: Some(vec![String::new()]),
+        headers: Some(vec![
+            HeaderDraft {
+                name: String::new(),
+                value: None,
+            },
+            HeaderDraft {
+                name: String::new(),
+                value: Some(Secret::new("v")),
+            },
+            HeaderDraft {
+                name: "Authorization".into(),
+                value: Some(Secret::new("v")),
+            },
+        ]),
+        retry: Some(RetryDraft {
+            // Below the standard's base, which was not asked for.
+            cap_seconds: Some(5.0),
+            ..RetryDraft::default()
+        }),
+        rate: Some(Some(RateDraft {
+            period_seconds: Some(1),
+            ..RateDraft::default()
+        })),
+        problems: fields.map(unread).to_vec().into(),
+        ..Draft::default()
+    };
+    let said = |error: ManagementError| -> Vec<String> {
+        let all = problems(&error).into_iter();
+        all.map(|(field, _)| field).collect()
+    };
+    let new = half.clone().judge_new(&strict()).unwrap_err();
+    assert_eq!(said(new), fields);
+    // Stored credentials are neither held against the headers nor missed for another host.
+    let stored = Draft {
+        auth: Some(Some(AuthDraft::Bearer {
+            token: Some(Secret::new("t")),
+        })),
+        ..draft()
+    };
+    let stored = stored.judge_new(&strict()).unwrap();
+    let before = Before {
+        endpoint_url: "https://example.org/",
+        extras: &stored.extras,
+    };
+    let error = half.judge_changes(&strict(), before).unwrap_err();
+    assert_eq!(said(error), fields);
 }

@@ -11,7 +11,8 @@ use webhooks_store::{WorkspaceLimits, WorkspacePatch, WorkspaceSettings};
 
 use crate::{
     emails::is_email,
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, parse_id},
+    violations::Violations,
 };
 
 /// Most notification addresses of a workspace.
@@ -54,7 +55,7 @@ pub struct WorkspaceDraft {
     /// Hosts whose endpoints need not, anew.
     pub exempt_hosts: Option<Vec<String>>,
     /// What the face itself found wrong (types, unknown members).
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// A new workspace, checked.
@@ -117,14 +118,12 @@ impl WorkspaceDraft {
     }
 }
 
-struct Judge(Vec<Violation>);
+struct Judge(Violations);
 
 impl Judge {
     fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
         // The face may have found the same field wrong already.
-        if !self.0.iter().any(|violation| violation.field == field) {
-            self.0.push(Violation::new(field, reason, message));
-        }
+        self.0.refuse(field, reason, message);
     }
 
     fn id(&mut self, field: &str, text: Option<String>) -> Option<Uuid> {
@@ -161,13 +160,15 @@ impl Judge {
     /// Each address once, whatever the case of its letters.
     fn emails(&mut self, emails: Option<Vec<String>>) -> Option<Vec<String>> {
         let mut once: Vec<String> = Vec::new();
-        for email in emails? {
+        for (index, email) in emails?.into_iter().enumerate() {
             if !is_email(&email) {
-                let message = "holds addresses of the form name@host.example";
-                self.broken("notificationEmails", "not_an_address", message);
-                break;
-            }
-            if !once.iter().any(|known| known.eq_ignore_ascii_case(&email)) {
+                let message = "is an address of the form name@host.example";
+                let violations = &mut self.0;
+                violations.refuse_entry("notificationEmails", index, "not_an_address", message);
+            } else if once.len() <= MAX_EMAILS
+                && !once.iter().any(|known| known.eq_ignore_ascii_case(&email))
+            {
+                // Beyond the limit they are looked at, and no longer kept.
                 once.push(email);
             }
         }
@@ -182,14 +183,12 @@ impl Judge {
     fn hosts(&mut self, hosts: Option<Vec<String>>) -> Option<Vec<String>> {
         const FIELD: &str = "verificationExemptHosts";
         let mut once: Vec<String> = Vec::new();
-        for host in hosts? {
+        for (index, host) in hosts?.into_iter().enumerate() {
             let host = host.to_ascii_lowercase();
             if !is_host_pattern(&host) {
-                let message = "holds host names, or *.name for all below one";
-                self.broken(FIELD, "not_a_host", message);
-                break;
-            }
-            if !once.contains(&host) {
+                let message = "is a host name, or *.name for all below one";
+                self.0.refuse_entry(FIELD, index, "not_a_host", message);
+            } else if once.len() <= MAX_EXEMPT_HOSTS && !once.contains(&host) {
                 once.push(host);
             }
         }
@@ -226,11 +225,7 @@ impl Judge {
     }
 
     fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(ManagementError::Invalid(self.0))
-        }
+        self.0.verdict(value)
     }
 }
 
@@ -247,7 +242,12 @@ mod tests {
             id: Some("x".into()),
             name: Some(" ".into()),
             plan: Some("GOLD".into()),
-            notification_emails: Some(vec!["nobody".into()]),
+            notification_emails: Some(vec![
+                "nobody".into(),
+                "ops@acme.example".into(),
+                "no one".into(),
+            ]),
+            exempt_hosts: Some(vec!["a.example".into(), "b c".into()]),
             limits: Some(LimitsDraft {
                 webhooks: Some(-1),
                 retry_max_attempts: Some(0),
@@ -269,12 +269,14 @@ mod tests {
                 "id",
                 "name",
                 "plan",
-                "notificationEmails",
+                "notificationEmails[0]",
+                "notificationEmails[2]",
                 "limits.retryMaxAgeSeconds",
                 "limits.webhooks",
                 "limits.retryMaxAttempts",
                 "limits.eventsPerSecond",
                 "limits.heldPerWebhook",
+                "verificationExemptHosts[1]",
             ]
         );
     }

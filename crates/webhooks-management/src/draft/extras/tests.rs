@@ -29,7 +29,7 @@ fn judged(
     headers: Option<Vec<HeaderDraft>>,
     auth: Option<Option<AuthDraft>>,
 ) -> Result<Option<Extras>, Vec<(String, &'static str)>> {
-    let mut violations = Vec::new();
+    let mut violations = Violations::default();
     let wish = Wish {
         headers,
         auth,
@@ -40,6 +40,7 @@ fn judged(
         Ok(extras)
     } else {
         Err(violations
+            .told()
             .into_iter()
             .map(|one| (one.field, one.reason))
             .collect())
@@ -208,7 +209,7 @@ fn judged_certificate(
     certificate: Option<&str>,
     private_key: Option<&str>,
 ) -> Result<Extras, (String, &'static str)> {
-    let mut violations = Vec::new();
+    let mut violations = Violations::default();
     let wish = Wish {
         certificate: Some(Some(CertificateDraft {
             certificate: certificate.map(str::to_owned),
@@ -217,7 +218,7 @@ fn judged_certificate(
         ..Wish::default()
     };
     let extras = judge(&mut violations, stored, by(&AddressPolicy::default()), wish);
-    match violations.pop() {
+    match violations.told().pop() {
         None => Ok(extras.unwrap()),
         Some(violation) => Err((violation.field, violation.reason)),
     }
@@ -240,6 +241,8 @@ fn a_client_certificate_is_judged_when_it_is_saved() {
     check(Some(&good), Some(&wrong), "privateKey", "key_mismatch");
     let old = certificate(2020, 2021, &key);
     check(Some(&old), Some(&own), "certificate", "certificate_expired");
+    // Both are told; this one is the last of them.
+    check(Some(&old), Some(&wrong), "privateKey", "key_mismatch");
     let early = certificate(2039, 2040, &key);
     check(
         Some(&early),
@@ -260,7 +263,7 @@ fn a_client_certificate_is_judged_when_it_is_saved() {
         ..by(&policy)
     };
     let elsewhere = |private_key: Option<&str>| {
-        let mut violations = Vec::new();
+        let mut violations = Violations::default();
         let wish = Wish {
             certificate: Some(Some(CertificateDraft {
                 certificate: Some(good.clone()),
@@ -269,7 +272,7 @@ fn a_client_certificate_is_judged_when_it_is_saved() {
             ..Wish::default()
         };
         judge(&mut violations, &made, moves, wish);
-        violations.pop().map(|one| (one.field, one.reason))
+        violations.told().pop().map(|one| (one.field, one.reason))
     };
     for kept in [None, Some("••••")] {
         let expected = ("clientCertificate.privateKey".to_owned(), OTHER_HOST);
@@ -283,4 +286,118 @@ fn a_client_certificate_is_judged_when_it_is_saved() {
     let renewed = judged_certificate(&made, Some(&renewed), None).unwrap();
     assert_ne!(renewed.shown(), made.shown());
     assert!(!format!("{made:?}").contains("PRIVATE KEY"));
+}
+
+#[test]
+fn every_member_of_credentials_is_judged() {
+    let none = Extras::default();
+    let fields = |draft: AuthDraft| -> Vec<String> {
+        let said = judged(&none, None, Some(Some(draft))).unwrap_err();
+        said.into_iter().map(|(field, _)| field).collect()
+    };
+    let basic = AuthDraft::Basic {
+        username: "a:b".into(),
+        password: None,
+    };
+    assert_eq!(fields(basic), ["auth.username", "auth.password"]);
+    for (place, name, value) in [
+        ("query", "k=", secret("a\nb")),
+        ("header", "Host", None),
+        ("header", "a b", secret(" ")),
+    ] {
+        let key = AuthDraft::ApiKey {
+            place: place.into(),
+            name: name.into(),
+            value,
+        };
+        assert_eq!(fields(key), ["auth.name", "auth.value"], "{name}");
+    }
+    let client = AuthDraft::OAuth2 {
+        token_url: "http://id.example.com/".into(),
+        client_id: String::new(),
+        client_secret: None,
+        scopes: vec!["a:b".into(), "b c".into(), String::new(), "d\\".into()],
+        audience: "\n".into(),
+        client_auth: "digest".into(),
+    };
+    assert_eq!(
+        fields(client),
+        [
+            "auth.clientAuth",
+            "auth.tokenUrl",
+            "auth.clientId",
+            "auth.audience",
+            "auth.scopes[1]",
+            "auth.scopes[2]",
+            "auth.scopes[3]",
+            "auth.clientSecret"
+        ]
+    );
+}
+
+#[test]
+fn headers_are_held_against_each_other_whatever_the_credentials_are() {
+    let none = Extras::default();
+    let (long, third) = ("v".repeat(4_000), "v".repeat(300));
+    let large = || {
+        vec![
+            header("X-A", Some(&long)),
+            header("X-B", Some(&long)),
+            header("Authorization", Some("x")),
+            header("X-C", Some(&third)),
+        ]
+    };
+    let bearer = AuthDraft::Bearer { token: secret("t") };
+    let named = |field: &str, reason| (field.to_owned(), reason);
+    assert_eq!(
+        judged(&none, Some(large()), Some(Some(bearer))),
+        Err(vec![
+            named("auth", "header_name_repeated"),
+            named("headers", "headers_too_large")
+        ])
+    );
+    let bad = AuthDraft::ApiKey {
+        place: "cookie".into(),
+        name: "k".into(),
+        value: secret("v"),
+    };
+    assert_eq!(
+        judged(&none, Some(large()), Some(Some(bad))),
+        Err(vec![
+            named("auth.in", "not_allowed"),
+            named("headers", "headers_too_large")
+        ])
+    );
+}
+
+#[test]
+fn a_chain_and_a_key_that_are_none_are_both_told() {
+    let mut violations = Violations::default();
+    let wish = Wish {
+        certificate: Some(Some(CertificateDraft::default())),
+        ..Wish::default()
+    };
+    let policy = AddressPolicy::default();
+    judge(&mut violations, &Extras::default(), by(&policy), wish);
+    let wish = Wish {
+        certificate: Some(Some(CertificateDraft {
+            certificate: Some("x".repeat(MAX_CHAIN_BYTES + 1)),
+            private_key: secret("y"),
+        })),
+        ..Wish::default()
+    };
+    let mut others = Violations::default();
+    judge(&mut others, &Extras::default(), by(&policy), wish);
+    let said = |violations: Violations| -> Vec<(String, &'static str)> {
+        let told = violations.told().into_iter();
+        told.map(|one| (one.field, one.reason)).collect()
+    };
+    let named = |certificate, private_key| {
+        [
+            ("clientCertificate.certificate".to_owned(), certificate),
+            ("clientCertificate.privateKey".to_owned(), private_key),
+        ]
+    };
+    assert_eq!(said(violations), named("missing", "missing"));
+    assert_eq!(said(others), named("too_long", "not_a_private_key"));
 }

@@ -47,7 +47,7 @@ fn event_actions_are_kept_in_their_short_form() {
     assert_eq!(kept.unwrap().unwrap(), ["FORM_SUBMIT", "OF_THE_FUTURE"]);
     for bad in ["", "EVENT_ACTION_", "form_submit", "A B"] {
         let said = actions(&[bad]).unwrap_err();
-        assert_eq!(said, [("eventActions".to_owned(), "not_an_action")]);
+        assert_eq!(said, [("eventActions[0]".to_owned(), "not_an_action")]);
     }
 }
 
@@ -80,7 +80,16 @@ fn words_and_numbers_outside_their_range_are_named() {
     };
     assert_eq!(signatures(&["v1"]), Ok(Some(false)));
     assert_eq!(signatures(&["v1", "v1a"]), Ok(Some(true)));
-    for bad in [&[][..], &["v1a"], &["v1", "v2"]] {
+    for bad in [&[][..], &["v1a"]] {
         assert_eq!(field(signatures(bad).unwrap_err()), "signatures");
     }
+    let fields = |words: &[&str]| -> Vec<String> {
+        let said = signatures(words).unwrap_err().into_iter();
+        said.map(|(field, _)| field).collect()
+    };
+    assert_eq!(
+        fields(&["v1", "v2", "v1a", "V1"]),
+        ["signatures[1]", "signatures[3]"]
+    );
+    assert_eq!(fields(&["v1a", "v2"]), ["signatures[1]", "signatures"]);
 }

@@ -87,7 +87,7 @@ fn a_retry_policy_is_a_preset_or_numbers_within_bounds() {
         (
             |draft, value| draft.base_seconds = Some(value),
             -1.0,
-            "retryPolicy",
+            "retryPolicy.baseSeconds",
         ),
     ] {
         assert_eq!(number(set, value), (name.to_owned(), "out_of_bounds"));
@@ -124,4 +124,59 @@ fn a_plan_bounds_the_attempts() {
     retry(preset("standard"), day).unwrap();
     let long = ("retryPolicy.maxAgeSeconds".to_owned(), "plan_limit");
     assert_eq!(retry(preset("resilient"), day), Err(long));
+}
+
+#[test]
+fn every_number_that_is_none_is_named() {
+    let said = |draft: RetryDraft, bounds: RetryBounds| -> Vec<(String, &'static str)> {
+        judged(bounds, |judge| judge.retry(Some(draft))).unwrap_err()
+    };
+    let out = |field: &str| (format!("retryPolicy.{field}"), "out_of_bounds");
+    let all = RetryDraft {
+        preset: None,
+        max_attempts: Some(-1),
+        base_seconds: Some(-1.0),
+        factor: Some(0.0),
+        cap_seconds: Some(1e300),
+        jitter: Some(-0.1),
+        max_age_seconds: Some(-5.0),
+    };
+    let numbers = [
+        out("maxAttempts"),
+        out("baseSeconds"),
+        out("factor"),
+        out("capSeconds"),
+        out("jitter"),
+        out("maxAgeSeconds"),
+    ];
+    assert_eq!(said(all.clone(), FREE), numbers);
+    // A preset beside them, which is none: each of the three is a mistake of its own.
+    let both = RetryDraft {
+        preset: Some("patient".into()),
+        ..all
+    };
+    let mut expected = vec![
+        ("retryPolicy.preset".to_owned(), "unknown_preset"),
+        ("retryPolicy".to_owned(), "ambiguous"),
+    ];
+    expected.extend(numbers);
+    assert_eq!(said(both, FREE), expected);
+    // What the plan does not allow is told beside what no plan does.
+    let day = RetryBounds {
+        max_attempts: 3,
+        max_age: Some(Duration::from_secs(86_400)),
+    };
+    let patient = RetryDraft {
+        max_attempts: Some(5),
+        factor: Some(11.0),
+        max_age_seconds: Some(100_000.0),
+        ..RetryDraft::default()
+    };
+    let plan = |field: &str| (format!("retryPolicy.{field}"), "plan_limit");
+    assert_eq!(
+        said(patient, day),
+        [out("factor"), plan("maxAttempts"), plan("maxAgeSeconds")]
+    );
+    let over = [plan("maxAttempts"), plan("maxAgeSeconds")];
+    assert_eq!(said(preset("resilient"), day), over);
 }
