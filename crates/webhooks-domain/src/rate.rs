@@ -34,17 +34,12 @@ impl RateLimit {
     /// # Errors
     /// The first field that is out of bounds.
     pub fn new(count: u32, period_seconds: u32, burst: u32) -> Result<Self, OutOfBounds> {
-        let bounded = |field, value: u32, bounds: std::ops::RangeInclusive<u32>| match bounds
-            .contains(&value)
+        if let Some(refusal) = Self::refusals(count, period_seconds, burst)
+            .into_iter()
+            .next()
         {
-            true => Ok(value),
-            false => Err(OutOfBounds::new(
-                field,
-                format!("must be {} to {}", bounds.start(), bounds.end()),
-            )),
-        };
-        let count = bounded("count", count, COUNT)?;
-        let period_seconds = bounded("periodSeconds", period_seconds, PERIOD_SECONDS)?;
+            return Err(refusal);
+        }
         let burst = match burst {
             0 => Self::default_burst(count, period_seconds),
             some => some,
@@ -52,8 +47,28 @@ impl RateLimit {
         Ok(Self {
             count,
             period_seconds,
-            burst: bounded("burst", burst, BURST)?,
+            burst,
         })
+    }
+
+    /// Every field that is out of bounds; none = [`RateLimit::new`] takes them. The default of the
+    /// burst is within its bounds, as it is never above the count.
+    #[must_use]
+    pub fn refusals(count: u32, period_seconds: u32, burst: u32) -> Vec<OutOfBounds> {
+        let fields = [
+            ("count", count, COUNT),
+            ("periodSeconds", period_seconds, PERIOD_SECONDS),
+            ("burst", burst.max(1), BURST),
+        ];
+        let broken = fields
+            .into_iter()
+            .filter(|(_, value, bounds)| !bounds.contains(value));
+        broken
+            .map(|(field, _, bounds)| {
+                let must = format!("must be {} to {}", bounds.start(), bounds.end());
+                OutOfBounds::new(field, must)
+            })
+            .collect()
     }
 
     /// The burst of a limit that names none: what a second brings, at least one.
@@ -182,6 +197,20 @@ mod tests {
         let mut state = RateState::empty_at(limit, 86_400_000_000);
         assert_eq!(state.admit(limit, 0), Err(Duration::from_secs(1)));
         assert_eq!(state.wait(limit, 0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn every_bound_that_is_broken_is_told() {
+        let fields = |count, period, burst| -> Vec<&'static str> {
+            let refusals = RateLimit::refusals(count, period, burst).into_iter();
+            refusals.map(|one| one.field).collect()
+        };
+        assert_eq!(fields(0, 0, 10_001), ["count", "periodSeconds", "burst"]);
+        assert_eq!(fields(10_001, 1, 0), ["count"]);
+        for (count, period) in [(1, 3_600), (10_000, 1)] {
+            assert_eq!(fields(count, period, 0), [""; 0]);
+            RateLimit::new(count, period, 0).unwrap();
+        }
     }
 
     #[test]

@@ -142,40 +142,46 @@ impl RetryPolicy {
     /// # Errors
     /// The first field that is out of bounds, and what it must be.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
-        let check = |field, holds: bool, reason: &str| match holds {
-            true => Ok(()),
-            false => Err(OutOfBounds::new(field, reason)),
-        };
-        check(
-            "maxAttempts",
-            ATTEMPTS.contains(&self.max_attempts),
-            "must be 1 to 20",
-        )?;
-        check(
-            "base",
-            BASE.contains(&self.base),
-            "must be 1 second to 1 hour",
-        )?;
-        check(
-            "factor",
-            FACTOR.contains(&self.factor),
-            "must be 1.0 to 10.0",
-        )?;
-        check(
-            "cap",
-            CAP.contains(&self.cap) && self.cap >= self.base,
-            "must be 1 second to 24 hours, and not below the base",
-        )?;
-        check(
-            "jitter",
-            JITTER.contains(&self.jitter),
-            "must be 0.0 to 0.5",
-        )?;
-        check(
-            "maxAge",
-            self.max_age.is_none_or(|age| MAX_AGE.contains(&age)),
-            "must be 1 minute to 7 days",
-        )
+        self.refusals().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every field for which a webhook may not have this policy, and what it must be. A cap is held
+    /// against its base only where that one is within its own bounds.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<OutOfBounds> {
+        let base = BASE.contains(&self.base);
+        let rules = [
+            (
+                "maxAttempts",
+                ATTEMPTS.contains(&self.max_attempts),
+                "must be 1 to 20",
+            ),
+            ("base", base, "must be 1 second to 1 hour"),
+            (
+                "factor",
+                FACTOR.contains(&self.factor),
+                "must be 1.0 to 10.0",
+            ),
+            (
+                "cap",
+                CAP.contains(&self.cap) && (!base || self.cap >= self.base),
+                "must be 1 second to 24 hours, and not below the base",
+            ),
+            (
+                "jitter",
+                JITTER.contains(&self.jitter),
+                "must be 0.0 to 0.5",
+            ),
+            (
+                "maxAge",
+                self.max_age.is_none_or(|age| MAX_AGE.contains(&age)),
+                "must be 1 minute to 7 days",
+            ),
+        ];
+        let broken = rules.into_iter().filter(|(_, holds, _)| !holds);
+        broken
+            .map(|(field, _, reason)| OutOfBounds::new(field, reason))
+            .collect()
     }
 
     /// The sum of all delays without jitter: how long a receiver may be away. The random wait before
@@ -447,6 +453,45 @@ mod tests {
         assert_eq!(RetryPolicy::preset("STANDARD"), None);
         let numbers = RetryPolicy::from_numbers(10, 120_000, 4_000, 72_000_000, 200, 345_600_000);
         assert_eq!(numbers.preset_name(), Some("resilient"));
+    }
+
+    #[test]
+    fn every_field_out_of_bounds_is_named_and_no_cap_for_its_base() {
+        let fields = |policy: RetryPolicy| -> Vec<&'static str> {
+            let refusals = policy.refusals().into_iter();
+            refusals.map(|one| one.field).collect()
+        };
+        type Break = fn(&mut RetryPolicy);
+        let break_one: [(&str, Break); 6] = [
+            ("maxAttempts", |policy| policy.max_attempts = 0),
+            ("base", |policy| policy.base = Duration::from_secs(7_200)),
+            ("factor", |policy| policy.factor = 0.5),
+            ("cap", |policy| policy.cap = Duration::ZERO),
+            ("jitter", |policy| policy.jitter = 0.6),
+            ("maxAge", |policy| {
+                policy.max_age = Some(Duration::from_secs(1))
+            }),
+        ];
+        // Whatever of them is broken, exactly that is named.
+        for broken in 0..64 {
+            let mut policy = RetryPolicy::STANDARD;
+            let mut expected = Vec::new();
+            for (bit, (field, break_it)) in break_one.iter().enumerate() {
+                if broken & (1 << bit) != 0 {
+                    break_it(&mut policy);
+                    expected.push(*field);
+                }
+            }
+            assert_eq!(fields(policy), expected);
+            assert_eq!(policy.validate().is_ok(), expected.is_empty());
+        }
+        let of = |base, cap| RetryPolicy {
+            base: Duration::from_secs(base),
+            cap: Duration::from_secs(cap),
+            ..RetryPolicy::STANDARD
+        };
+        assert_eq!(fields(of(120, 60)), ["cap"]);
+        assert_eq!(fields(of(7_200, 60)), ["base"]);
     }
 
     #[test]

@@ -114,6 +114,17 @@ impl ClientCertificate {
         Ok(client)
     }
 
+    /// Whether a text is a private key that TLS can use, whatever certificate it is for.
+    ///
+    /// # Errors
+    /// A text that is too long, or no such key.
+    pub fn check_key(key_pem: &[u8]) -> Result<(), TlsIdentityError> {
+        short(key_pem)?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| TlsIdentityError::Key)?;
+        let loaded = provider().key_provider.load_private_key(key);
+        loaded.map(drop).map_err(|_| TlsIdentityError::Key)
+    }
+
     fn copy(&self) -> Self {
         Self {
             digest: self.digest,

@@ -70,6 +70,8 @@ pub struct Submission {
     pub events_per_second: u32,
     /// The caller's trace, continued when valid.
     pub traceparent: Option<String>,
+    /// The id of the request that it came in, where its door has such ids.
+    pub request_id: Option<String>,
     /// Which way it came.
     pub door: Door,
     /// When the publisher got a durable yes already (microseconds since the epoch); `None` = now.
@@ -150,8 +152,10 @@ impl Acceptor {
             set_parent(&span, traceparent);
         }
         let (door, workspace) = (submission.door, submission.workspace);
+        let request_id = submission.request_id.clone();
         let result = self.0.accept(submission).instrument(span).await;
-        record(door, workspace, begun.elapsed(), &result);
+        let took = begun.elapsed();
+        record(door, workspace, request_id.as_deref(), took, &result);
         result
     }
 
@@ -378,7 +382,13 @@ fn mismatch() -> Refusal {
 }
 
 /// One wide line and the counters.
-fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted, Refusal>) {
+fn record(
+    door: Door,
+    workspace: Uuid,
+    request_id: Option<&str>,
+    took: Duration,
+    result: &Result<Accepted, Refusal>,
+) {
     let label = match result {
         Ok(accepted) if accepted.duplicate => "duplicate",
         Ok(_) => "accepted",
@@ -394,6 +404,7 @@ fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted,
             target: DONE,
             door = door.as_str(),
             workspace.id = %workspace,
+            request.id = request_id,
             event.id = accepted.id,
             result = label,
             duration_ms,
@@ -402,6 +413,7 @@ fn record(door: Door, workspace: Uuid, took: Duration, result: &Result<Accepted,
         Err(refusal) => tracing::info!(
             door = door.as_str(),
             workspace.id = %workspace,
+            request.id = request_id,
             event.id = refusal.event_id.as_deref(),
             result = label,
             reason = refusal.reason_word(),

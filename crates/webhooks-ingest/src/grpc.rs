@@ -95,6 +95,7 @@ impl GrpcDoor {
             workspace: caller.permit.workspace,
             events_per_second: caller.permit.events_per_second,
             traceparent: caller.traceparent,
+            request_id: None,
             door: Door::Grpc,
             received_at: None,
         };

@@ -125,6 +125,7 @@ impl Intake {
             workspace,
             events_per_second: 0,
             traceparent: pulled.header(headers::TRACEPARENT).map(str::to_owned),
+            request_id: None,
             door: Door::Nats,
             received_at: Some(pulled.published_micros),
         };

@@ -4,10 +4,15 @@
 //! same rules to it and report every problem at once. Absent means untouched (or the default at
 //! creation); present and empty is a value of its own.
 
+mod auth;
+mod certificate;
 mod extras;
+mod headers;
 mod options;
+mod rate;
+mod retry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use uuid::Uuid;
 use webhooks_domain::{
@@ -23,15 +28,16 @@ use webhooks_runtime::Secret;
 use webhooks_store::{RateChoice, RetryChoice, WebhookOptions};
 
 use crate::{
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, parse_id},
     extras::{Auth, Extras},
+    violations::Violations,
     words::{ShownStatus, parse_source},
 };
 
-pub(crate) use options::RetryBounds;
+pub(crate) use retry::RetryBounds;
 pub use {
-    extras::{AuthDraft, CertificateDraft, HeaderDraft},
-    options::{RateDraft, RetryDraft},
+    auth::AuthDraft, certificate::CertificateDraft, headers::HeaderDraft, rate::RateDraft,
+    retry::RetryDraft,
 };
 
 /// A webhook as asked for, unchecked.
@@ -80,7 +86,7 @@ pub struct Draft {
     /// What becomes of held deliveries: `DELIVER`, `DISCARD` or `KEEP`; at a change only.
     pub held: Option<String>,
     /// What the face itself found wrong (types, unknown members).
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// What is judged by beside the draft.
@@ -287,7 +293,7 @@ impl Draft {
 /// # Errors
 /// Why it is none.
 pub(crate) fn judge_secret(
-    problems: Vec<Violation>,
+    problems: Violations,
     secret: Option<Secret>,
 ) -> Result<Option<SigningKey>, ManagementError> {
     let policy = AddressPolicy::default();
@@ -300,13 +306,13 @@ struct Judge<'a> {
     policy: &'a AddressPolicy,
     retry_bounds: RetryBounds,
     now: i64,
-    violations: Vec<Violation>,
+    violations: Violations,
     endpoint_refused: bool,
 }
 
 impl<'a> Judge<'a> {
     fn new(
-        violations: Vec<Violation>,
+        violations: Violations,
         policy: &'a AddressPolicy,
         retry_bounds: RetryBounds,
         now: i64,
@@ -325,20 +331,21 @@ impl<'a> Judge<'a> {
             return Ok(value);
         }
         Err(ManagementError::refused(
-            self.violations,
+            self.violations.told(),
             self.endpoint_refused,
         ))
     }
 
     fn refuse(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        self.violations.push(Violation::new(field, reason, message));
+        self.violations.refuse(field, reason, message);
+    }
+
+    fn refuse_entry(&mut self, list: &str, index: usize, reason: &'static str, message: &str) {
+        self.violations.refuse_entry(list, index, reason, message);
     }
 
     fn missing(&mut self, field: &str) {
-        // A member of the wrong type has been named already.
-        if self.violations.iter().all(|v| v.field != field) {
-            self.refuse(field, "missing", "has to be given");
-        }
+        self.refuse(field, "missing", "has to be given");
     }
 
     fn extras(&mut self, stored: &Extras, moves: bool, wish: extras::Wish) -> Option<Extras> {
@@ -402,51 +409,35 @@ impl<'a> Judge<'a> {
     }
 
     fn links(&mut self, links: Option<Vec<String>>, as_link_id: bool) -> Option<Vec<Uuid>> {
-        let mut ids = Vec::new();
-        let links = links?;
-        for (index, link) in links.iter().enumerate() {
+        let (mut ids, mut known) = (Vec::new(), HashSet::new());
+        for (index, link) in links?.iter().enumerate() {
             match parse_id(link) {
-                Some(id) if !ids.contains(&id) => ids.push(id),
-                Some(_) => {}
-                None => {
-                    match as_link_id {
-                        true => self.refuse("linkId", "not_an_id", "is neither empty nor a UUID"),
-                        false => {
-                            self.refuse(
-                                "linkIds",
-                                "not_an_id",
-                                format!("entry {index}: is no UUID"),
-                            );
-                        }
+                Some(id) => {
+                    // Beyond the limit they are looked at, and no longer kept.
+                    if known.len() <= MAX_LINKS && known.insert(id) {
+                        ids.push(id);
                     }
-                    break;
                 }
+                None if as_link_id => {
+                    self.refuse("linkId", "not_an_id", "is neither empty nor a UUID");
+                }
+                None => self.refuse_entry("linkIds", index, "not_an_id", "is no UUID"),
             }
-            if ids.len() > MAX_LINKS {
-                self.refuse(
-                    "linkIds",
-                    "too_many",
-                    format!("holds at most {MAX_LINKS} links"),
-                );
-                break;
-            }
+        }
+        if ids.len() > MAX_LINKS {
+            let message = format!("holds at most {MAX_LINKS} links");
+            self.refuse("linkIds", "too_many", message);
         }
         Some(ids)
     }
 
     fn triggers(&mut self, triggers: Option<Vec<String>>) -> Option<Vec<String>> {
         let mut kinds: Vec<String> = Vec::new();
-        for kind in triggers? {
+        let message = format!("is one of {}", TRIGGER_KINDS.join(", "));
+        for (index, kind) in triggers?.into_iter().enumerate() {
             if !TRIGGER_KINDS.contains(&kind.as_str()) {
-                let expected = TRIGGER_KINDS.join(", ");
-                self.refuse(
-                    "triggers",
-                    "unknown_trigger",
-                    format!("holds only {expected}"),
-                );
-                break;
-            }
-            if !kinds.contains(&kind) {
+                self.refuse_entry("triggers", index, "unknown_trigger", &message);
+            } else if !kinds.contains(&kind) {
                 kinds.push(kind);
             }
         }
@@ -490,329 +481,4 @@ impl<'a> Judge<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn draft() -> Draft {
-        Draft {
-            name: Some("CRM".into()),
-            endpoint_url: Some("https://example.com/hook".into()),
-            ..Draft::default()
-        }
-    }
-
-    fn strict() -> Rules<'static> {
-        static POLICY: std::sync::LazyLock<AddressPolicy> =
-            std::sync::LazyLock::new(AddressPolicy::default);
-        Rules {
-            addresses: &POLICY,
-            retry: RetryBounds::NONE,
-            now: 0,
-        }
-    }
-
-    fn changes(draft: Draft) -> Result<Changes, ManagementError> {
-        let before = Before {
-            endpoint_url: "https://example.com/hook",
-            extras: &Extras::default(),
-        };
-        draft.judge_changes(&strict(), before)
-    }
-
-    fn keyed(place: &str, value: &str) -> AuthDraft {
-        AuthDraft::ApiKey {
-            place: place.into(),
-            name: "key".into(),
-            value: Some(Secret::new(value)),
-        }
-    }
-
-    #[test]
-    fn a_url_is_judged_with_the_key_that_is_appended_to_it() {
-        let url = |bytes: usize| format!("https://example.com/{}", "x".repeat(bytes - 20));
-        let with = |url: String, auth: AuthDraft| Draft {
-            endpoint_url: Some(url),
-            auth: Some(Some(auth)),
-            ..draft()
-        };
-        let too_long = [("endpointUrl".to_owned(), "too_long")];
-        // 2,048 bytes: `?key=` and the value.
-        with(url(2_040), keyed("query", "abc"))
-            .judge_new(&strict())
-            .unwrap();
-        let error = with(url(2_040), keyed("query", "abcd"))
-            .judge_new(&strict())
-            .unwrap_err();
-        assert_eq!(problems(&error), too_long);
-        assert_eq!(error.row().2, "INVALID_ENDPOINT_URL");
-        // Escaped, the same value is longer.
-        let error = with(url(2_040), keyed("query", "a&b"))
-            .judge_new(&strict())
-            .unwrap_err();
-        assert_eq!(problems(&error), too_long);
-        with(url(2_040), keyed("header", "abcd"))
-            .judge_new(&strict())
-            .unwrap();
-
-        // Either half may come later than the other.
-        let stored = with(url(100), keyed("query", &"k".repeat(100)));
-        let stored = stored.judge_new(&strict()).unwrap();
-        let before = Before {
-            endpoint_url: &stored.endpoint_url,
-            extras: &stored.extras,
-        };
-        let longer = Draft {
-            endpoint_url: Some(url(2_000)),
-            ..Draft::default()
-        };
-        let error = longer.judge_changes(&strict(), before).unwrap_err();
-        assert_eq!(problems(&error), too_long);
-        let long = url(2_040);
-        let before = Before {
-            endpoint_url: &long,
-            extras: &Extras::default(),
-        };
-        let key = Draft {
-            auth: Some(Some(keyed("query", "abcd"))),
-            ..Draft::default()
-        };
-        let error = key.judge_changes(&strict(), before).unwrap_err();
-        assert_eq!(problems(&error), too_long);
-    }
-
-    #[test]
-    fn stored_credentials_are_not_led_to_another_host() {
-        let stored = Draft {
-            headers: Some(vec![HeaderDraft {
-                name: "X-Team".into(),
-                value: Some(Secret::new("blue")),
-            }]),
-            auth: Some(Some(keyed("header", "4711"))),
-            ..draft()
-        };
-        let stored = stored.judge_new(&strict()).unwrap();
-        let before = Before {
-            endpoint_url: &stored.endpoint_url,
-            extras: &stored.extras,
-        };
-        let to = |url: &str| Draft {
-            endpoint_url: Some(url.into()),
-            ..Draft::default()
-        };
-        for same in [
-            "https://example.com/another/path?x=1",
-            "https://EXAMPLE.com:443/hook",
-            "https://example.com./hook",
-        ] {
-            to(same).judge_changes(&strict(), before).unwrap();
-        }
-        let fields = |draft: Draft| {
-            let error = draft.judge_changes(&strict(), before).unwrap_err();
-            assert_eq!(error.row().2, "INVALID_ARGUMENT");
-            problems(&error)
-        };
-        let no = |field: &str| (field.to_owned(), "other_host");
-        for other in [
-            "https://example.net/hook",
-            "https://www.example.com/hook",
-            "https://example.com:8443/hook",
-        ] {
-            assert_eq!(fields(to(other)), [no("auth"), no("headers")], "{other}");
-            let masks = Draft {
-                headers: Some(vec![HeaderDraft {
-                    name: "X-Team".into(),
-                    value: Some(Secret::new("••••")),
-                }]),
-                auth: Some(Some(keyed("header", "••••"))),
-                ..to(other)
-            };
-            assert_eq!(fields(masks), [no("auth.value"), no("headers[0].value")]);
-            let again = Draft {
-                headers: Some(vec![HeaderDraft {
-                    name: "X-Team".into(),
-                    value: Some(Secret::new("blue")),
-                }]),
-                auth: Some(Some(keyed("header", "4711"))),
-                ..to(other)
-            };
-            again.judge_changes(&strict(), before).unwrap();
-            let dropped = Draft {
-                headers: Some(vec![]),
-                auth: Some(None),
-                ..to(other)
-            };
-            dropped.judge_changes(&strict(), before).unwrap();
-        }
-        // With nothing stored there is nothing to lead away.
-        changes(to("https://example.net/hook")).unwrap();
-    }
-
-    fn problems(error: &ManagementError) -> Vec<(String, &'static str)> {
-        error
-            .violations()
-            .iter()
-            .map(|v| (v.field.clone(), v.reason))
-            .collect()
-    }
-
-    #[test]
-    fn a_new_webhook_listens_to_exit_steps_unless_told_otherwise() {
-        let new = draft().judge_new(&strict()).unwrap();
-        assert_eq!(new.triggers, ["KIND_EXIT"]);
-        assert!(new.links.is_empty());
-        let all = Draft {
-            triggers: Some(vec![]),
-            ..draft()
-        };
-        assert!(all.judge_new(&strict()).unwrap().triggers.is_empty());
-        let twice = Draft {
-            triggers: Some(vec!["KIND_ENTRY".into(), "KIND_ENTRY".into()]),
-            ..draft()
-        };
-        assert_eq!(twice.judge_new(&strict()).unwrap().triggers, ["KIND_ENTRY"]);
-    }
-
-    #[test]
-    fn every_problem_is_named_at_once() {
-        let bad = Draft {
-            name: Some(" ".into()),
-            endpoint_url: Some("ftp://example.com".into()),
-            links: Some(vec!["x".into()]),
-            triggers: Some(vec!["KIND_UNSPECIFIED".into()]),
-            source: Some("MAKE".into()),
-            profile: Some("STRICT".into()),
-            status: Some("PAUSED".into()),
-            labels: Some(vec![("".into(), "x".into())]),
-            max_in_flight: Some(Some(0)),
-            headers: Some(vec![HeaderDraft {
-                name: "Host".into(),
-                value: Some(Secret::new("x")),
-            }]),
-            ..Draft::default()
-        };
-        let error = bad.judge_new(&strict()).unwrap_err();
-        let fields: Vec<_> = problems(&error)
-            .into_iter()
-            .map(|(field, _)| field)
-            .collect();
-        assert_eq!(
-            fields,
-            [
-                "name",
-                "endpointUrl",
-                "linkIds",
-                "triggers",
-                "source",
-                "profile",
-                "status",
-                "labels.",
-                "maxInFlight",
-                "headers[0].name"
-            ]
-        );
-        assert_eq!(error.row().2, "INVALID_ARGUMENT");
-        let error = Draft::default().judge_new(&strict()).unwrap_err();
-        assert_eq!(
-            problems(&error),
-            [
-                ("name".to_owned(), "missing"),
-                ("endpointUrl".to_owned(), "missing")
-            ]
-        );
-    }
-
-    #[test]
-    fn an_endpoint_that_is_never_called_has_its_own_code_type() {
-        for url in [
-            "https://127.0.0.1/",
-            "https://localhost/",
-            "http://example.com/",
-            "nonsense",
-        ] {
-            let bad = Draft {
-                endpoint_url: Some(url.into()),
-                ..draft()
-            };
-            let error = bad.judge_new(&strict()).unwrap_err();
-            assert_eq!(error.row().2, "INVALID_ENDPOINT_URL", "{url}");
-            assert_eq!(error.violations()[0].field, "endpointUrl");
-        }
-    }
-
-    #[test]
-    fn names_are_bounded_in_characters() {
-        let named = |name: String| {
-            Draft {
-                name: Some(name),
-                ..draft()
-            }
-            .judge_new(&strict())
-        };
-        named("😀".repeat(MAX_NAME_CHARS)).unwrap();
-        let error = named("x".repeat(MAX_NAME_CHARS + 1)).unwrap_err();
-        assert_eq!(problems(&error), [("name".to_owned(), "too_long")]);
-        let error = named("a\0b".into()).unwrap_err();
-        assert_eq!(problems(&error), [("name".to_owned(), "control_character")]);
-    }
-
-    #[test]
-    fn absent_members_stay_untouched_and_empty_ones_clear() {
-        let none = changes(Draft::default()).unwrap();
-        assert_eq!(none, Changes::default());
-        let cleared = Draft {
-            links: Some(vec![]),
-            triggers: Some(vec![]),
-            status: Some("WEBHOOK_STATUS_PAUSED".into()),
-            ..Draft::default()
-        };
-        let judged = changes(cleared).unwrap();
-        assert_eq!(judged.links, Some(vec![]));
-        assert_eq!(judged.triggers, Some(vec![]));
-        assert_eq!(judged.status, Some(ShownStatus::Paused));
-        let unknown = Draft {
-            status: Some("WEBHOOK_STATUS_UNSPECIFIED".into()),
-            ..Draft::default()
-        };
-        let error = changes(unknown).unwrap_err();
-        assert_eq!(problems(&error), [("status".to_owned(), "unknown_status")]);
-    }
-
-    #[test]
-    fn a_bad_link_is_told_where_it_was_given() {
-        let refusal = |as_link_id| {
-            let bad = Draft {
-                links: Some(vec![Uuid::nil().to_string(), "x".into()]),
-                as_link_id,
-                ..draft()
-            };
-            let error = bad.judge_new(&strict()).unwrap_err();
-            let violation = &error.violations()[0];
-            (violation.field.clone(), violation.message.clone())
-        };
-        assert_eq!(
-            refusal(false),
-            ("linkIds".into(), "entry 1: is no UUID".into())
-        );
-        assert_eq!(refusal(true).0, "linkId");
-    }
-
-    #[test]
-    fn links_collapse_and_are_bounded() {
-        let id = Uuid::from_u128(5).to_string();
-        let twice = Draft {
-            links: Some(vec![id.clone(), id.to_uppercase()]),
-            ..draft()
-        };
-        assert_eq!(
-            twice.judge_new(&strict()).unwrap().links,
-            [Uuid::from_u128(5)]
-        );
-        let many = (0..=MAX_LINKS as u128).map(|n| Uuid::from_u128(n).to_string());
-        let many = Draft {
-            links: Some(many.collect()),
-            ..draft()
-        };
-        let error = many.judge_new(&strict()).unwrap_err();
-        assert_eq!(problems(&error), [("linkIds".to_owned(), "too_many")]);
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use webhooks_bus::BusError;
 use webhooks_domain::webhook::Plan;
 use webhooks_runtime::rate::{TooMany, whole_seconds};
 
-use crate::refusal::Refusal;
+use crate::{refusal::Refusal, violations::Violations};
 
 /// How soon a client may come back after a failure that passes by itself. Small on purpose: the
 /// vendor's client sleeps this long inside a call, up to three times.
@@ -40,33 +40,27 @@ impl Violation {
             message: message.into(),
         }
     }
-
-    /// Adds one of a field where there is none yet: the face may have found the same field wrong already.
-    pub(crate) fn note(
-        all: &mut Vec<Self>,
-        field: &str,
-        reason: &'static str,
-        message: impl Into<String>,
-    ) {
-        if !all.iter().any(|violation| violation.field == field) {
-            all.push(Self::new(field, reason, message));
-        }
-    }
 }
 
 /// What several readings of one request found wrong, to be told at once.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    violations: Vec<Violation>,
+    violations: Violations,
     other: Option<ManagementError>,
 }
 
-impl From<Vec<Violation>> for Problems {
-    fn from(violations: Vec<Violation>) -> Self {
+impl From<Violations> for Problems {
+    fn from(violations: Violations) -> Self {
         Self {
             violations,
             other: None,
         }
+    }
+}
+
+impl From<Vec<Violation>> for Problems {
+    fn from(violations: Vec<Violation>) -> Self {
+        Violations::from(violations).into()
     }
 }
 
@@ -83,7 +77,7 @@ impl Problems {
     }
 
     /// The violations, for whoever judges on.
-    pub(crate) fn violations(self) -> Vec<Violation> {
+    pub(crate) fn violations(self) -> Violations {
         self.violations
     }
 
@@ -92,10 +86,9 @@ impl Problems {
     /// # Errors
     /// Everything that is wrong.
     pub(crate) fn verdict(self) -> Result<(), ManagementError> {
-        match (self.violations, self.other) {
-            (violations, _) if !violations.is_empty() => Err(ManagementError::Invalid(violations)),
-            (_, Some(other)) => Err(other),
-            _ => Ok(()),
+        match self.other {
+            Some(other) if self.violations.is_empty() => Err(other),
+            _ => self.violations.verdict(()),
         }
     }
 }
@@ -103,7 +96,7 @@ impl Problems {
 /// Why a call was not answered with what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// The request breaks rules; all of them are named.
+    /// The request breaks rules; all of them are named, as far as [`Violations`] names them.
     #[error("the request is not valid")]
     Invalid(Vec<Violation>),
     /// The endpoint's URL is one that is never called.
@@ -195,15 +188,6 @@ pub enum ManagementError {
 }
 
 impl ManagementError {
-    /// The value, unless something is wrong.
-    pub(crate) fn unless<T>(violations: Vec<Violation>, value: T) -> Result<T, Self> {
-        if violations.is_empty() {
-            Ok(value)
-        } else {
-            Err(Self::Invalid(violations))
-        }
-    }
-
     /// The table: HTTP status, gRPC code, code type.
     #[must_use]
     pub fn row(&self) -> (StatusCode, Code, &'static str) {

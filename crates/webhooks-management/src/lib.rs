@@ -51,6 +51,7 @@ pub mod service;
 mod settings;
 mod source_ips;
 mod view;
+mod violations;
 mod words;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -72,6 +73,7 @@ pub use crate::{
     refusal::Refusal,
     settings::{Config, store_settings},
     source_ips::SourceIps,
+    violations::Violations,
     words::ShownStatus,
 };
 

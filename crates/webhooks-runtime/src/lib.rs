@@ -37,6 +37,7 @@ mod metrics;
 pub mod panics;
 pub mod rate;
 mod readiness;
+pub mod request_id;
 mod run;
 pub mod settings;
 mod shutdown;

@@ -2,7 +2,8 @@
 //!
 //! Order of judgement: credential, media type, size, then the events themselves. One event is
 //! answered by its own status. An array is answered 200 with a result for each, because its
-//! events are accepted or refused each for itself and there is no one status for both.
+//! events are accepted or refused each for itself and there is no one status for both. Every answer,
+//! whatever it is, has the request's id.
 
 mod answer;
 mod body;
@@ -15,6 +16,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, StatusCode, header},
+    middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
@@ -25,6 +27,7 @@ use webhooks_domain::{
     content_type::is_json,
     event::{EVENT_ID_MAX_BYTES, reason},
 };
+use webhooks_runtime::request_id::{REQUEST_ID, request_id, request_id_header};
 
 pub(crate) use self::answer::status_word;
 use self::body::Announced;
@@ -83,6 +86,8 @@ impl HttpDoor {
                     "there is nothing at this path",
                 ))
             })
+            // Last, so that it is around the fallbacks too.
+            .layer(middleware::from_fn(identified))
             .with_state(self)
     }
 
@@ -112,6 +117,7 @@ impl HttpDoor {
             workspace: permit.workspace,
             events_per_second: permit.events_per_second,
             traceparent,
+            request_id: Some(request_id(&headers)),
             door: Door::Http,
             received_at: None,
         };
@@ -189,6 +195,16 @@ impl HttpDoor {
             .await;
         Ok(answer::many(&results))
     }
+}
+
+/// Gives a request its id, and its answer the same one.
+async fn identified(mut request: Request, next: Next) -> Response {
+    let id = request_id_header(&request_id(request.headers()));
+    // Whoever asks again, for the log, is to be told the same one.
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
 }
 
 async fn events(State(door): State<HttpDoor>, request: Request) -> Response {

@@ -134,6 +134,54 @@ async fn who_guesses_tokens_is_told_to_wait_and_a_right_one_is_still_served() {
 }
 
 #[tokio::test]
+async fn every_answer_has_the_requests_id() {
+    let stack = Stack::start().await;
+    let id_of = |answer: &crate::support::Answer| {
+        let mut lines = answer.head.lines();
+        let id = lines.find_map(|line| {
+            let (name, id) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("x-request-id")
+                .then(|| id.to_owned())
+        });
+        id.unwrap_or_else(|| panic!("no id: {answer:?}"))
+    };
+    let own = [("x-request-id", "order-7:1")];
+    let accepted = stack.post_with(&own, event("e", "")).await;
+    assert_eq!((accepted.status, &*id_of(&accepted)), (202, "order-7:1"));
+    let many = format!("[{}]", event("f", ""));
+    assert_eq!(id_of(&stack.post_with(&own, many).await), "order-7:1");
+    // Every refusal has it, also where nobody has looked at the request.
+    let refused = stack.post_with(&own, "{}").await;
+    assert_eq!((refused.status, &*id_of(&refused)), (400, "order-7:1"));
+    for (method, path, status) in [
+        ("POST", "/v1/events", 401),
+        ("POST", "/v1/nothing", 404),
+        ("DELETE", "/v1/events", 405),
+        ("GET", "/v1", 200),
+    ] {
+        let answer = request(stack.http, method, path, &own, b"").await;
+        assert_eq!((answer.status, &*id_of(&answer)), (status, "order-7:1"));
+    }
+    // One that is none is replaced, and so is none at all; no two requests have the same.
+    let long = "x".repeat(129);
+    let mut ids = Vec::new();
+    for given in ["a b", &long] {
+        ids.push(id_of(
+            &stack.post_with(&[("x-request-id", given)], "{}").await,
+        ));
+    }
+    for number in 0..2 {
+        ids.push(id_of(&stack.post(event(&format!("g{number}"), "")).await));
+    }
+    for id in &ids {
+        id.parse::<uuid::Uuid>().unwrap();
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
+}
+
+#[tokio::test]
 async fn bad_requests_get_the_flat_error_body() {
     let stack = Stack::start().await;
     let check = |answer: crate::support::Answer, status: u16, code_type: &str| {

@@ -47,7 +47,7 @@ impl WorkspaceTokenService for Grpc {
                 full_access: None,
                 expires_at: expires_at.map(Some),
                 member_email: Some(request.member_email).filter(|email| !email.is_empty()),
-                problems,
+                problems: problems.into(),
             };
             let answer = self
                 .management
@@ -112,7 +112,7 @@ impl WorkspaceTokenService for Grpc {
                 full_access: request.full_access,
                 expires_at,
                 member_email: None,
-                problems,
+                problems: problems.into(),
             };
             let id = request.id;
             let answer = self

@@ -15,6 +15,7 @@ use crate::{
     model::wire_state,
     service::{PUBLIC_KEY, RotationDraft, SECRET, SecretSummary},
     view::{PUBLIC_KEY_ALGORITHM, signatures, updated_at},
+    violations::Violations,
     words::{ShownStatus, source_word},
 };
 
@@ -147,7 +148,7 @@ pub(super) fn draft_of_update(request: v1::UpdateWebhookRequest) -> Draft {
         secret: None,
         signatures: request.signatures.map(|list| list.signatures),
         held: options::written_held(request.held_deliveries),
-        problems: Vec::new(),
+        problems: Violations::default(),
     }
 }
 
@@ -159,7 +160,7 @@ pub(super) fn rotation(request: &v1::RotateWebhookSecretRequest) -> RotationDraf
         secret: Some(request.secret.clone())
             .filter(|text| !text.is_empty())
             .map(Secret::new),
-        problems: Vec::new(),
+        problems: Violations::default(),
     }
 }
 

@@ -18,10 +18,11 @@ use super::{
     webhook_id,
 };
 use crate::{
-    error::{ManagementError, Problems, Violation, parse_id},
+    error::{ManagementError, Problems, parse_id},
     model::delivery_state,
     page::page_size_of,
     service::{DeliveryQuery, HistoryFace, Prepared, Tailed},
+    violations::Violations,
 };
 
 /// How this face puts the answers that are kept.
@@ -209,15 +210,19 @@ fn delivery_id(text: &str) -> Result<uuid::Uuid, ManagementError> {
 
 /// The filters as words, so that both faces are judged alike.
 fn query_of(request: v1::ListDeliveriesRequest) -> DeliveryQuery {
-    let mut problems = Vec::new();
+    let mut problems = Violations::default();
     let mut unknown = |field: &str| {
-        problems.push(Violation::new(field, "unknown_value", "is no value of it"));
+        problems.refuse(field, "unknown_value", "is no value of it");
     };
     let mut states = Vec::new();
-    for number in std::iter::once(request.state).chain(request.states.iter().copied()) {
-        match v1::DeliveryState::try_from(number) {
+    match v1::DeliveryState::try_from(request.state) {
+        Ok(state) => states.extend(delivery_state(state)),
+        Err(_) => unknown("state"),
+    }
+    for (index, number) in request.states.iter().enumerate() {
+        match v1::DeliveryState::try_from(*number) {
             Ok(state) => states.extend(delivery_state(state)),
-            Err(_) => unknown("state"),
+            Err(_) => unknown(&format!("state[{index}]")),
         }
     }
     let class = class_word(request.class).unwrap_or_else(|| {
@@ -344,8 +349,9 @@ mod tests {
         assert_eq!(query.states, ["FAILED", "HELD"]);
         assert_eq!(query.trigger, "TEST");
         assert_eq!(query.created_after, Some(5_000_007));
-        let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
-        assert_eq!(fields, ["state", "class", "createdBefore"]);
+        let told = query.problems.told();
+        let fields: Vec<_> = told.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(fields, ["state[1]", "class", "createdBefore"]);
         assert_eq!(query.created_before, None, "not cut to an edge");
     }
 }

@@ -46,6 +46,7 @@ use webhooks_runtime::{
     Readiness, Secret,
     connections::incoming,
     rate::{Payer, RateLimiter},
+    request_id::REQUEST_ID,
     tls::{GrpcServerTls, Peers},
 };
 use webhooks_store::{Actor, Store};
@@ -55,7 +56,6 @@ use crate::{
     background::ReportBatcher,
     connections::LIMITS,
     error::{ManagementError, parse_id},
-    origin::REQUEST_ID,
     service::Management,
     source_ips::SourceIps,
 };

@@ -21,12 +21,13 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::{ManagementError, Problems, Violation, parse_id},
+    error::{ManagementError, Problems, parse_id},
     model::{delivery_state, wire_state},
     page::page_size_of,
     refusal::Refusal,
     rest::{status_word, success_rate},
     service::{EventVerdict, JobDraft, Metrics, MetricsQuery, Once, Usage, UsageQuery},
+    violations::Violations,
 };
 
 #[async_trait]
@@ -177,7 +178,7 @@ impl MetricsService for Grpc {
                 interval: request.interval,
                 from,
                 to,
-                problems,
+                problems: problems.into(),
             };
             let metrics = self.management.metrics(&caller, webhook, query).await?;
             Ok(Response::new(metrics_message(&metrics)))
@@ -193,7 +194,11 @@ impl MetricsService for Grpc {
             let (from, mut problems) = time("from", request.from);
             let (to, wrong) = time("to", request.to);
             problems.extend(wrong);
-            let query = UsageQuery { from, to, problems };
+            let query = UsageQuery {
+                from,
+                to,
+                problems: problems.into(),
+            };
             let usage = self.management.usage(&caller, query).await?;
             Ok(Response::new(usage_message(&usage)))
         })
@@ -256,28 +261,22 @@ fn verdict_message(verdict: &EventVerdict) -> v1::EventVerdict {
 }
 
 fn draft_of(request: v1::CreateJobRequest) -> JobDraft {
-    let mut problems = Vec::new();
+    let mut problems = Violations::default();
     let filter = request.filter.unwrap_or_default();
     let mut states = Vec::new();
-    for number in filter.states {
+    for (index, number) in filter.states.into_iter().enumerate() {
         match v1::DeliveryState::try_from(number)
             .ok()
             .and_then(delivery_state)
         {
             Some(state) => states.push(state.as_str().to_owned()),
-            None => problems.push(Violation::new(
-                "filter.state",
-                "unknown_value",
-                "is no state",
-            )),
+            None => {
+                problems.refuse_entry("filter.state", index, "unknown_value", "is no state");
+            }
         }
     }
     let class = class_word(filter.class).unwrap_or_else(|| {
-        problems.push(Violation::new(
-            "filter.class",
-            "unknown_value",
-            "is no class",
-        ));
+        problems.refuse("filter.class", "unknown_value", "is no class");
         ""
     });
     let kind = match v1::JobType::try_from(request.r#type) {

@@ -18,6 +18,7 @@ use crate::{
     error::{ManagementError, parse_id},
     page::page_size_of,
     service::{IssueFace, LimitsDraft, TokenDraft, WorkspaceDraft},
+    violations::Violations,
 };
 
 #[async_trait]
@@ -39,7 +40,7 @@ impl OperatorService for Grpc {
                 limits: request.limits.map(limits_draft),
                 endpoint_verification: Some(request.endpoint_verification),
                 exempt_hosts: Some(request.verification_exempt_hosts),
-                problems: Vec::new(),
+                problems: Violations::default(),
             };
             let operator = self.management.operator(actor);
             let work = Box::pin(async move {
@@ -167,7 +168,7 @@ impl OperatorService for Grpc {
                 scopes: Some(request.scopes),
                 expires_at: expires_at.map(Some),
                 member_email: Some(request.member_email).filter(|email| !email.is_empty()),
-                problems,
+                problems: problems.into(),
                 ..TokenDraft::default()
             };
             let id = workspace_id(&request.workspace_id);

@@ -117,7 +117,10 @@ fn facts(error: &ManagementError) -> HashMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Violation;
+    use crate::{
+        error::Violation,
+        violations::{MAX_NAMED_BYTES, Violations},
+    };
 
     #[test]
     fn the_reason_and_every_field_travel_along() {
@@ -140,6 +143,21 @@ mod tests {
         let details = status_of(&limit).get_error_details();
         assert_eq!(details.error_info().unwrap().metadata["plan"], "FREE");
         assert!(details.retry_info().is_none());
+    }
+
+    #[test]
+    fn the_most_that_is_named_fits_into_headers_of_8_kib() {
+        for length in [1, 40, 70, 80, 400, 2_000, MAX_NAMED_BYTES - 100] {
+            let mut all = Violations::default();
+            for index in 0..1_000 {
+                let message = "m".repeat(length);
+                all.push(Violation::new(format!("f[{index}]"), "reason", message));
+            }
+            let status = status_of(&ManagementError::Invalid(all.told()));
+            // In base64, and with room for the code, the message, the id and the type.
+            let bytes = status.details().len().div_ceil(3) * 4;
+            assert!(bytes < 8 * 1_024 - 512, "{length}: {bytes}");
+        }
     }
 
     #[test]

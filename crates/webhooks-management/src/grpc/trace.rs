@@ -12,22 +12,22 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
-use webhooks_runtime::telemetry::set_parent;
+use webhooks_runtime::{
+    request_id::{REQUEST_ID, request_id, request_id_header},
+    telemetry::set_parent,
+};
 
 use super::{
     MAX_REQUEST_BYTES,
     methods::{Method, PUBLIC},
     status::status_of,
 };
-use crate::{
-    error::{ManagementError, Violation},
-    origin::{REQUEST_ID, request_id},
-};
+use crate::error::{ManagementError, Violation};
 
 /// What is known of a call when it comes in; an extension of its request.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ where
     fn call(&mut self, mut request: Request<I>) -> Self::Future {
         let id = request_id(request.headers());
         let span = span_of(request.uri().path(), request.headers(), &id);
-        let id = HeaderValue::try_from(id).expect("ids are visible ASCII");
+        let id = request_id_header(&id);
         // Whoever asks again, for the audit log, is to be told the same one.
         request.headers_mut().insert(REQUEST_ID, id.clone());
         let public = request.uri().path().starts_with(PUBLIC);
@@ -176,6 +176,8 @@ fn span_of(path: &str, headers: &HeaderMap, id: &str) -> Span {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn headers(name: &'static str, value: &'static str) -> HeaderMap {

@@ -11,8 +11,9 @@ use webhooks_store::{WorkspaceLimits, WorkspacePatch, WorkspaceSettings};
 
 use crate::{
     emails::is_email,
-    error::{ManagementError, Violation, parse_id},
+    error::{ManagementError, parse_id},
     names::wrong_name,
+    violations::Violations,
 };
 
 /// Most notification addresses of a workspace.
@@ -55,7 +56,7 @@ pub struct WorkspaceDraft {
     /// Hosts whose endpoints need not, anew.
     pub exempt_hosts: Option<Vec<String>>,
     /// What the face itself found wrong (types, unknown members).
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// A new workspace, checked.
@@ -118,11 +119,12 @@ impl WorkspaceDraft {
     }
 }
 
-struct Judge(Vec<Violation>);
+struct Judge(Violations);
 
 impl Judge {
     fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        Violation::note(&mut self.0, field, reason, message);
+        // The face may have found the same field wrong already.
+        self.0.refuse(field, reason, message);
     }
 
     fn id(&mut self, field: &str, text: Option<String>) -> Option<Uuid> {
@@ -154,13 +156,15 @@ impl Judge {
     /// Each address once, whatever the case of its letters.
     fn emails(&mut self, emails: Option<Vec<String>>) -> Option<Vec<String>> {
         let mut once: Vec<String> = Vec::new();
-        for email in emails? {
+        for (index, email) in emails?.into_iter().enumerate() {
             if !is_email(&email) {
-                let message = "holds addresses of the form name@host.example";
-                self.broken("notificationEmails", "not_an_address", message);
-                break;
-            }
-            if !once.iter().any(|known| known.eq_ignore_ascii_case(&email)) {
+                let message = "is an address of the form name@host.example";
+                let violations = &mut self.0;
+                violations.refuse_entry("notificationEmails", index, "not_an_address", message);
+            } else if once.len() <= MAX_EMAILS
+                && !once.iter().any(|known| known.eq_ignore_ascii_case(&email))
+            {
+                // Beyond the limit they are looked at, and no longer kept.
                 once.push(email);
             }
         }
@@ -175,14 +179,12 @@ impl Judge {
     fn hosts(&mut self, hosts: Option<Vec<String>>) -> Option<Vec<String>> {
         const FIELD: &str = "verificationExemptHosts";
         let mut once: Vec<String> = Vec::new();
-        for host in hosts? {
+        for (index, host) in hosts?.into_iter().enumerate() {
             let host = host.to_ascii_lowercase();
             if !is_host_pattern(&host) {
-                let message = "holds host names, or *.name for all below one";
-                self.broken(FIELD, "not_a_host", message);
-                break;
-            }
-            if !once.contains(&host) {
+                let message = "is a host name, or *.name for all below one";
+                self.0.refuse_entry(FIELD, index, "not_a_host", message);
+            } else if once.len() <= MAX_EXEMPT_HOSTS && !once.contains(&host) {
                 once.push(host);
             }
         }
@@ -219,7 +221,7 @@ impl Judge {
     }
 
     fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        ManagementError::unless(self.0, value)
+        self.0.verdict(value)
     }
 }
 
@@ -236,7 +238,12 @@ mod tests {
             id: Some("x".into()),
             name: Some(" ".into()),
             plan: Some("GOLD".into()),
-            notification_emails: Some(vec!["nobody".into()]),
+            notification_emails: Some(vec![
+                "nobody".into(),
+                "ops@acme.example".into(),
+                "no one".into(),
+            ]),
+            exempt_hosts: Some(vec!["a.example".into(), "b c".into()]),
             limits: Some(LimitsDraft {
                 webhooks: Some(-1),
                 retry_max_attempts: Some(0),
@@ -258,12 +265,14 @@ mod tests {
                 "id",
                 "name",
                 "plan",
-                "notificationEmails",
+                "notificationEmails[0]",
+                "notificationEmails[2]",
                 "limits.retryMaxAgeSeconds",
                 "limits.webhooks",
                 "limits.retryMaxAttempts",
                 "limits.eventsPerSecond",
                 "limits.heldPerWebhook",
+                "verificationExemptHosts[1]",
             ]
         );
     }

@@ -4,6 +4,8 @@
 
 mod nested;
 
+use std::collections::HashSet;
+
 use webhooks_runtime::Secret;
 
 use crate::{
@@ -15,9 +17,6 @@ use crate::{
 
 /// Largest body of a call, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// Most problems named in one answer; a body of thousands of unknown members needs no more.
-const MAX_PROBLEMS: usize = 50;
 
 /// Members of the webhook object that callers can read and never write.
 const READ_ONLY: [&str; 15] = [
@@ -72,10 +71,7 @@ pub(crate) fn read_rotation(body: &[u8]) -> Result<RotationDraft, ManagementErro
     let mut reader = Reader::default();
     let mut rotation = RotationDraft::default();
     for (key, value) in members {
-        if reader.draft.problems.len() >= MAX_PROBLEMS {
-            break;
-        }
-        if reader.seen.contains(&key) {
+        if !reader.seen.insert(key.clone()) {
             reader.problem(&key, "duplicate_key", "is there twice");
             continue;
         }
@@ -85,7 +81,6 @@ pub(crate) fn read_rotation(body: &[u8]) -> Result<RotationDraft, ManagementErro
             "secret" => rotation.secret = reader.text(&key, value).map(Secret::new),
             _ => reader.problem(&key, "unknown_field", "is not known"),
         }
-        reader.seen.push(key);
     }
     rotation.problems = reader.draft.problems;
     Ok(rotation)
@@ -98,17 +93,14 @@ fn read_members(body: &[u8]) -> Result<Vec<(String, Json)>, ManagementError> {
 #[derive(Default)]
 struct Reader {
     draft: Draft,
-    seen: Vec<String>,
+    seen: HashSet<String>,
     link_id: bool,
     link_ids: bool,
 }
 
 impl Reader {
     fn take(&mut self, key: String, value: Json, purpose: Purpose) {
-        if self.draft.problems.len() >= MAX_PROBLEMS {
-            return;
-        }
-        if self.seen.contains(&key) {
+        if !self.seen.insert(key.clone()) {
             return self.problem(&key, "duplicate_key", "is there twice");
         }
         match key.as_str() {
@@ -157,7 +149,6 @@ impl Reader {
             known if READ_ONLY.contains(&known) => self.problem(&key, "read_only", "cannot be set"),
             _ => self.problem(&key, "unknown_field", "is not known"),
         }
-        self.seen.push(key);
     }
 
     fn finish(mut self) -> Draft {
@@ -177,24 +168,23 @@ impl Reader {
         }
     }
 
+    /// A list of text. An entry that is none keeps its place, so that those after it are told by
+    /// theirs.
     fn texts(&mut self, key: &str, value: Json) -> Option<Vec<String>> {
         let Json::List(items) = value else {
             self.wrong(key, "a list", &value);
             return None;
         };
         let mut texts = Vec::with_capacity(items.len());
-        for item in items {
-            match item {
-                Json::Text(text) => texts.push(text),
+        for (index, item) in items.into_iter().enumerate() {
+            texts.push(match item {
+                Json::Text(text) => text,
                 other => {
-                    self.problem(
-                        key,
-                        "wrong_type",
-                        format!("holds text, not {}", other.kind()),
-                    );
-                    return None;
+                    let message = format!("has to be text, not {}", other.kind());
+                    self.problem(&format!("{key}[{index}]"), "wrong_type", message);
+                    String::new()
                 }
-            }
+            });
         }
         Some(texts)
     }
@@ -207,20 +197,21 @@ impl Reader {
     fn problem(&mut self, key: &str, reason: &'static str, message: impl Into<String>) {
         // A key is the caller's text: enough of it to recognise, not enough to flood a log.
         let field: String = key.chars().take(64).collect();
-        self.draft
-            .problems
-            .push(Violation::new(field, reason, message));
+        let problem = Violation::new(field, reason, message);
+        self.draft.problems.unread(problem);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::violations::{MAX_NAMED, MORE_PROBLEMS};
 
     fn reasons(body: &str, purpose: Purpose) -> Vec<(String, &'static str)> {
         match read_draft(body.as_bytes(), purpose) {
             Ok(draft) => draft
                 .problems
+                .told()
                 .into_iter()
                 .map(|v| (v.field, v.reason))
                 .collect(),
@@ -236,7 +227,7 @@ mod tests {
     fn the_vendors_body_is_read_whole() {
         let body = br#"{"name":"n","endpointUrl":"https://a.example","linkId":"","source":"WEBHOOK_SOURCE_MAKE","triggers":["KIND_EXIT"]}"#;
         let draft = read_draft(body, Purpose::Create).unwrap();
-        assert_eq!(draft.problems, []);
+        assert_eq!(draft.problems.told(), []);
         assert_eq!(draft.links, Some(vec![]));
         assert_eq!(
             draft.triggers.as_deref(),
@@ -284,7 +275,7 @@ mod tests {
             ("name", "wrong_type"),
             ("endpointUrl", "wrong_type"),
             ("triggers", "wrong_type"),
-            ("linkIds", "wrong_type"),
+            ("linkIds[0]", "wrong_type"),
             ("name", "duplicate_key"),
         ];
         assert_eq!(
@@ -310,7 +301,13 @@ mod tests {
         assert_eq!(public.key.as_deref(), Some("PUBLIC_KEY"));
         let bad =
             read_rotation(br#"{"overlapSeconds":"1","x":1,"secret":"a","secret":"b","key":1}"#);
-        let fields: Vec<_> = bad.unwrap().problems.into_iter().map(|v| v.field).collect();
+        let fields: Vec<_> = bad
+            .unwrap()
+            .problems
+            .told()
+            .into_iter()
+            .map(|v| v.field)
+            .collect();
         assert_eq!(fields, ["overlapSeconds", "x", "secret", "key"]);
         read_rotation(b"[]").unwrap_err();
     }
@@ -327,6 +324,8 @@ mod tests {
         }
         let flood: String = (0..500).map(|n| format!("\"k{n}\":1,")).collect();
         let flood = format!("{{{}\"z\":1}}", flood);
-        assert_eq!(reasons(&flood, Purpose::Create).len(), MAX_PROBLEMS);
+        let said = reasons(&flood, Purpose::Create);
+        assert_eq!(said.len(), MAX_NAMED + 1);
+        assert_eq!(said[MAX_NAMED], (String::new(), MORE_PROBLEMS));
     }
 }

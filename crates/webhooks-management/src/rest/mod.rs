@@ -37,6 +37,7 @@ use webhooks_domain::clock::Clock;
 use webhooks_runtime::{
     error_chain,
     rate::{Payer, RateLimiter, Standing},
+    request_id::REQUEST_ID,
     telemetry::set_parent,
 };
 use webhooks_store::Actor;
@@ -44,7 +45,7 @@ use webhooks_store::Actor;
 use crate::{
     auth::{Authenticator, Caller},
     error::{ManagementError, Problems},
-    origin::{REQUEST_ID, Visit},
+    origin::Visit,
     rate::write_standing,
     service::Management,
     source_ips::SourceIps,

@@ -1,21 +1,21 @@
 //! Reading a JSON object member by member: strict about types, and about what may not be there.
 
+use std::collections::HashSet;
+
 use webhooks_domain::event::parse_rfc3339_micros;
 
 use crate::{
     error::{ManagementError, Violation},
     json::{self, Json},
+    violations::Violations,
 };
-
-/// Most problems named in one answer; a body of thousands of unknown members needs no more.
-const MAX_PROBLEMS: usize = 50;
 
 /// An object whose members are taken out one after another.
 pub(super) struct ObjectReader {
     /// Before every field's name: empty, or `limits.`
     prefix: &'static str,
     members: Vec<(String, Json)>,
-    problems: Vec<Violation>,
+    problems: Violations,
 }
 
 impl ObjectReader {
@@ -33,13 +33,14 @@ impl ObjectReader {
         let mut reader = Self {
             prefix,
             members: Vec::new(),
-            problems: Vec::new(),
+            problems: Violations::default(),
         };
+        let mut seen = HashSet::new();
         for (key, value) in members {
-            if reader.members.iter().any(|(known, _)| *known == key) {
-                reader.problem(&key, "duplicate_key", "is there twice");
-            } else if reader.members.len() < MAX_PROBLEMS {
+            if seen.insert(key.clone()) {
                 reader.members.push((key, value));
+            } else {
+                reader.problem(&key, "duplicate_key", "is there twice");
             }
         }
         reader
@@ -47,7 +48,8 @@ impl ObjectReader {
 
     fn take(&mut self, key: &str) -> Option<Json> {
         let at = self.members.iter().position(|(known, _)| known == key)?;
-        Some(self.members.swap_remove(at).1)
+        // The others keep their order, in which they are told if nobody takes them.
+        Some(self.members.remove(at).1)
     }
 
     /// A member that holds text.
@@ -66,18 +68,20 @@ impl ObjectReader {
         }
     }
 
-    /// A member that holds a list of text.
+    /// A member that holds a list of text. An entry that is none keeps its place, so that those after
+    /// it are told by theirs.
     pub(super) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let items = match self.take(key)? {
             Json::List(items) => items,
             other => return self.wrong(key, "has to be a list", &other),
         };
         let mut texts = Vec::with_capacity(items.len());
-        for item in items {
-            match item {
-                Json::Text(text) => texts.push(text),
-                other => return self.wrong(key, "holds text", &other),
-            }
+        for (index, item) in items.into_iter().enumerate() {
+            let text = match item {
+                Json::Text(text) => Some(text),
+                other => self.wrong(&format!("{key}[{index}]"), "has to be text", &other),
+            };
+            texts.push(text.unwrap_or_default());
         }
         Some(texts)
     }
@@ -117,7 +121,7 @@ impl ObjectReader {
             Json::Object(members) => {
                 let mut inner = Self::new(prefix, members);
                 let value = read(&mut inner);
-                self.problems.extend(inner.finish(&[]));
+                self.problems.append(inner.finish(&[]));
                 Some(value)
             }
             other => self.wrong(key, "has to be an object", &other),
@@ -125,7 +129,7 @@ impl ObjectReader {
     }
 
     /// What was wrong, everything that was not taken included. Members of `read_only` are told so.
-    pub(super) fn finish(mut self, read_only: &[&str]) -> Vec<Violation> {
+    pub(super) fn finish(mut self, read_only: &[&str]) -> Violations {
         for (key, _) in std::mem::take(&mut self.members) {
             if read_only.contains(&key.as_str()) {
                 self.problem(&key, "read_only", "cannot be set");
@@ -143,13 +147,10 @@ impl ObjectReader {
     }
 
     fn problem(&mut self, key: &str, reason: &'static str, message: impl Into<String>) {
-        if self.problems.len() >= MAX_PROBLEMS {
-            return;
-        }
         // A key is the caller's text: enough of it to recognise, not enough to flood a log.
         let key: String = key.chars().take(64).collect();
         let field = format!("{}{key}", self.prefix);
-        self.problems.push(Violation::new(field, reason, message));
+        self.problems.unread(Violation::new(field, reason, message));
     }
 }
 
@@ -174,7 +175,7 @@ mod tests {
         );
         assert_eq!(reader.text("j"), None);
         assert_eq!(reader.text("absent"), None);
-        let problems = reader.finish(&["id"]);
+        let problems = reader.finish(&["id"]).told();
         let problems: Vec<_> = problems
             .iter()
             .map(|v| (v.field.as_str(), v.reason))
@@ -191,6 +192,23 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_not_known_is_counted_and_entries_keep_their_places() {
+        let many: String = (0..200).map(|n| format!("\"k{n}\":1,")).collect();
+        let body = format!("{{{many}\"list\":[\"a\",1,\"b\",null]}}");
+        let mut reader = ObjectReader::of(body.as_bytes()).unwrap();
+        // A member that comes after many others is read all the same.
+        let list = reader.texts("list").unwrap();
+        assert_eq!(list, ["a", "", "b", ""]);
+        let problems = reader.finish(&[]);
+        assert_eq!(problems.count(), 202);
+        assert!(problems.has("list[1]") && problems.has("list[3]") && problems.has("k199"));
+        let told = problems.told();
+        let fields: Vec<_> = told.iter().take(3).map(|one| one.field.as_str()).collect();
+        assert_eq!(fields, ["list[1]", "list[3]", "k0"]);
+        assert_eq!(told[0].message, "has to be text, not a number");
+    }
+
+    #[test]
     fn a_time_is_a_time() {
         for (text, reason) in [
             ("\"yesterday\"", "not_a_time"),
@@ -199,7 +217,7 @@ mod tests {
         ] {
             let mut reader = ObjectReader::of(format!("{{\"at\":{text}}}").as_bytes()).unwrap();
             assert_eq!(reader.time("at"), None);
-            assert_eq!(reader.finish(&[])[0].reason, reason);
+            assert_eq!(reader.finish(&[]).told()[0].reason, reason);
         }
     }
 }

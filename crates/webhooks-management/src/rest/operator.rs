@@ -25,6 +25,7 @@ use crate::{
     error::ManagementError,
     service::{IssueFace, LimitsDraft, Management, WorkspaceDraft},
     view::DeliveryView,
+    violations::Violations,
 };
 
 /// Members of the workspace object that operators can read and never write.
@@ -146,7 +147,7 @@ fn read_workspace(body: &[u8]) -> Result<WorkspaceDraft, ManagementError> {
         }),
         endpoint_verification: reader.boolean("endpointVerification"),
         exempt_hosts: reader.texts("verificationExemptHosts"),
-        problems: Vec::new(),
+        problems: Violations::default(),
     };
     draft.problems = reader.finish(&READ_ONLY);
     Ok(draft)

@@ -25,6 +25,7 @@ use crate::{
     error::{ManagementError, Problems},
     extras::shown_time,
     service::{AuthoritiesFace, OwnAuthorities, TokenDraft, TokenFace, TokenMutated},
+    violations::Violations,
 };
 
 /// How this face puts answers about tokens.
@@ -159,12 +160,7 @@ fn encode_authorities(own: &OwnAuthorities) -> Result<Vec<u8>, ManagementError> 
 fn read_authorities(body: &[u8]) -> Result<Option<String>, ManagementError> {
     let mut reader = ObjectReader::of(body)?;
     let wish = reader.text("certificates");
-    let problems = reader.finish(&["authorities"]);
-    if problems.is_empty() {
-        Ok(wish)
-    } else {
-        Err(ManagementError::Invalid(problems))
-    }
+    reader.finish(&["authorities"]).verdict(wish)
 }
 
 fn authorities_view(own: &OwnAuthorities) -> serde_json::Value {
@@ -193,7 +189,7 @@ pub(super) fn read_token(body: &[u8]) -> Result<TokenDraft, ManagementError> {
         full_access: reader.boolean("fullAccess"),
         expires_at: reader.time("expiresAt"),
         member_email: reader.text("memberEmail"),
-        problems: Vec::new(),
+        problems: Violations::default(),
     };
     draft.problems = reader.finish(&READ_ONLY);
     Ok(draft)

@@ -12,11 +12,8 @@ use super::{
     query::Judge,
 };
 use crate::{
-    auth::Caller,
-    error::{ManagementError, Violation},
-    page::ListScope,
-    refusal::Refusal,
-    secrets,
+    auth::Caller, error::ManagementError, page::ListScope, refusal::Refusal, secrets,
+    violations::Violations,
 };
 
 /// Deliveries a second when the caller does not say.
@@ -47,7 +44,7 @@ pub struct JobDraft {
     /// Deliveries a second; `None` = [`DEFAULT_RATE`].
     pub rate_per_second: Option<i64>,
     /// What the face itself found wrong.
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 impl JobDraft {
@@ -62,12 +59,12 @@ impl JobDraft {
         let kind = JobType::ALL
             .into_iter()
             .find(|kind| kind.as_str() == self.kind);
-        if kind.is_none() && !judge.0.iter().any(|problem| problem.field == "type") {
+        if kind.is_none() {
             let all = JobType::ALL.map(JobType::as_str).join(", ");
             judge.broken("type", "unknown_value", format!("is one of {all}"));
         }
         let kind = kind.unwrap_or(JobType::Replay);
-        if self.since.is_none() && !judge.0.iter().any(|problem| problem.field == "since") {
+        if self.since.is_none() {
             judge.broken("since", "missing", "is required");
         }
         let since = self.since.unwrap_or(0);
@@ -311,6 +308,19 @@ mod tests {
             ..draft("REPLAY")
         };
         assert_eq!(fields(future), ["since"]);
+        let states = JobDraft {
+            states: vec!["GONE".into(), "FAILED".into(), "LOST".into()],
+            status_code: "6xx".into(),
+            link_id: "x".into(),
+            ..draft("REPLAY")
+        };
+        let expected = [
+            "filter.state[0]",
+            "filter.state[2]",
+            "filter.statusCode",
+            "filter.linkId",
+        ];
+        assert_eq!(fields(states), expected);
         let missing = JobDraft {
             states: vec!["FAILED".into()],
             ..draft("REPLAY_MISSING")

@@ -4,10 +4,7 @@ use uuid::Uuid;
 use webhooks_store::{Interval, Measures};
 
 use super::{Management, query::Judge};
-use crate::{
-    auth::Caller,
-    error::{ManagementError, Violation},
-};
+use crate::{auth::Caller, error::ManagementError, violations::Violations};
 
 /// Most buckets of one answer.
 const MAX_BUCKETS: i64 = 1_500;
@@ -25,7 +22,7 @@ pub struct MetricsQuery {
     /// Microseconds; `None` = now.
     pub to: Option<i64>,
     /// What the face itself found wrong.
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// The figures and what they are of.

@@ -3,7 +3,10 @@
 use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::FailureClass, ids::Trigger};
 use webhooks_store::DeliveryFilter;
 
-use crate::error::{ManagementError, Violation, parse_id};
+use crate::{
+    error::{ManagementError, parse_id},
+    violations::Violations,
+};
 
 /// Longest event id or journey key that is searched for, in bytes: longer ones do not exist.
 const MAX_KEY_BYTES: usize = 1_024;
@@ -34,7 +37,7 @@ pub struct DeliveryQuery {
     /// Before this moment, in microseconds.
     pub created_before: Option<i64>,
     /// What the face itself found wrong.
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 impl DeliveryQuery {
@@ -88,15 +91,16 @@ pub(super) fn bound_to(filter: &DeliveryFilter) -> [String; 11] {
 
 /// Collects what is wrong.
 #[derive(Debug, Default)]
-pub(super) struct Judge(pub(super) Vec<Violation>);
+pub(super) struct Judge(pub(super) Violations);
 
 impl Judge {
+    /// The face may have found the same field wrong already.
     pub(super) fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        self.0.push(Violation::new(field, reason, message));
+        self.0.refuse(field, reason, message);
     }
 
     pub(super) fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        ManagementError::unless(self.0, value)
+        self.0.verdict(value)
     }
 
     fn unknown(&mut self, field: &str, expected: &[&str]) {
@@ -132,13 +136,16 @@ impl Judge {
 
     pub(super) fn states(&mut self, field: &str, words: &[String]) -> Vec<DeliveryState> {
         let mut states = Vec::new();
-        for word in words.iter().filter(|word| !word.is_empty()) {
+        let all = DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
+        let message = format!("is one of {all}");
+        for (index, word) in words.iter().enumerate() {
             match word.parse::<DeliveryState>() {
+                _ if word.is_empty() => {}
                 Ok(state) if states.contains(&state) => {}
                 Ok(state) => states.push(state),
                 Err(_) => {
-                    self.unknown(field, &DeliveryState::ALL.map(DeliveryState::as_str));
-                    break;
+                    let violations = &mut self.0;
+                    violations.refuse_entry(field, index, "unknown_value", &message);
                 }
             }
         }
@@ -207,7 +214,7 @@ mod tests {
         let status = |word: &str| {
             let mut judge = Judge::default();
             let status = judge.status("statusCode", word);
-            (status, judge.0.len())
+            (status, judge.0.count())
         };
         assert_eq!(status("503"), (Some((503, 503)), 0));
         assert_eq!(status("5xx"), (Some((500, 599)), 0));
@@ -222,7 +229,7 @@ mod tests {
     fn all_that_is_wrong_is_told() {
         let query = DeliveryQuery {
             webhook_id: "x".into(),
-            states: vec!["FAILED".into(), "GONE".into()],
+            states: vec!["FAILED".into(), "GONE".into(), "".into(), "LOST".into()],
             class: "BAD".into(),
             link_id: "y".into(),
             trigger: "CRON".into(),
@@ -234,7 +241,15 @@ mod tests {
             .iter()
             .map(|v| v.field.as_str())
             .collect();
-        assert_eq!(fields, ["webhookId", "state", "class", "linkId", "trigger"]);
+        let expected = [
+            "webhookId",
+            "state[1]",
+            "state[3]",
+            "class",
+            "linkId",
+            "trigger",
+        ];
+        assert_eq!(fields, expected);
         assert_eq!(
             DeliveryQuery::default().judge().unwrap(),
             DeliveryFilter::default()

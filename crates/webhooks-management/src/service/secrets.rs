@@ -28,6 +28,7 @@ use crate::{
     extras::mask,
     refusal::Refusal,
     secrets,
+    violations::Violations,
 };
 
 /// How long the secrets before go on signing, when the caller does not say.
@@ -52,7 +53,7 @@ pub struct RotationDraft {
     /// The caller's own secret.
     pub secret: Option<Secret>,
     /// What the face itself found wrong.
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// A signing secret as it may be seen.

@@ -29,9 +29,10 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::{ManagementError, Violation},
+    error::ManagementError,
     refusal::Refusal,
     sample::{self, Fresh},
+    violations::Violations,
 };
 
 /// Tests that a workspace may send within [`TEST_WINDOW`].
@@ -157,14 +158,14 @@ impl Management {
             some => some.iter().map(String::as_str).collect(),
         };
         let known: Vec<_> = sample::kinds().collect();
-        if wanted.iter().any(|kind| !known.contains(kind)) {
-            let message = format!("is one of {}", known.join(", "));
-            return Err(ManagementError::Invalid(vec![Violation::new(
-                "triggers",
-                "unknown_value",
-                message,
-            )]));
+        let mut violations = Violations::default();
+        let message = format!("is one of {}", known.join(", "));
+        for (index, kind) in wanted.iter().enumerate() {
+            if !known.contains(kind) {
+                violations.refuse_entry("triggers", index, "unknown_value", &message);
+            }
         }
+        violations.verdict(())?;
         let now = self.now();
         wanted
             .into_iter()

@@ -3,10 +3,7 @@
 use webhooks_store::{Day, UsageDay};
 
 use super::{Management, query::Judge};
-use crate::{
-    auth::Caller,
-    error::{ManagementError, Violation},
-};
+use crate::{auth::Caller, error::ManagementError, violations::Violations};
 
 /// Most days of one answer.
 const MAX_DAYS: i64 = 366;
@@ -24,7 +21,7 @@ pub struct UsageQuery {
     /// The last day is the one before this moment; `None` = now, and so today.
     pub to: Option<i64>,
     /// What the face itself found wrong.
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// Days, and what they are of.

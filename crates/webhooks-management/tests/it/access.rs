@@ -335,7 +335,7 @@ async fn a_bad_token_wish_is_told_whole() {
             "keyType",
             "name",
             "plan",
-            "scopes",
+            "scopes[0]",
             "support"
         ]
     );

@@ -166,7 +166,7 @@ async fn what_is_wrong_is_told_whole_and_lists_page() {
             "limits.webhooks",
             "limits.x",
             "name",
-            "notificationEmails",
+            "notificationEmails[0]",
             "plan",
             "webhookCount"
         ]

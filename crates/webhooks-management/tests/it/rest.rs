@@ -146,7 +146,10 @@ async fn every_refusal_is_flat_and_names_what_is_wrong() {
         )
         .await;
     refused(&reply, 400, "INVALID_ARGUMENT");
-    assert_eq!(fields(&reply), ["plan", "endpointUrl", "name", "triggers"]);
+    assert_eq!(
+        fields(&reply),
+        ["plan", "endpointUrl", "name", "triggers[0]"]
+    );
     for key in [
         "workspaceId",
         "successCount",

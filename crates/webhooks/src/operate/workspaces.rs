@@ -150,7 +150,10 @@ pub(crate) fn explained(error: ManagementError) -> anyhow::Error {
     let problems: Vec<String> = error
         .violations()
         .iter()
-        .map(|problem| format!("{} {}", problem.field, problem.message))
+        .map(|problem| match problem.field.as_str() {
+            "" => problem.message.clone(),
+            field => format!("{field} {}", problem.message),
+        })
         .collect();
     match problems.as_slice() {
         [] => error.into(),

@@ -1,6 +1,8 @@
 //! Reading the members that are objects themselves. A problem is named by its path:
 //! `retryPolicy.maxAttempts`, `headers[2].value`.
 
+use std::collections::{HashMap, HashSet};
+
 use webhooks_runtime::Secret;
 
 use super::Reader;
@@ -10,31 +12,31 @@ use crate::{
 };
 
 impl Reader {
-    /// The members of an object, none twice.
+    /// The members of an object. One that is there again is named, and what it says passed over.
     pub(super) fn members(&mut self, field: &str, value: Json) -> Option<Vec<(String, Json)>> {
         let Json::Object(members) = value else {
             self.wrong(field, "an object", &value);
             return None;
         };
-        for (at, (name, _)) in members.iter().enumerate() {
-            if members[..at].iter().any(|(earlier, _)| earlier == name) {
-                self.problem(
-                    &format!("{field}.{name}"),
-                    "duplicate_key",
-                    "is there twice",
-                );
-                return None;
+        let mut seen = HashSet::new();
+        let mut once = Vec::with_capacity(members.len());
+        for (name, value) in members {
+            if seen.insert(name.clone()) {
+                once.push((name, value));
+            } else {
+                let path = format!("{field}.{name}");
+                self.problem(&path, "duplicate_key", "is there twice");
             }
         }
-        Some(members)
+        Some(once)
     }
 
-    /// Names and values.
+    /// Names and values. A name whose value is no text is judged with an empty one.
     pub(super) fn labels(&mut self, field: &str, value: Json) -> Option<Vec<(String, String)>> {
         let mut labels = Vec::new();
         for (name, value) in self.members(field, value)? {
-            let value = self.text(&format!("{field}.{name}"), value)?;
-            labels.push((name, value));
+            let value = self.text(&format!("{field}.{name}"), value);
+            labels.push((name, value.unwrap_or_default()));
         }
         Some(labels)
     }
@@ -79,29 +81,33 @@ impl Reader {
         Some(Some(draft))
     }
 
-    /// All headers.
+    /// All headers. What is none keeps its place, so that those after it are told by theirs.
     pub(super) fn headers(&mut self, field: &str, value: Json) -> Option<Vec<HeaderDraft>> {
         let Json::List(items) = value else {
             self.wrong(field, "a list", &value);
             return None;
         };
-        let mut headers = Vec::new();
+        let mut headers = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             let path = format!("{field}[{index}]");
             let (mut name, mut value) = (None, None);
-            for (key, member) in self.members(&path, item)? {
-                let path = format!("{path}.{key}");
-                match key.as_str() {
-                    "name" => name = self.text(&path, member),
-                    "value" => value = self.text(&path, member).map(Secret::new),
-                    _ => self.unknown(&path),
+            if let Some(members) = self.members(&path, item) {
+                for (key, member) in members {
+                    let path = format!("{path}.{key}");
+                    match key.as_str() {
+                        "name" => name = self.text(&path, member),
+                        "value" => value = self.text(&path, member).map(Secret::new),
+                        _ => self.unknown(&path),
+                    }
+                }
+                if name.is_none() {
+                    self.missing(&format!("{path}.name"));
                 }
             }
-            let Some(name) = name else {
-                self.missing(&format!("{path}.name"));
-                return None;
-            };
-            headers.push(HeaderDraft { name, value });
+            headers.push(HeaderDraft {
+                name: name.unwrap_or_default(),
+                value,
+            });
         }
         Some(headers)
     }
@@ -112,54 +118,46 @@ impl Reader {
             return Some(None);
         }
         let mut members = self.members(field, value)?;
-        let kind = take(&mut members, "type");
-        let kind = match kind {
-            Some(kind) => self.text(&format!("{field}.type"), kind)?,
+        let at = format!("{field}.type");
+        let kind = match take(&mut members, "type") {
+            Some(kind) => self.text(&at, kind),
             None => {
-                self.missing(&format!("{field}.type"));
-                return None;
+                self.missing(&at);
+                None
             }
         };
-        let known: &[&str] = match kind.as_str() {
-            "bearer" => &["token"],
-            "basic" => &["username", "password"],
-            "apiKey" => &["in", "name", "value"],
-            "oauth2ClientCredentials" => &[
-                "tokenUrl",
-                "clientId",
-                "clientSecret",
-                "scopes",
-                "audience",
-                "clientAuth",
-            ],
-            _ => {
-                let message = "is bearer, basic, apiKey or oauth2ClientCredentials";
-                self.problem(&format!("{field}.type"), "unknown_type", message);
-                return None;
-            }
+        let known = kind.as_deref().and_then(members_of);
+        if kind.is_some() && known.is_none() {
+            let message = "is bearer, basic, apiKey or oauth2ClientCredentials";
+            self.problem(&at, "unknown_type", message);
+        }
+        // Of credentials of no kind, members are read that some kind has.
+        let expected = |name: &str| match known {
+            Some(known) => known.contains(&name),
+            None => KINDS.iter().any(|(_, members)| members.contains(&name)),
         };
-        for (name, _) in &members {
-            if !known.contains(&name.as_str()) {
-                self.unknown(&format!("{field}.{name}"));
+        let (mut texts, mut scopes) = (HashMap::new(), Vec::new());
+        for (name, value) in members {
+            let path = format!("{field}.{name}");
+            if !expected(&name) {
+                self.unknown(&path);
+            } else if name == "scopes" {
+                scopes = self.texts(&path, value).unwrap_or_default();
+            } else if let Some(text) = self.text(&path, value) {
+                texts.insert(name, text);
             }
         }
-        let scopes = match take(&mut members, "scopes") {
-            Some(scopes) => self.texts(&format!("{field}.scopes"), scopes)?,
-            None => Vec::new(),
-        };
-        let mut text = |name: &str| {
-            let value = take(&mut members, name)?;
-            self.text(&format!("{field}.{name}"), value)
-        };
-        let auth = match kind.as_str() {
-            "bearer" => AuthDraft::Bearer {
+        known?;
+        let mut text = |name: &str| texts.remove(name);
+        let auth = match kind.as_deref() {
+            Some("bearer") => AuthDraft::Bearer {
                 token: text("token").map(Secret::new),
             },
-            "basic" => AuthDraft::Basic {
+            Some("basic") => AuthDraft::Basic {
                 username: text("username").unwrap_or_default(),
                 password: text("password").map(Secret::new),
             },
-            "oauth2ClientCredentials" => AuthDraft::OAuth2 {
+            Some("oauth2ClientCredentials") => AuthDraft::OAuth2 {
                 token_url: text("tokenUrl").unwrap_or_default(),
                 client_id: text("clientId").unwrap_or_default(),
                 client_secret: text("clientSecret").map(Secret::new),
@@ -222,7 +220,7 @@ impl Reader {
     }
 
     fn missing(&mut self, field: &str) {
-        if self.draft.problems.iter().all(|one| one.field != field) {
+        if !self.draft.problems.has(field) {
             self.problem(field, "missing", "has to be given");
         }
     }
@@ -232,9 +230,32 @@ impl Reader {
     }
 }
 
+/// Every kind of credentials, with its members beside `type`.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("bearer", &["token"]),
+    ("basic", &["username", "password"]),
+    ("apiKey", &["in", "name", "value"]),
+    (
+        "oauth2ClientCredentials",
+        &[
+            "tokenUrl",
+            "clientId",
+            "clientSecret",
+            "scopes",
+            "audience",
+            "clientAuth",
+        ],
+    ),
+];
+
+fn members_of(kind: &str) -> Option<&'static [&'static str]> {
+    let found = KINDS.iter().find(|(known, _)| *known == kind);
+    found.map(|(_, members)| *members)
+}
+
 fn take(members: &mut Vec<(String, Json)>, name: &str) -> Option<Json> {
     let at = members.iter().position(|(known, _)| known == name)?;
-    Some(members.swap_remove(at).1)
+    Some(members.remove(at).1)
 }
 
 #[cfg(test)]
@@ -245,7 +266,7 @@ mod tests {
 
     fn problems(body: &str) -> Vec<(String, &'static str)> {
         let draft = read_draft(body.as_bytes(), Purpose::Update).unwrap();
-        let problems = draft.problems.into_iter();
+        let problems = draft.problems.told().into_iter();
         problems.map(|one| (one.field, one.reason)).collect()
     }
 
@@ -258,7 +279,7 @@ mod tests {
             "auth":{"type":"basic","username":"u","password":"p"},
             "signatures":["v1"],"heldDeliveries":"KEEP"}"#;
         let draft = read_draft(body.as_bytes(), Purpose::Update).unwrap();
-        assert_eq!(draft.problems, []);
+        assert!(draft.problems.is_empty(), "{:?}", draft.problems);
         assert_eq!(draft.labels, Some(vec![("a".into(), "b".into())]));
         let retry = draft.retry.unwrap();
         assert_eq!((retry.max_attempts, retry.factor), (Some(5), Some(3.0)));
@@ -278,13 +299,79 @@ mod tests {
     fn null_clears_what_can_be_cleared() {
         let body = br#"{"retryPolicy":null,"rateLimit":null,"maxInFlight":null,"auth":null}"#;
         let draft = read_draft(body, Purpose::Update).unwrap();
-        assert_eq!(draft.problems, []);
+        assert!(draft.problems.is_empty(), "{:?}", draft.problems);
         assert_eq!(draft.retry, Some(RetryDraft::default()));
         assert_eq!((draft.rate, draft.max_in_flight), (Some(None), Some(None)));
         assert_eq!(draft.auth, Some(None));
         let said = problems(r#"{"labels":null,"headers":null,"description":null}"#);
         assert!(said.iter().all(|(_, reason)| *reason == "wrong_type"));
         assert_eq!(said.len(), 3);
+    }
+
+    #[test]
+    fn every_problem_inside_is_named_and_places_are_kept() {
+        let said = |body: &str, expected: &[(&str, &str)]| {
+            let found = problems(body);
+            let found: Vec<_> = found.iter().map(|(at, why)| (at.as_str(), *why)).collect();
+            assert_eq!(found, expected, "{body}");
+        };
+        said(
+            r#"{"labels":{"a":1,"b":"x","b":"y","c":null}}"#,
+            &[
+                ("labels.b", "duplicate_key"),
+                ("labels.a", "wrong_type"),
+                ("labels.c", "wrong_type"),
+            ],
+        );
+        said(
+            r#"{"retryPolicy":{"x":1,"factor":"2","jitter":null,"y":2},"rateLimit":{"burst":"1","z":1}}"#,
+            &[
+                ("retryPolicy.x", "unknown_field"),
+                ("retryPolicy.factor", "wrong_type"),
+                ("retryPolicy.jitter", "wrong_type"),
+                ("retryPolicy.y", "unknown_field"),
+                ("rateLimit.burst", "wrong_type"),
+                ("rateLimit.z", "unknown_field"),
+            ],
+        );
+        said(
+            r#"{"headers":["x",{"value":1,"y":2},{"name":"X-A"},{"name":3}]}"#,
+            &[
+                ("headers[0]", "wrong_type"),
+                ("headers[1].value", "wrong_type"),
+                ("headers[1].y", "unknown_field"),
+                ("headers[1].name", "missing"),
+                ("headers[3].name", "wrong_type"),
+            ],
+        );
+        said(
+            r#"{"auth":{"type":"magic","token":1,"z":1,"scopes":["a",2]}}"#,
+            &[
+                ("auth.type", "unknown_type"),
+                ("auth.token", "wrong_type"),
+                ("auth.z", "unknown_field"),
+                ("auth.scopes[1]", "wrong_type"),
+            ],
+        );
+        said(
+            r#"{"auth":{"type":"bearer","token":1,"password":2}}"#,
+            &[
+                ("auth.token", "wrong_type"),
+                ("auth.password", "unknown_field"),
+            ],
+        );
+        said(
+            r#"{"clientCertificate":{"certificate":1,"privateKey":2,"x":3}}"#,
+            &[
+                ("clientCertificate.certificate", "wrong_type"),
+                ("clientCertificate.privateKey", "wrong_type"),
+                ("clientCertificate.x", "unknown_field"),
+            ],
+        );
+        let places = br#"{"headers":[1,{"name":"X-A","value":"v"}],"linkIds":[true,"x"]}"#;
+        let draft = read_draft(places, Purpose::Update).unwrap();
+        assert_eq!(draft.headers.unwrap()[1].name, "X-A");
+        assert_eq!(draft.links.unwrap()[1], "x");
     }
 
     #[test]

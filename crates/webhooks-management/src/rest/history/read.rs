@@ -39,7 +39,7 @@ pub(super) fn search(query: &ListQuery) -> DeliveryQuery {
         blocked,
         created_after: time("createdAfter"),
         created_before: time("createdBefore"),
-        problems,
+        problems: problems.into(),
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn metrics_query(query: &ListQuery) -> MetricsQuery {
         interval: query.text("interval").unwrap_or_default(),
         from: time("from"),
         to: time("to"),
-        problems,
+        problems: problems.into(),
     }
 }
 
@@ -80,12 +80,7 @@ pub(super) fn read_event_id(body: &[u8]) -> Result<Option<String>, ManagementErr
     }
     let mut reader = ObjectReader::of(body)?;
     let event = reader.text("eventId");
-    let problems = reader.finish(&[]);
-    if problems.is_empty() {
-        Ok(event)
-    } else {
-        Err(ManagementError::Invalid(problems))
-    }
+    reader.finish(&[]).verdict(event)
 }
 
 /// A job to be made.
@@ -128,9 +123,18 @@ mod tests {
         assert_eq!(draft.rate_per_second, Some(5));
         assert!(draft.problems.is_empty());
         let wrong = read_job(br#"{"type":1,"since":"x","filter":{"stat":[]}}"#).unwrap();
-        let mut fields: Vec<_> = wrong.problems.iter().map(|p| p.field.as_str()).collect();
+        let told = wrong.problems.told();
+        let mut fields: Vec<_> = told.iter().map(|p| p.field.as_str()).collect();
         fields.sort_unstable();
         assert_eq!(fields, ["filter.stat", "since", "type"]);
+        let entries = read_job(br#"{"filter":{"state":[1,"FAILED",null],"class":2}}"#).unwrap();
+        let told = entries.problems.told();
+        let fields: Vec<_> = told.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["filter.state[0]", "filter.state[2]", "filter.class"]
+        );
+        assert_eq!(entries.states, ["", "FAILED", ""]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use webhooks_store::{TokenKeyType, TokenPatch, TokenRow};
 
 use crate::{
     emails::is_email,
-    error::{ManagementError, Violation},
+    error::ManagementError,
     names::wrong_name,
     operator::TokenWish,
-    scopes::{PUBLISHABLE, SCOPES, Scope},
+    scopes::{PUBLISHABLE, Scope},
+    violations::Violations,
 };
 
 /// A token as asked for, unchecked. Absent means untouched, or the default at creation.
@@ -28,7 +29,7 @@ pub struct TokenDraft {
     /// Where the member behind it reads mail; only at creation.
     pub member_email: Option<String>,
     /// What the face itself found wrong (types, unknown members).
-    pub problems: Vec<Violation>,
+    pub problems: Violations,
 }
 
 /// A new token, checked.
@@ -66,9 +67,11 @@ impl TokenDraft {
                 "is WORKSPACE_TOKEN_KEY_TYPE_SECRET or WORKSPACE_TOKEN_KEY_TYPE_PUBLISHABLE",
             ),
         };
-        let mut scopes = judge.scopes(self.scopes.unwrap_or_default());
+        let asked = self.scopes.unwrap_or_default();
+        let any = !asked.is_empty();
+        let mut scopes = judge.scopes(asked);
         if key_type == TokenKeyType::Publishable {
-            if !scopes.is_empty() {
+            if any {
                 judge.broken(
                     "scopes",
                     "not_for_publishable",
@@ -171,11 +174,15 @@ impl TokenDraft {
     }
 }
 
-struct Judge(Vec<Violation>);
+/// What is said of each text that is no scope. All scopes are too many words to be said each time.
+const NO_SCOPE: &str = "is no scope: GET /v1/api-scopes has them all";
+
+struct Judge(Violations);
 
 impl Judge {
     fn broken(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        Violation::note(&mut self.0, field, reason, message);
+        // The face may have found the same field wrong already.
+        self.0.refuse(field, reason, message);
     }
 
     fn key_type(&mut self, reason: &'static str, message: &str) -> TokenKeyType {
@@ -196,15 +203,11 @@ impl Judge {
     /// The names of the scopes, each once.
     fn scopes(&mut self, texts: Vec<String>) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for text in texts {
-            let Some(scope) = Scope::parse(&text) else {
-                let known: Vec<_> = SCOPES.iter().map(|scope| scope.word).collect();
-                self.broken(
-                    "scopes",
-                    "unknown_value",
-                    format!("holds {}", known.join(", ")),
-                );
-                break;
+        for (index, text) in texts.iter().enumerate() {
+            let Some(scope) = Scope::parse(text) else {
+                let violations = &mut self.0;
+                violations.refuse_entry("scopes", index, "unknown_value", NO_SCOPE);
+                continue;
             };
             if !names.iter().any(|name| name == scope.name) {
                 names.push(scope.name.to_owned());
@@ -230,7 +233,7 @@ impl Judge {
     }
 
     fn verdict<T>(self, value: T) -> Result<T, ManagementError> {
-        ManagementError::unless(self.0, value)
+        self.0.verdict(value)
     }
 }
 
@@ -276,7 +279,11 @@ mod tests {
     fn every_broken_rule_is_named() {
         let bad = TokenDraft {
             name: Some("n".repeat(256)),
-            scopes: Some(vec!["links:read".into()]),
+            scopes: Some(vec![
+                "links:read".into(),
+                "webhooks:read".into(),
+                "x".into(),
+            ]),
             full_access: Some(true),
             expires_at: Some(Some(5)),
             member_email: Some("nobody".into()),
@@ -286,7 +293,8 @@ mod tests {
             broken(bad.judge_new(5)),
             [
                 ("keyType", "missing"),
-                ("scopes", "unknown_value"),
+                ("scopes[0]", "unknown_value"),
+                ("scopes[2]", "unknown_value"),
                 ("fullAccess", "read_only"),
                 ("name", "too_long"),
                 ("expiresAt", "in_the_past"),

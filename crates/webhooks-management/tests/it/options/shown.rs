@@ -166,7 +166,7 @@ async fn every_bad_option_is_named_at_once() {
     let expected = [
         ("description", "too_long"),
         ("labels.-", "label_name_invalid"),
-        ("eventActions", "not_an_action"),
+        ("eventActions[0]", "not_an_action"),
         ("retryPolicy.maxAttempts", "plan_limit"),
         ("rateLimit.periodSeconds", "out_of_bounds"),
         ("maxInFlight", "out_of_bounds"),
@@ -175,6 +175,7 @@ async fn every_bad_option_is_named_at_once() {
         ("headers[0].name", "header_name_reserved"),
         ("headers[1].value", "missing"),
         ("secret", "weak_or_malformed"),
+        ("signatures[0]", "unknown_signature"),
         ("signatures", "unknown_signature"),
     ];
     let owned = |(field, reason): (&str, &str)| (field.to_owned(), reason.to_owned());

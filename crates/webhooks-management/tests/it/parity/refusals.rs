@@ -3,14 +3,17 @@
 use prost_types::Timestamp;
 use reqwest::Method;
 use serde_json::json;
+use tonic::Status;
+use tonic_types::StatusExt as _;
 use webhooks_domain::webhook::Plan;
 use webhooks_proto::v1::{
     self, delivery_service_client::DeliveryServiceClient,
     event_history_service_client::EventHistoryServiceClient, job_service_client::JobServiceClient,
-    metrics_service_client::MetricsServiceClient, workspace_service_client::WorkspaceServiceClient,
+    metrics_service_client::MetricsServiceClient, webhook_service_client::WebhookServiceClient,
+    workspace_service_client::WorkspaceServiceClient,
 };
 
-use crate::support::{OPERATOR_TOKEN, World, fields, with_token};
+use crate::support::{OPERATOR_TOKEN, World, fields, webhook_body, with_token};
 
 #[tokio::test]
 async fn times_beyond_time_are_refused_all_at_once() {
@@ -176,4 +179,138 @@ async fn names_show_something_and_nesting_has_an_end() {
         );
     }
     assert_eq!(world.get("/v1/webhooks", token).await.status, 200, "alive");
+}
+
+/// What a refusal says over REST, as gRPC puts it.
+fn told(body: &serde_json::Value) -> Vec<(String, String)> {
+    let details = body["details"].as_array().unwrap().iter();
+    details
+        .map(|one| {
+            let text = |key: &str| one[key].as_str().unwrap();
+            let description = format!("{} ({})", text("message"), text("reason"));
+            (text("field").to_owned(), description)
+        })
+        .collect()
+}
+
+/// What a refusal says over gRPC.
+fn described(status: &Status) -> Vec<(String, String)> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().into_iter();
+    violations
+        .flat_map(|bad| &bad.field_violations)
+        .map(|one| (one.field.clone(), one.description.clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_problem_of_every_object_and_entry_is_told_in_the_same_words() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let links = ["x", "0190e0a0-0000-7000-8000-000000000001", "y"];
+    let bad = json!({
+        "name": "x",
+        "endpointUrl": "https://example.com/",
+        "linkIds": links,
+        "triggers": ["KIND_EXIT", "KIND_X"],
+        "eventActions": ["a b"],
+        "retryPolicy": { "maxAttempts": 21, "factor": 0.5, "jitter": -1.0 },
+        "rateLimit": { "count": 20_000, "periodSeconds": 7, "burst": 20_000 },
+        "headers": [{ "name": "Host", "value": "a\nb" }, { "name": "X-A" }],
+        "auth": { "type": "apiKey", "name": "key" },
+        "clientCertificate": { "certificate": "x", "privateKey": "y" },
+        "signatures": ["v2", "v1"],
+    });
+    let owned =
+        |texts: &[&str]| -> Vec<String> { texts.iter().map(|&text| text.to_owned()).collect() };
+    let key = v1::endpoint_auth::ApiKey {
+        name: "key".into(),
+        ..v1::endpoint_auth::ApiKey::default()
+    };
+    let header = |name: &str, value: &str| v1::Header {
+        name: name.into(),
+        value: value.into(),
+    };
+    let message = v1::CreateWebhookRequest {
+        name: "x".into(),
+        endpoint_url: "https://example.com/".into(),
+        link_ids: owned(&links),
+        triggers: Some(v1::TriggerList {
+            kinds: owned(&["KIND_EXIT", "KIND_X"]),
+        }),
+        event_actions: owned(&["a b"]),
+        retry_policy: Some(v1::RetryPolicy {
+            max_attempts: Some(21),
+            factor: Some(0.5),
+            jitter: Some(-1.0),
+            ..v1::RetryPolicy::default()
+        }),
+        rate_limit: Some(v1::RateLimit {
+            count: 20_000,
+            period_seconds: 7,
+            burst: 20_000,
+        }),
+        headers: vec![header("Host", "a\nb"), header("X-A", "")],
+        auth: Some(v1::EndpointAuth {
+            kind: Some(v1::endpoint_auth::Kind::ApiKey(key)),
+        }),
+        client_certificate: Some(v1::ClientCertificate {
+            certificate: "x".into(),
+            private_key: "y".into(),
+            ..v1::ClientCertificate::default()
+        }),
+        signatures: owned(&["v2", "v1"]),
+        ..v1::CreateWebhookRequest::default()
+    };
+    let over_rest = world.post(token, &bad).await;
+    assert_eq!(over_rest.status, 400, "{over_rest:?}");
+    let said = told(&over_rest.body);
+    let fields: Vec<_> = said.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "linkIds[0]",
+            "linkIds[2]",
+            "triggers[1]",
+            "eventActions[0]",
+            "retryPolicy.maxAttempts",
+            "retryPolicy.factor",
+            "retryPolicy.jitter",
+            "rateLimit.count",
+            "rateLimit.periodSeconds",
+            "rateLimit.burst",
+            "auth.in",
+            "auth.value",
+            "clientCertificate.certificate",
+            "clientCertificate.privateKey",
+            "headers[0].name",
+            "headers[0].value",
+            "headers[1].value",
+            "signatures[0]",
+        ]
+    );
+    let mut webhooks = WebhookServiceClient::new(world.channel().await);
+    let over_grpc = webhooks.create_webhook(with_token(token, message)).await;
+    assert_eq!(described(&over_grpc.unwrap_err()), said);
+
+    // Two thousand are counted, and fit into gRPC's headers.
+    let flood = vec!["x"; 2_000];
+    let mut body = webhook_body("flood");
+    body["linkIds"] = json!(flood);
+    let over_rest = world.post(token, &body).await;
+    assert_eq!(over_rest.status, 400, "{over_rest:?}");
+    let said = told(&over_rest.body);
+    assert_eq!((said.len(), &*said[49].0), (51, "linkIds[49]"));
+    let rest = "and 1950 more problems (more_problems)";
+    assert_eq!((&*said[50].0, &*said[50].1), ("", rest));
+    let message = v1::CreateWebhookRequest {
+        name: "flood".into(),
+        endpoint_url: "https://example.com/".into(),
+        link_ids: owned(&flood),
+        ..v1::CreateWebhookRequest::default()
+    };
+    let over_grpc = webhooks.create_webhook(with_token(token, message)).await;
+    assert_eq!(described(&over_grpc.unwrap_err()), said);
+    assert_eq!(world.get("/v1/webhooks", token).await.body["totalCount"], 0);
 }
