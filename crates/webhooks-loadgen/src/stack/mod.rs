@@ -23,7 +23,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use uuid::Uuid;
 use webhooks_bus::{Identities, permissions::Role};
-use webhooks_devstack::{NatsServer, Postgres, Signal, SyncInterval, free_port};
+use webhooks_devstack::{NatsServer, Postgres, PostgresBuilder, Signal, SyncInterval, free_port};
 
 use self::{access::bus_settings, service::Service};
 pub use self::{
@@ -66,6 +66,8 @@ pub struct StackOptions {
     pub settings: Vec<(String, String)>,
     /// Variables of one part's process alone.
     pub own_settings: Vec<(Part, String, String)>,
+    /// PostgreSQL's own cache in MiB; none leaves it as the test kit has it.
+    pub shared_buffers_mb: Option<u32>,
 }
 
 impl StackOptions {
@@ -80,6 +82,24 @@ impl StackOptions {
             nats_nodes: 1,
             settings: Vec::new(),
             own_settings: Vec::new(),
+            shared_buffers_mb: None,
+        }
+    }
+
+    /// PostgreSQL's own cache, in MiB.
+    #[must_use]
+    pub fn shared_buffers_mb(self, mebibytes: u32) -> Self {
+        Self {
+            shared_buffers_mb: Some(mebibytes),
+            ..self
+        }
+    }
+
+    fn postgres(&self) -> PostgresBuilder {
+        let builder = Postgres::builder(self.folder.join("postgres"));
+        match self.shared_buffers_mb {
+            Some(mebibytes) => builder.shared_buffers_mb(mebibytes),
+            None => builder,
         }
     }
 
@@ -156,7 +176,7 @@ impl Stack {
     /// A program is missing or does not become ready; the message ends with its log.
     pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
         let (identities, users, workspaces) = Self::begin(&options)?;
-        let postgres = Postgres::builder(options.folder.join("postgres"));
+        let postgres = options.postgres();
         let ((nats, peers), postgres) =
             tokio::try_join!(cluster::start(&options, &users), postgres.start())?;
         let servers = (nats, peers, postgres);
@@ -177,7 +197,7 @@ impl Stack {
     pub async fn prepare(options: StackOptions) -> anyhow::Result<Self> {
         let (identities, users, workspaces) = Self::begin(&options)?;
         let nats = cluster::prepare(&options, &users)?;
-        let postgres = Postgres::builder(options.folder.join("postgres"));
+        let postgres = options.postgres();
         let servers = (nats, Vec::new(), postgres.prepare().await?);
         Self::with(options, servers, identities, workspaces)
     }
