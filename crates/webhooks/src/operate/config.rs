@@ -74,7 +74,9 @@ pub(crate) fn reference() -> String {
     let mut text = "# Settings\n\nEvery setting is an environment variable. All of them are checked at start, all problems are named at\n\
         once, and a process that cannot use its settings ends with exit code 64. An empty variable counts as\n\
         unset. Durations have a unit (`250ms`, `30s`, `2h 30m`); lists are separated by commas. A secret may stand in\n\
-        a file instead, which `NAME_FILE` names. `webhooks config` prints what holds in an environment.\n\n\
+        a file instead, which `NAME_FILE` names. `webhooks config` prints what holds in the environment it is\n\
+        called in, and what is wrong with it: in a shell that has read `.run/env`, the two secrets that `make run`\n\
+        gives to its services only are missing.\n\n\
         This file is written by `make docs`.\n"
         .to_owned();
     let mut shown = BTreeSet::new();
