@@ -136,7 +136,7 @@ impl Env {
     ) -> Vec<T> {
         self.ask(name, Fallback::Default(default.to_owned()), doc, |value| {
             let mut wrong = Vec::new();
-            let entries = value
+            let entries: Vec<T> = value
                 .split(',')
                 .map(str::trim)
                 .filter(|entry| !entry.is_empty())
