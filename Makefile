@@ -45,6 +45,7 @@ help: ## List the targets
 	  '  make run NATS_URL=… DATABASE_URL=…        servers of your own' \
 	  '  make run ALLOW_PRIVATE_ENDPOINTS=0        as strict about endpoints as production' \
 	  '  make run PROFILE=release                  an optimised build (compiles longer)' \
+	  '  CARGO_TARGET_DIR=… make run               compiles there instead of in target' \
 	  '  make run WEBHOOKS_RETRY_BASE=1s           any setting of docs/settings.md'
 
 # What a killed run left is not to be taken for the next one's; nothing happens while one runs.

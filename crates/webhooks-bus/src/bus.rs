@@ -1,6 +1,10 @@
 //! The connection.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
 
@@ -92,7 +96,9 @@ impl Bus {
             .retry_on_initial_connect()
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .ping_interval(Duration::from_secs(10))
+            // The third one that falls due unanswered gives the connection up: 15 s of silence, during
+            // which a server that was merely paused may come back.
+            .ping_interval(Duration::from_secs(5))
             .client_capacity(CLIENT_CAPACITY)
             // Short: an outage of ours should end when the server is back.
             .reconnect_delay_callback(|attempts| {
@@ -144,6 +150,12 @@ impl Bus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.inner.client.connection_state() == State::Connected
+    }
+
+    /// How many bytes have come from servers since the start, of whatever kind.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        let statistics = self.inner.client.statistics();
+        statistics.in_bytes.load(Ordering::Relaxed)
     }
 
     /// The settings.

@@ -35,7 +35,8 @@ use crate::{
     },
 };
 
-const CONFIG_STREAM: &str = "KV_CONFIG";
+/// The stream behind the bucket.
+pub(crate) const CONFIG_STREAM: &str = "KV_CONFIG";
 
 /// How often the mirror checks how fresh it is.
 const CHECK_EVERY: Duration = Duration::from_millis(500);

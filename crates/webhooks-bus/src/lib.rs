@@ -67,7 +67,7 @@ pub use settings::BusSettings;
 pub use stats::StatsMirror;
 pub use steady::{CLOCK_TOLERANCE, SteadyClock};
 pub use subjects::{headers, names};
-pub use vitals::Vitals;
+pub use vitals::{Pulse, Vitals};
 
 /// Microseconds since the epoch of a server timestamp.
 pub(crate) fn micros(at: time::OffsetDateTime) -> i64 {

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use webhooks_runtime::{
     Env, Secret, Settings,
+    settings::Address,
     tls::{certificate_file, key_file},
 };
 
@@ -94,7 +95,7 @@ impl Settings for BusSettings {
         Self {
             // Masked where settings are shown: a password may stand in it.
             url: env
-                .secret_or("WEBHOOKS_NATS_URL", &d.url, "NATS servers, comma separated, `nats://[user:password@]host:port` (`tls://…` for encrypted connections)")
+                .secret_address_or("WEBHOOKS_NATS_URL", Address::Nats, &d.url, "NATS servers, comma separated, `nats://[user:password@]host:port` (`tls://…` for encrypted connections)")
                 .expose()
                 .to_owned(),
             nkey_seed,

@@ -1,14 +1,126 @@
 //! Saying whether the bus is there and as it must be: the readiness that services have in common.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use webhooks_runtime::Readiness;
 
-use crate::{bus::Bus, config::ConfigMirror};
+use crate::{
+    bus::Bus,
+    config::{CONFIG_STREAM, ConfigMirror},
+};
 
 /// How often the connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often a server is asked something, so that one that answers has something to say.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// After so long without a byte from the server it counts as one that does not answer. Twice what a
+/// dispatcher allows, which starts nothing with a view of the configuration older than 2 s. A server
+/// that is merely busy stays far below: it need not have answered our question, whatever it sends counts.
+const SILENT_AFTER: Duration = Duration::from_secs(4);
+
+/// The most that one look adds to a silence: what is beyond is a pause of our own.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// Tells a server that answers from one that only keeps the connection: stopped, or behind a line that
+/// swallows everything. The client itself gives up such a connection after some 15 s.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    bus: Bus,
+    silent: Arc<AtomicBool>,
+}
+
+impl Pulse {
+    /// Believes that the server answers until [`Pulse::keep`] has found otherwise.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Self {
+        Self {
+            bus: bus.clone(),
+            silent: Arc::default(),
+        }
+    }
+
+    /// Asks and listens. Never ends.
+    pub async fn keep(&self) {
+        tokio::join!(self.listen_for_ever(), self.ask_for_ever());
+    }
+
+    /// Whether NATS is there.
+    ///
+    /// # Errors
+    /// Why not, for readiness.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.bus.is_connected() {
+            return Err("not connected".to_owned());
+        }
+        if self.silent.load(Ordering::Relaxed) {
+            return Err(format!(
+                "connected, but it has said nothing for {} s",
+                SILENT_AFTER.as_secs()
+            ));
+        }
+        Ok(())
+    }
+
+    async fn listen_for_ever(&self) {
+        let mut silence = Silence::default();
+        loop {
+            if self.bus.is_connected() {
+                silence.look(self.bus.received_bytes(), Instant::now());
+            } else {
+                silence = Silence::default();
+            }
+            self.silent
+                .store(silence.length >= SILENT_AFTER, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// One question at a time. What it is answered does not matter.
+    async fn ask_for_ever(&self) {
+        loop {
+            if self.bus.is_connected() {
+                let question = self.bus.last_seq(CONFIG_STREAM);
+                match tokio::time::timeout(SILENT_AFTER, question).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "nats.asked"),
+                    Err(_) => tracing::debug!("nats.asked: no answer"),
+                }
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+/// How long nothing has come from the server, as far as we were awake to hear it.
+#[derive(Debug, Default)]
+struct Silence {
+    /// What had come when we looked, and when that was.
+    last: Option<(u64, Instant)>,
+    length: Duration,
+}
+
+impl Silence {
+    /// `bytes` have come until now.
+    fn look(&mut self, bytes: u64, now: Instant) {
+        match self.last.replace((bytes, now)) {
+            Some((before, at)) if before == bytes => {
+                let since = now.saturating_duration_since(at);
+                self.length += since.min(LONGEST_LOOK);
+            }
+            _ => self.length = Duration::ZERO,
+        }
+    }
+}
 
 /// Keeps the readiness conditions `nats`, `topology` and `config` true to life.
 #[derive(Debug, Clone)]
@@ -43,33 +155,60 @@ impl Vitals {
     /// Watches until `shutdown`. The streams are verified at each new connection: it may be to
     /// another server. `each` is called at every look, for conditions of the service's own.
     pub async fn watch(&self, shutdown: CancellationToken, each: impl Fn(&Readiness)) {
+        let pulse = Pulse::new(&self.bus);
         let watching = async {
-            let mut verified = false;
-            loop {
-                let connected = self.bus.is_connected();
-                self.readiness.set(
-                    "nats",
-                    if connected {
-                        Ok(())
-                    } else {
-                        Err("not connected".to_owned())
-                    },
-                );
-                if !connected {
-                    verified = false;
-                } else if !verified {
-                    let verdict = self.bus.verify_topology().await;
-                    verified = verdict.is_ok();
-                    self.readiness
-                        .set("topology", verdict.map_err(|error| error.to_string()));
-                }
-                if self.config.as_ref().is_some_and(ConfigMirror::loaded) {
-                    self.readiness.ok("config");
-                }
-                each(&self.readiness);
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            tokio::join!(pulse.keep(), self.look_for_ever(&pulse, &each));
         };
         shutdown.run_until_cancelled(watching).await;
+    }
+
+    async fn look_for_ever(&self, pulse: &Pulse, each: &impl Fn(&Readiness)) {
+        let mut verified = false;
+        loop {
+            let nats = pulse.check();
+            let answers = nats.is_ok();
+            self.readiness.set("nats", nats);
+            if !self.bus.is_connected() {
+                verified = false;
+            } else if !verified && answers {
+                let verdict = self.bus.verify_topology().await;
+                verified = verdict.is_ok();
+                self.readiness
+                    .set("topology", verdict.map_err(|error| error.to_string()));
+            }
+            if self.config.as_ref().is_some_and(ConfigMirror::loaded) {
+                self.readiness.ok("config");
+            }
+            each(&self.readiness);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_grows_from_look_to_look_and_any_byte_ends_it() {
+        let (mut silence, start) = (Silence::default(), Instant::now());
+        silence.look(7, start);
+        assert_eq!(silence.length, Duration::ZERO);
+        for look in 1..=16 {
+            silence.look(7, start + LOOK_EVERY * look);
+        }
+        assert_eq!(silence.length, SILENT_AFTER);
+        silence.look(8, start + LOOK_EVERY * 17);
+        assert_eq!(silence.length, Duration::ZERO);
+        silence.look(8, start + LOOK_EVERY * 18);
+        assert_eq!(silence.length, LOOK_EVERY);
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_no_silence_of_the_server() {
+        let (mut silence, start) = (Silence::default(), Instant::now());
+        silence.look(7, start);
+        silence.look(7, start + Duration::from_secs(60));
+        assert_eq!(silence.length, LONGEST_LOOK);
     }
 }

@@ -223,6 +223,9 @@ impl PostgresBuilder {
             // page is logged whole again: a third of the log, measured.
             ("max_wal_size", "2GB".to_owned()),
             ("checkpoint_timeout", "15min".to_owned()),
+            // In its own folder, and so gone with it. The default keeps these files in the machine's
+            // /dev/shm, where only the next start on the same data removes what a kill has left.
+            ("dynamic_shared_memory_type", "mmap".to_owned()),
             ("timezone", "UTC".to_owned()),
             ("log_timezone", "UTC".to_owned()),
             ("jit", "off".to_owned()),

@@ -113,7 +113,7 @@ impl Settings for Config {
                 ),
             );
         }
-        let management = env.string(
+        let management = env.url(
             "WEBHOOKS_MANAGEMENT_GRPC_URL",
             "http://127.0.0.1:9090",
             "management's gRPC address",
@@ -319,6 +319,10 @@ mod tests {
             (
                 &[("WEBHOOKS_DRAIN_TIMEOUT", "32s")],
                 "must be at least 33 s",
+            ),
+            (
+                &[("WEBHOOKS_MANAGEMENT_GRPC_URL", "::")],
+                "WEBHOOKS_MANAGEMENT_GRPC_URL: does not begin with",
             ),
         ] {
             let told = problems(changed);

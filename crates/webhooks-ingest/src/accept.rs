@@ -417,7 +417,8 @@ fn record(
             event.id = refusal.event_id.as_deref(),
             result = label,
             reason = refusal.reason_word(),
-            message = refusal.message,
+            // Not `message`: that is the key of the line's own text.
+            refusal.message = refusal.message,
             detail = refusal.detail.as_deref(),
             duration_ms,
             "event.refused"
@@ -427,7 +428,101 @@ fn record(
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fmt, io};
+
+    use serde::{
+        Deserialize, Deserializer,
+        de::{Error as _, IgnoredAny, MapAccess, Visitor},
+    };
+    use tracing_subscriber::fmt::MakeWriter;
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Captured {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// The keys of an object that has none of them twice.
+    struct Keys(BTreeSet<String>);
+
+    impl<'de> Deserialize<'de> for Keys {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Each;
+
+            impl<'de> Visitor<'de> for Each {
+                type Value = Keys;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                    let mut keys = BTreeSet::new();
+                    while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                        if !keys.insert(key.clone()) {
+                            return Err(A::Error::custom(format!("{key} stands there twice")));
+                        }
+                    }
+                    Ok(Keys(keys))
+                }
+            }
+
+            deserializer.deserialize_map(Each)
+        }
+    }
+
+    #[test]
+    fn what_is_logged_of_an_event_has_no_key_twice() {
+        assert!(serde_json::from_str::<Keys>(r#"{"message":"a","message":"b"}"#).is_err());
+        let captured = Captured::default();
+        // As the services log.
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(captured.clone())
+            .finish();
+        let accepted = Accepted {
+            id: "an-id".to_owned(),
+            accepted_at: 0,
+            duplicate: false,
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            for result in [Ok(accepted), Err(Refusal::unavailable("no answer"))] {
+                record(Door::Http, Uuid::from_u128(1), Duration::ZERO, &result);
+            }
+        });
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Keys> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[1].0.contains("refusal.message"), "{text}");
+        assert!(
+            lines.iter().all(|line| line.0.contains("message")),
+            "{text}"
+        );
+    }
 
     #[test]
     fn an_id_of_one_workspace_is_never_that_of_another() {

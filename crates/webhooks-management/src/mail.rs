@@ -46,7 +46,7 @@ impl MailSettings {
                 "Linkbreakers Webhooks <webhooks@linkbreakers.invalid>",
                 "sender of mails",
             ),
-            dashboard_url: env.optional(
+            dashboard_url: env.optional_url(
                 "WEBHOOKS_DASHBOARD_URL",
                 "where customers see their webhooks, named in mails",
             ),

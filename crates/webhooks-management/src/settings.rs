@@ -6,7 +6,8 @@ use webhooks_bus::BusSettings;
 use webhooks_domain::{challenge::ChallengeKeys, endpoint::AddressPolicy, sealing::Keyring};
 use webhooks_egress::PolicySettings;
 use webhooks_runtime::{
-    Env, Secret, Settings, callers::CallerSettings, rate::RateLimits, tls::GrpcServerTls,
+    Env, Secret, Settings, callers::CallerSettings, rate::RateLimits, settings::Address,
+    tls::GrpcServerTls,
 };
 use webhooks_store::StoreSettings;
 
@@ -156,8 +157,9 @@ impl Config {
 
 /// How to reach Postgres.
 pub fn store_settings(env: &mut Env) -> StoreSettings {
-    let url = env.secret(
+    let url = env.secret_address(
         "WEBHOOKS_DATABASE_URL",
+        Address::Postgres,
         "PostgreSQL, `postgres://user:password@host/database`",
     );
     StoreSettings {

@@ -150,7 +150,8 @@ pub(crate) struct ConfigOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorOptions {
-    /// nats-server's monitoring address (http://host:8222), for settings that clients cannot see
+    /// nats-server's monitoring address (http://host:8222), for settings that clients cannot see; else
+    /// that of WEBHOOKS_NATS_MONITOR_URL
     #[arg(long)]
     pub(crate) nats_monitor: Option<String>,
 }

@@ -70,6 +70,22 @@ async fn a_kill_takes_busy_backends_too() {
 }
 
 #[tokio::test]
+async fn a_killed_server_leaves_its_shared_memory_in_its_own_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut postgres = Postgres::builder(folder.path())
+        .fast()
+        .start()
+        .await
+        .unwrap();
+    postgres.kill().await.unwrap();
+    let kept = std::fs::read_dir(folder.path().join("data/pg_dynshmem"))
+        .unwrap()
+        .count();
+    assert!(kept > 0, "it keeps its shared memory elsewhere");
+    postgres.start().await.unwrap();
+}
+
+#[tokio::test]
 async fn databases_are_made_copied_and_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::builder(folder.path())

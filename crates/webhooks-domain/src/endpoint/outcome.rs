@@ -207,6 +207,23 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_list_the_temporary_4xx_as_they_are() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/semantics.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let row = text.lines().find(|line| line.starts_with("| `404`"));
+        let listed: Vec<u16> = row
+            .unwrap()
+            .split('`')
+            .filter_map(|word| word.parse().ok())
+            .filter(|status| (400..500).contains(status))
+            .collect();
+        let temporary: Vec<u16> = (400..500)
+            .filter(|status| class_of(*status, "h.example") == Some(FailureClass::Temporary))
+            .collect();
+        assert_eq!(listed, temporary);
+    }
+
+    #[test]
     fn a_400_is_temporary_only_from_makes_hosts() {
         for host in [
             "hook.eu1.make.com",

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use webhooks_devstack::Signal;
+use webhooks_devstack::{Signal, http_get, wait_until};
 
 use super::{
     Outcome, Scene,
@@ -18,6 +18,10 @@ const FROZEN: Duration = Duration::from_secs(20);
 
 /// How long the others may take until they answer for a part that stands still.
 const ANSWER: Duration = Duration::from_secs(11);
+
+/// How long readiness may take, after an answer of ingest that took some 5 s: far less than the client takes
+/// to give up a connection.
+const TOLD: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
     let mut rig = Rig::start(scene, |options| options).await?;
@@ -51,6 +55,21 @@ pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
                     offered.took.as_secs_f64()
                 ),
             );
+            for service in [Part::Ingest, Part::Fanout, Part::Management] {
+                let url = format!("{}/readyz", rig.stack.admin_url(service)?);
+                let told = wait_until("readiness to fall", TOLD, async || {
+                    match http_get(&url).await {
+                        Ok((503, body)) => Ok(body),
+                        other => Err(format!("{other:?}")),
+                    }
+                })
+                .await;
+                rig.expect(
+                    format!("while NATS stands still, {service} says that it is not ready"),
+                    told.is_ok(),
+                    told.unwrap_or_else(|error| format!("{error:#}")),
+                );
+            }
         }
         tokio::time::sleep(FROZEN).await;
         rig.stack.signal(part, Signal::CONT)?;

@@ -20,7 +20,7 @@ mod verdicts;
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
-use webhooks_bus::{Bus, ConfigWriter};
+use webhooks_bus::{Bus, ConfigWriter, Pulse};
 use webhooks_domain::clock::Clock;
 use webhooks_runtime::{Backoff, Context, Readiness, error_chain};
 use webhooks_store::Store;
@@ -81,24 +81,26 @@ pub(crate) fn start(ctx: &Context, around: &Surroundings, retention_days: u32) {
 
 /// Keeps readiness telling the truth about what the service needs.
 async fn health(around: Surroundings) -> anyhow::Result<()> {
-    loop {
-        let postgres = around
-            .store
-            .ping()
-            .await
-            .map_err(|error| error_chain(&error));
-        around.readiness.set("postgres", postgres);
-        let connected = around.bus.is_connected();
-        let nats = if connected {
-            Ok(())
-        } else {
-            Err("not connected".to_owned())
-        };
-        around.readiness.set("nats", nats);
-        if pause(&around, HEALTH_EVERY).await {
-            return Ok(());
+    let pulse = Pulse::new(&around.bus);
+    let looking = async {
+        loop {
+            around.readiness.set("nats", pulse.check());
+            let postgres = around
+                .store
+                .ping()
+                .await
+                .map_err(|error| error_chain(&error));
+            around.readiness.set("postgres", postgres);
+            if pause(&around, HEALTH_EVERY).await {
+                break;
+            }
         }
+    };
+    tokio::select! {
+        () = looking => {}
+        () = pulse.keep() => {}
     }
+    Ok(())
 }
 
 /// Waits; true = the service is to end.

@@ -10,6 +10,7 @@
 //!
 //! Two services of one process may ask for the same variable; it is listed once.
 
+mod address;
 mod describe;
 mod production;
 mod read;
@@ -22,6 +23,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use thiserror::Error;
 
 pub use self::{
+    address::Address,
     describe::{Setting, markdown},
     secret::Secret,
 };

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Env, Secret, Setting, read_secret_file};
+use super::{Address, Env, Secret, Setting, read_secret_file};
 
 /// What to do when a variable is not set.
 enum Fallback {
@@ -34,6 +34,17 @@ impl Env {
     /// Text that may be absent.
     pub fn optional(&mut self, name: &'static str, doc: &str) -> Option<String> {
         self.ask(name, Fallback::Absent, doc, text)
+    }
+
+    /// The address of something served over HTTP, with a default.
+    pub fn url(&mut self, name: &'static str, default: &str, doc: &str) -> String {
+        self.ask(name, Fallback::Default(default.to_owned()), doc, url)
+            .unwrap_or_default()
+    }
+
+    /// The address of something served over HTTP, or absent.
+    pub fn optional_url(&mut self, name: &'static str, doc: &str) -> Option<String> {
+        self.ask(name, Fallback::Absent, doc, url)
     }
 
     /// Anything that can be parsed, with a default.
@@ -115,7 +126,8 @@ impl Env {
         self.parsed_list(name, default, doc)
     }
 
-    /// A comma-separated list of things that can be parsed. Empty when one of them cannot.
+    /// A comma-separated list of things that can be parsed. Empty when one of them cannot; each that
+    /// cannot is named.
     pub fn parsed_list<T: FromStr<Err: Display>>(
         &mut self,
         name: &'static str,
@@ -123,12 +135,17 @@ impl Env {
         doc: &str,
     ) -> Vec<T> {
         self.ask(name, Fallback::Default(default.to_owned()), doc, |value| {
-            value
+            let mut wrong = Vec::new();
+            let entries: Vec<T> = value
                 .split(',')
                 .map(str::trim)
                 .filter(|entry| !entry.is_empty())
-                .map(parsed)
-                .collect()
+                .filter_map(|entry| parsed(entry).map_err(|text| wrong.push(text)).ok())
+                .collect();
+            match wrong.is_empty() {
+                true => Ok(entries),
+                false => Err(wrong.join("; ")),
+            }
         })
         .unwrap_or_default()
     }
@@ -154,6 +171,45 @@ impl Env {
     pub fn secret_or(&mut self, name: &'static str, default: &str, doc: &str) -> Secret {
         self.ask_secret(name, Fallback::Default(default.to_owned()), doc)
             .unwrap_or_default()
+    }
+
+    /// An address that may hold a password and must be set.
+    pub fn secret_address(&mut self, name: &'static str, address: Address, doc: &str) -> Secret {
+        let secret = self.secret(name, doc);
+        self.judged(name, address, secret)
+    }
+
+    /// An address that may hold a password, with a harmless default.
+    pub fn secret_address_or(
+        &mut self,
+        name: &'static str,
+        address: Address,
+        default: &str,
+        doc: &str,
+    ) -> Secret {
+        let secret = self.secret_or(name, default, doc);
+        self.judged(name, address, secret)
+    }
+
+    /// An address that may hold a password, or absent.
+    pub fn optional_secret_address(
+        &mut self,
+        name: &'static str,
+        address: Address,
+        doc: &str,
+    ) -> Option<Secret> {
+        let secret = self.optional_secret(name, doc)?;
+        Some(self.judged(name, address, secret))
+    }
+
+    fn judged(&mut self, name: &'static str, address: Address, secret: Secret) -> Secret {
+        // What is missing has been told of already.
+        if !secret.expose().is_empty()
+            && let Err(text) = address.judge(secret.expose())
+        {
+            self.problem(name, text);
+        }
+        secret
     }
 
     fn ask<T>(
@@ -234,6 +290,10 @@ impl Env {
 /// Has the shape of the other parsers.
 fn text(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
+}
+
+fn url(value: &str) -> Result<String, String> {
+    Address::Http.judge(value).map(|()| value.to_owned())
 }
 
 fn parsed<T: FromStr<Err: Display>>(value: &str) -> Result<T, String> {

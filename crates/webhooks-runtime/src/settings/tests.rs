@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Env, SECRET_FILE_MAX_BYTES};
+use super::{Address, Env, SECRET_FILE_MAX_BYTES};
 
 #[test]
 fn every_problem_is_reported_at_once() {
@@ -91,6 +91,64 @@ fn bounds_of_durations_hold_for_the_default_too() {
             "WEBHOOKS_B: 3s is outside 1s to 1s"
         ]
     );
+}
+
+#[test]
+fn an_address_that_nobody_could_call_is_a_problem_like_any_other() {
+    let mut env = Env::from_vars([
+        ("WEBHOOKS_A", "::"),
+        ("WEBHOOKS_B", "mysql://u:hunter2@x"),
+        ("WEBHOOKS_C", "http://hunter2"),
+        ("WEBHOOKS_D", "example.org"),
+        ("WEBHOOKS_E", "nats://:hunter2@"),
+    ]);
+    env.url("WEBHOOKS_A", "http://127.0.0.1:1", "");
+    env.secret_address("WEBHOOKS_B", Address::Postgres, "");
+    env.secret_address_or("WEBHOOKS_C", Address::Nats, "nats://a", "");
+    env.optional_url("WEBHOOKS_D", "");
+    env.optional_secret_address("WEBHOOKS_E", Address::Nats, "");
+    let problems = env.finish().unwrap_err().problems;
+    let named: Vec<_> = problems
+        .iter()
+        .filter_map(|problem| problem.split(':').next())
+        .collect();
+    let expected = [
+        "WEBHOOKS_A",
+        "WEBHOOKS_B",
+        "WEBHOOKS_C",
+        "WEBHOOKS_D",
+        "WEBHOOKS_E",
+    ];
+    assert_eq!(named, expected);
+    assert!(!problems.join("").contains("hunter2"), "{problems:?}");
+}
+
+#[test]
+fn addresses_are_taken_and_one_that_is_missing_is_told_of_once() {
+    let mut env = Env::from_vars([("WEBHOOKS_A", "https://a.example:9")]);
+    assert_eq!(env.url("WEBHOOKS_A", "http://b", ""), "https://a.example:9");
+    assert_eq!(env.url("WEBHOOKS_B", "http://b", ""), "http://b");
+    assert_eq!(env.optional_url("WEBHOOKS_C", ""), None);
+    let default = env.secret_address_or("WEBHOOKS_D", Address::Nats, "nats://a:4222", "");
+    assert_eq!(default.expose(), "nats://a:4222");
+    assert_eq!(
+        env.optional_secret_address("WEBHOOKS_E", Address::Postgres, ""),
+        None
+    );
+    env.finish().unwrap();
+    env.secret_address("WEBHOOKS_F", Address::Postgres, "");
+    assert_eq!(env.finish().unwrap_err().problems.len(), 1);
+}
+
+#[test]
+fn each_entry_of_a_list_that_is_wrong_is_named() {
+    let mut env = Env::from_vars([("WEBHOOKS_A", "1, x, 2, 70000")]);
+    assert!(env.parsed_list::<u16>("WEBHOOKS_A", "", "").is_empty());
+    let problems = env.finish().unwrap_err().problems;
+    assert_eq!(problems.len(), 1);
+    for named in ["WEBHOOKS_A: ", "\"x\"", "\"70000\""] {
+        assert!(problems[0].contains(named), "{problems:?}");
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Settings for TelemetrySettings {
         }
         Self {
             log_filter,
-            otlp_endpoint: env.optional(
+            otlp_endpoint: env.optional_url(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "OTLP collector (gRPC), for traces and metrics, such as `http://collector:4317`; without it no traces are made",
             ),

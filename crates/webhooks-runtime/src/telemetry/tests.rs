@@ -150,9 +150,13 @@ fn with_export_a_span_continues_the_incoming_trace() {
 
 #[test]
 fn settings_are_checked() {
-    let mut env = Env::from_vars([("WEBHOOKS_LOG", "info,=="), ("WEBHOOKS_TRACE_RATIO", "1.5")]);
+    let mut env = Env::from_vars([
+        ("WEBHOOKS_LOG", "info,=="),
+        ("WEBHOOKS_TRACE_RATIO", "1.5"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+    ]);
     TelemetrySettings::read(&mut env);
-    assert_eq!(env.finish().unwrap_err().problems.len(), 2);
+    assert_eq!(env.finish().unwrap_err().problems.len(), 3);
     let mut env = Env::default();
     let settings = TelemetrySettings::read(&mut env);
     env.finish().unwrap();

@@ -85,6 +85,10 @@ pub(crate) async fn perform(stage: &Stage<'_>) -> anyhow::Result<()> {
         }
     };
     webhook.tell(&receiver).await?;
+    let others = webhook::others(&api).await?;
+    if others > 0 {
+        say(show::others(others));
+    }
     let event = event::Event::new(now());
     let message = Outgoing::new(
         subjects::intake(WORKSPACE),

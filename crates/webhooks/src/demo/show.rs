@@ -66,6 +66,14 @@ pub(crate) fn log(row: &Value, whole: &Value) -> String {
     text
 }
 
+/// What earlier runs have left.
+pub(crate) fn others(webhooks: u64) -> String {
+    let many = if webhooks == 1 { "" } else { "s" };
+    format!(
+        "the demo workspace has {webhooks} other webhook{many} of earlier runs: each gets every event that it matches"
+    )
+}
+
 /// The API would not take the receiver's address.
 pub(crate) fn refused_at_creation(endpoint: &str, reason: &str) -> String {
     format!(

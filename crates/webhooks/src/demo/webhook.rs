@@ -107,6 +107,18 @@ impl DemoWebhook {
     }
 }
 
+/// How many webhooks the workspace has beside the demo's: what earlier runs have left.
+///
+/// # Errors
+/// The API does not answer as it should.
+pub(crate) async fn others(api: &Client) -> anyhow::Result<u64> {
+    let answer = api.get("/v1/webhooks?pageSize=1").await?.json()?;
+    let all = answer["totalCount"]
+        .as_u64()
+        .context("the list of webhooks has no total")?;
+    Ok(all.saturating_sub(1))
+}
+
 /// Every webhook of that name. There is more than one only when somebody else made it.
 async fn named(api: &Client) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();

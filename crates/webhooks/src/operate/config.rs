@@ -74,7 +74,9 @@ pub(crate) fn reference() -> String {
     let mut text = "# Settings\n\nEvery setting is an environment variable. All of them are checked at start, all problems are named at\n\
         once, and a process that cannot use its settings ends with exit code 64. An empty variable counts as\n\
         unset. Durations have a unit (`250ms`, `30s`, `2h 30m`); lists are separated by commas. A secret may stand in\n\
-        a file instead, which `NAME_FILE` names. `webhooks config` prints what holds in an environment.\n\n\
+        a file instead, which `NAME_FILE` names. `webhooks config` prints what holds in the environment it is\n\
+        called in, and what is wrong with it: in a shell that has read `.run/env`, the two secrets that `make run`\n\
+        gives to its services only are missing.\n\n\
         This file is written by `make docs`.\n"
         .to_owned();
     let mut shown = BTreeSet::new();
@@ -103,7 +105,37 @@ fn section(title: &str, meaning: &str, settings: &[&Setting]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::reference;
+    use webhooks_runtime::Env;
+
+    use super::{SECTIONS, reference};
+
+    #[test]
+    fn every_address_that_nobody_could_call_is_among_the_problems_and_so_is_each_wrong_entry() {
+        let mut env = Env::from_vars([
+            ("WEBHOOKS_DATABASE_URL", "mysql://u:hunter2@x"),
+            ("WEBHOOKS_MANAGEMENT_GRPC_URL", "::"),
+            ("WEBHOOKS_NATS_URL", "http://x"),
+            ("WEBHOOKS_DASHBOARD_URL", "app.example.org"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("WEBHOOKS_EGRESS_ALLOW_CIDRS", "foo,10.0.0.0/33"),
+        ]);
+        for (_, _, read) in SECTIONS {
+            read(&mut env);
+        }
+        let told = env.finish().unwrap_err().to_string();
+        for named in [
+            "WEBHOOKS_DATABASE_URL: does not begin with postgres://",
+            "WEBHOOKS_MANAGEMENT_GRPC_URL: does not begin with http://",
+            "WEBHOOKS_NATS_URL: address 1 does not begin with nats://",
+            "WEBHOOKS_DASHBOARD_URL: does not begin with http://",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: does not begin with http://",
+            "\"foo\" is not valid",
+            "\"10.0.0.0/33\" is not valid",
+        ] {
+            assert!(told.contains(named), "{named}: {told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
 
     #[test]
     fn the_reference_in_the_documents_is_fresh() {

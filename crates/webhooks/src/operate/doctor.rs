@@ -11,12 +11,15 @@ use webhooks_bus::{
 };
 use webhooks_devstack::http_get;
 use webhooks_domain::event::parse_rfc3339_micros;
-use webhooks_runtime::Env;
+use webhooks_runtime::{Env, SettingsError};
 
 use super::{bus, connected, now, store};
 use crate::{cli::DoctorOptions, console::say};
 
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// nats-server's monitoring address; `webhooks up` writes it to `.run/env`.
+const MONITOR_URL: &str = "WEBHOOKS_NATS_MONITOR_URL";
 
 /// How far two clocks may be apart: webhooks fire for events accepted after their creation, with two
 /// seconds of grace between machines.
@@ -44,14 +47,14 @@ enum Finding {
 /// # Errors
 /// Settings that cannot be used.
 pub(crate) async fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
+    let monitor_url = monitor_url(options, Env::from_process())?;
     let bus = bus().await?;
     let mut findings = nats(&bus).await;
-    match &options.nats_monitor {
+    match &monitor_url {
         Some(url) => findings.extend(monitor(url).await),
-        None => findings.push(Finding::Unknown(
-            "sync_interval and nats-server's clock: give --nats-monitor http://host:8222"
-                .to_owned(),
-        )),
+        None => findings.push(Finding::Unknown(format!(
+            "sync_interval and nats-server's clock: give --nats-monitor http://host:8222, or {MONITOR_URL}"
+        ))),
     }
     findings.extend(database().await);
     let bad = findings
@@ -70,6 +73,16 @@ pub(crate) async fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Where nats-server is watched at, as far as anybody has said so. What is said to this call wins.
+fn monitor_url(options: &DoctorOptions, mut env: Env) -> Result<Option<String>, SettingsError> {
+    if options.nats_monitor.is_some() {
+        return Ok(options.nats_monitor.clone());
+    }
+    let url = env.optional_url(MONITOR_URL, "nats-server's monitoring address");
+    env.finish()?;
+    Ok(url)
 }
 
 async fn nats(bus: &Bus) -> Vec<Finding> {
@@ -253,9 +266,27 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::{Fill, Finding, clock, role, sustainable, sync_interval};
+    use super::{
+        DoctorOptions, Env, Fill, Finding, MONITOR_URL, clock, monitor_url, role, sustainable,
+        sync_interval,
+    };
 
     const DAY: u64 = 24 * 3_600;
+
+    #[test]
+    fn the_monitoring_address_comes_from_the_call_and_else_from_the_environment() {
+        let ask = |said: Option<&str>, set: &str| {
+            let options = DoctorOptions {
+                nats_monitor: said.map(str::to_owned),
+            };
+            monitor_url(&options, Env::from_vars([(MONITOR_URL, set)]))
+        };
+        let (here, there) = ("http://127.0.0.1:8222", "http://127.0.0.1:8223");
+        assert_eq!(ask(None, here).unwrap().as_deref(), Some(here));
+        assert_eq!(ask(Some(there), here).unwrap().as_deref(), Some(there));
+        assert_eq!(ask(None, "").unwrap(), None);
+        ask(None, "8222").unwrap_err();
+    }
 
     #[test]
     fn only_always_is_fine() {

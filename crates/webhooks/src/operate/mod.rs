@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use webhooks_bus::{Bus, BusSettings};
 use webhooks_devstack::wait_until;
-use webhooks_runtime::{Clock as _, Env, Settings as _, SystemClock};
+use webhooks_runtime::{Clock as _, Env, Settings as _, SystemClock, settings::Address};
 use webhooks_store::{Store, StoreSettings};
 
 /// How long a command waits for a connection.
@@ -30,8 +30,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The setting is missing or no PostgreSQL address.
 pub(crate) fn store() -> anyhow::Result<Store> {
     let mut env = Env::from_process();
-    let url = env.secret(
+    let url = env.secret_address(
         "WEBHOOKS_DATABASE_URL",
+        Address::Postgres,
         "PostgreSQL, `postgres://user:password@host/database`",
     );
     env.finish()?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use webhooks_devstack::SyncInterval;
-use webhooks_runtime::{Env, SettingsError};
+use webhooks_runtime::{Env, SettingsError, settings::Address};
 
 use crate::console::say;
 
@@ -55,8 +55,20 @@ impl Settings {
             .collect();
         let settings = Self {
             dispatchers: env.ranged("DISPATCHERS", 1, 1..=64, "dispatcher processes"),
-            nats_url: env.optional("NATS_URL", "NATS to use instead of an own one"),
-            database_url: env.optional("DATABASE_URL", "PostgreSQL to use instead of an own one"),
+            nats_url: env
+                .optional_secret_address(
+                    "NATS_URL",
+                    Address::Nats,
+                    "NATS to use instead of an own one",
+                )
+                .map(|url| url.expose().to_owned()),
+            database_url: env
+                .optional_secret_address(
+                    "DATABASE_URL",
+                    Address::Postgres,
+                    "PostgreSQL to use instead of an own one",
+                )
+                .map(|url| url.expose().to_owned()),
             sync: sync_interval(&mut env),
             allowances,
         };
@@ -128,8 +140,10 @@ mod tests {
             ("DISPATCHERS", "0"),
             ("NATS_SYNC_INTERVAL", "often"),
             ("ALLOW_PRIVATE_ENDPOINTS", "maybe"),
+            ("NATS_URL", "http://127.0.0.1"),
+            ("DATABASE_URL", "mysql://u:p@127.0.0.1"),
         ]);
-        assert_eq!(Settings::read(env).unwrap_err().problems.len(), 3);
+        assert_eq!(Settings::read(env).unwrap_err().problems.len(), 5);
         let env = Env::from_vars([("NATS_SYNC_INTERVAL", "always")]);
         assert_eq!(Settings::read(env).unwrap().sync, SyncInterval::Always);
     }
