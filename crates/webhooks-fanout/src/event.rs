@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_bus::{Pulled, headers};
-use webhooks_domain::event::{EventLimits, ParsedEvent, parse_event};
+use webhooks_domain::event::{EventLimits, ParsedEvent, parse_accepted_event};
 
 /// An accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl AcceptedEvent {
         let accepted_at = needed(headers::ACCEPTED_AT)?
             .parse()
             .map_err(|_| unreadable(headers::ACCEPTED_AT))?;
-        let parsed = parse_event(payload, &EventLimits::DEFAULT)
+        let parsed = parse_accepted_event(payload, &EventLimits::DEFAULT)
             .map_err(|rejection| Poison::new("poison", rejection.to_string()))?;
         if parsed.workspace_id != workspace {
             return Err(Poison::new(
@@ -137,6 +137,20 @@ pub(crate) mod tests {
         );
         assert_eq!(event.accepted_at, 1_760_112_750_000_000);
         assert_eq!(event.parsed.step_kind, "KIND_EXIT");
+    }
+
+    #[test]
+    fn what_an_earlier_release_accepted_is_still_delivered() {
+        let old = String::from_utf8(payload(WORKSPACE).to_vec()).unwrap();
+        let foreign = format!(r#""link":{{"workspaceId":"{LINK}"}},"device":5,"action""#);
+        let old = old.replace(r#""action""#, &foreign);
+        assert_eq!(
+            read("", None, &old.into_bytes().into())
+                .unwrap()
+                .parsed
+                .workspace_id,
+            WORKSPACE
+        );
     }
 
     #[test]

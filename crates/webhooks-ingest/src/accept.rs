@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_bus::{Bus, Outgoing, PublishError, headers, names, subjects};
-use webhooks_domain::event::{EventLimits, ParsedEvent, event_identity, parse_event};
+use webhooks_domain::event::{EventLimits, ParsedEvent, event_identity, parse_event_of};
 use webhooks_runtime::{
     Clock,
     telemetry::{DONE, current_traceparent, next_traceparent, set_parent},
@@ -214,11 +214,12 @@ impl Inner {
                 "the workspace publishes more events per second than its quota",
             ));
         }
-        let parsed = parse_event(&submission.payload, &self.settings.limits)?;
-        if parsed.workspace_id != submission.workspace {
-            return Err(mismatch());
-        }
-        let id = event_identity(&parsed, submission.explicit_id.as_deref())?;
+        let (parsed, id) = examine(
+            &submission.payload,
+            &self.settings.limits,
+            submission.workspace,
+            submission.explicit_id.as_deref(),
+        )?;
         if let Some(reason) = &*self.held_back() {
             return Err(Refusal {
                 detail: Some(reason.clone()),
@@ -372,13 +373,16 @@ fn message_id(workspace: Uuid, id: &str) -> String {
     format!("{workspace}:{id}")
 }
 
-fn mismatch() -> Refusal {
-    Refusal::of_field(
-        RefusalKind::WorkspaceMismatch,
-        "event.workspaceId",
-        "tenant_mismatch",
-        "the event belongs to another workspace than the caller may publish for",
-    )
+/// What every door asks of an event before it is stored: the event, and the id it is kept under.
+pub(crate) fn examine(
+    payload: &[u8],
+    limits: &EventLimits,
+    workspace: Uuid,
+    explicit_id: Option<&str>,
+) -> Result<(ParsedEvent, String), Refusal> {
+    let parsed = parse_event_of(payload, limits, workspace)?;
+    let id = event_identity(&parsed, explicit_id)?;
+    Ok((parsed, id))
 }
 
 /// One wide line and the counters.

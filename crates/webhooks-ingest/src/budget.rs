@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 
-use crate::refusal::RefusalKind;
+use crate::{grpc::in_our_words, refusal::RefusalKind};
 
 /// Bodies are counted in blocks of this size.
 pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
@@ -106,9 +106,8 @@ impl<S: NamedService> NamedService for Budgeted<S> {
 
 impl<S> Service<axum::http::Request<Body>> for Budgeted<S>
 where
-    S: Service<axum::http::Request<Body>>,
+    S: Service<axum::http::Request<Body>, Response = axum::http::Response<Body>>,
     S::Future: Send + 'static,
-    S::Response: Send,
     S::Error: Send,
 {
     type Response = S::Response;
@@ -133,7 +132,7 @@ where
             let answer = answering.await;
             // Not before: what was read is in the handler's hands until now.
             drop(share);
-            answer
+            answer.map(in_our_words)
         }
         .boxed()
     }

@@ -7,8 +7,8 @@ use std::panic::AssertUnwindSafe;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
-use tonic::{Code, Request, Response, Status, Streaming, service::Interceptor};
-use webhooks_domain::event::{FieldProblem, format_micros};
+use tonic::{Code, Request, Response, Status, Streaming, body::Body, service::Interceptor};
+use webhooks_domain::event::{FieldProblem, ROOT_FIELD, format_micros, reason};
 use webhooks_proto::v1::{
     AcceptedEvent, EventError, EventResult, FieldViolation, PublishEventRequest,
     PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
@@ -19,13 +19,13 @@ use crate::{
     accept::{Accepted, Acceptor, Door, Submission},
     auth::{Gate, Permit},
     budget::CallShare,
-    http::{CALL_WINDOW, MANY_MAX_EVENTS, status_word},
+    http::{CALL_WINDOW, MANY_MAX_BYTES, MANY_MAX_EVENTS, is_event_id, own_id, status_word},
     refusal::{Refusal, RefusalKind},
     rich_status,
 };
 
-/// Most bytes of one message.
-pub const MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of one message, a batch included: what an array of events has over HTTP.
+pub const MESSAGE_MAX_BYTES: usize = MANY_MAX_BYTES;
 
 /// Bytes before each message on the wire.
 const FRAME_BYTES: usize = 5;
@@ -108,6 +108,24 @@ impl GrpcDoor {
             ))
         })
     }
+
+    /// One of several: its verdict names the event as the request did, also when the event was
+    /// refused before anyone read it.
+    async fn accept_one_of_many(self, caller: Caller, request: PublishEventRequest) -> EventResult {
+        let named = request.clone();
+        let result = self.accept(caller, request).await;
+        result_of(result.map_err(|refusal| refusal.or_about(|| requested_id(named))))
+    }
+}
+
+/// The id that a request gives its event, beside it or inside; `None` where there is none, or none
+/// that could be an id.
+fn requested_id(request: PublishEventRequest) -> Option<String> {
+    if request.id.is_empty() {
+        own_id(&request.event)
+    } else {
+        is_event_id(&request.id).then_some(request.id)
+    }
 }
 
 #[tonic::async_trait]
@@ -140,8 +158,7 @@ impl EventService for GrpcDoor {
         let results = stream::iter(events)
             .map(move |event| {
                 door.clone()
-                    .accept(caller.clone(), event)
-                    .map(result_of)
+                    .accept_one_of_many(caller.clone(), event)
                     .boxed()
             })
             .buffered(CALL_WINDOW)
@@ -176,12 +193,12 @@ impl EventService for GrpcDoor {
                     let bytes = event.encoded_len() + FRAME_BYTES;
                     let share = share.clone();
                     door.clone()
-                        .accept(caller.clone(), event)
+                        .accept_one_of_many(caller.clone(), event)
                         .map(move |result| {
                             if let Some(share) = &share {
                                 share.give_back(bytes);
                             }
-                            result_of(result)
+                            result
                         })
                         .boxed()
                 }
@@ -241,11 +258,34 @@ fn more_than(most: usize) -> Refusal {
     )
 }
 
+/// A message that is larger than [`MESSAGE_MAX_BYTES`].
+fn message_too_large() -> Refusal {
+    Refusal::of_field(
+        RefusalKind::TooLarge,
+        ROOT_FIELD,
+        reason::TOO_LARGE,
+        format!("one message has at most {MESSAGE_MAX_BYTES} bytes"),
+    )
+}
+
+/// The answer to a call whose one message was not read. A message that is too large never reaches a
+/// handler, and the library says so with a code and words of its own; callers get the refusal that
+/// the same bytes have over HTTP, with its details.
+pub(crate) fn in_our_words(answer: axum::http::Response<Body>) -> axum::http::Response<Body> {
+    let status = Status::from_header_map(answer.headers());
+    if status.is_some_and(|status| status.code() == Code::OutOfRange) {
+        refused(&message_too_large()).into_http()
+    } else {
+        answer
+    }
+}
+
 /// Why nothing more of a stream could be read.
 fn broken_off(status: &Status) -> Refusal {
     let kind = match status.code() {
         Code::Unavailable => RefusalKind::Overloaded,
-        Code::OutOfRange | Code::ResourceExhausted => RefusalKind::TooLarge,
+        Code::OutOfRange => return message_too_large(),
+        Code::ResourceExhausted => RefusalKind::TooLarge,
         _ => RefusalKind::BrokenBody,
     };
     Refusal::new(
@@ -260,4 +300,39 @@ fn refused(refusal: &Refusal) -> Status {
     metrics::counter!("webhooks_ingest_grpc_errors_total", "code" => format!("{code:?}"))
         .increment(1);
     Status::with_details(code, refusal.message.clone(), rich_status::details(refusal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_message_that_was_too_large_is_answered_anew() {
+        let library = Status::out_of_range("decoded message length too large");
+        let answer = in_our_words(library.into_http());
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "one message has at most 4194304 bytes");
+        assert!(!status.details().is_empty());
+        let other = in_our_words(Status::unavailable("busy").into_http());
+        let status = Status::from_header_map(other.headers()).unwrap();
+        assert_eq!(status.message(), "busy");
+        let answered = in_our_words(axum::http::Response::new(Body::empty()));
+        assert!(Status::from_header_map(answered.headers()).is_none());
+    }
+
+    #[test]
+    fn an_event_is_named_by_its_request_and_else_by_itself() {
+        let named = |id: &str, event: &'static str| {
+            requested_id(PublishEventRequest {
+                event: event.as_bytes().into(),
+                id: id.to_owned(),
+            })
+        };
+        assert_eq!(named("e1", "{").as_deref(), Some("e1"));
+        assert_eq!(named("e1", r#"{"id":"e2"}"#).as_deref(), Some("e1"));
+        assert_eq!(named("", r#"{"id":"e2"}"#).as_deref(), Some("e2"));
+        assert_eq!(named("two words", r#"{"id":"e2"}"#), None);
+        assert_eq!(named("", "{"), None);
+    }
 }

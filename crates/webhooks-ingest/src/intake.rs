@@ -14,9 +14,13 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 use webhooks_bus::{Bus, PullSettings, Pulled, headers, names, subjects, survive};
+use webhooks_domain::event::EventLimits;
 use webhooks_runtime::Clock;
 
-use crate::accept::{Acceptor, Door, Submission};
+use crate::{
+    accept::{Acceptor, Door, Submission, examine},
+    refusal::{Refusal, RefusalKind},
+};
 
 /// How often a message is tried whose handling panics.
 const TRIES: u32 = 3;
@@ -49,6 +53,47 @@ enum Disposition {
         reason: &'static str,
         detail: String,
     },
+}
+
+impl From<Refusal> for Disposition {
+    fn from(refusal: Refusal) -> Self {
+        if refusal.kind.is_passing() {
+            return Self::Later;
+        }
+        Self::Dead {
+            reason: refusal.reason_word(),
+            detail: refusal.message,
+        }
+    }
+}
+
+/// What this door asks of a message before it is stored, for whoever sends one that was refused on
+/// its way again. Nothing is stored, so what only the stream can tell (an id that stands for
+/// another body) is not told.
+///
+/// # Errors
+/// What the message would be refused for.
+pub fn check_message(
+    subject: &str,
+    message_id: Option<&str>,
+    payload: &[u8],
+    limits: &EventLimits,
+) -> Result<(), Refusal> {
+    let workspace = workspace_of(subject)?;
+    let id = message_id.map(|id| own_id(workspace, id));
+    examine(payload, limits, workspace, id).map(drop)
+}
+
+/// The workspace that NATS authorised the publisher for.
+fn workspace_of(subject: &str) -> Result<Uuid, Refusal> {
+    subjects::intake_workspace(subject).ok_or_else(|| {
+        Refusal::of_field(
+            RefusalKind::Invalid,
+            "subject",
+            "unknown_subject",
+            "the subject is not workflow.events.v1.<workspace>.step.completed",
+        )
+    })
 }
 
 impl Intake {
@@ -109,13 +154,9 @@ impl Intake {
     }
 
     async fn judge(&self, pulled: &Pulled) -> Disposition {
-        let Some(workspace) = subjects::intake_workspace(&pulled.subject) else {
-            let detail =
-                "the subject is not workflow.events.v1.<workspace>.step.completed".to_owned();
-            return Disposition::Dead {
-                reason: "unknown_subject",
-                detail,
-            };
+        let workspace = match workspace_of(&pulled.subject) {
+            Ok(workspace) => workspace,
+            Err(refusal) => return refusal.into(),
         };
         let submission = Submission {
             payload: pulled.payload.clone(),
@@ -131,11 +172,7 @@ impl Intake {
         };
         match self.acceptor.accept(submission).await {
             Ok(_) => Disposition::Stored,
-            Err(refusal) if refusal.kind.is_passing() => Disposition::Later,
-            Err(refusal) => Disposition::Dead {
-                reason: refusal.reason_word(),
-                detail: refusal.message,
-            },
+            Err(refusal) => refusal.into(),
         }
     }
 
@@ -188,6 +225,41 @@ mod tests {
         check(&format!("{own}e1"), &format!("{own}e1"));
         check(&format!("{other}:e1"), &format!("{other}:e1"));
         check("ü", "ü");
+    }
+
+    #[test]
+    fn a_message_is_checked_as_if_it_came_in() {
+        let own = Uuid::from_u128(0xabcd);
+        let event = |workspace: Uuid| {
+            format!(
+                r#"{{"id":"e1","event":{{"id":"visit","workspaceId":"{workspace}","linkId":"{own}"}},"workflowStep":{{"id":"step","kind":"KIND_EXIT"}},"timestamp":"2025-10-10T16:12:28Z","type":"step.completed","lbid":"l"}}"#
+            )
+        };
+        let check = |subject: &str, id: Option<&str>, payload: &str| {
+            let limits = EventLimits::DEFAULT;
+            let refused = check_message(subject, id, payload.as_bytes(), &limits).err()?;
+            Some((refused.problems[0].field.clone(), refused.reason_word()))
+        };
+        let refused = |field: &str, reason| Some((field.to_owned(), reason));
+        let (subject, good) = (subjects::intake(own), event(own));
+        assert_eq!(check(&subject, None, &good), None);
+        assert_eq!(check(&subject, Some(&format!("{own}:e1")), &good), None);
+        assert_eq!(
+            check(&subject, Some("e2"), &good),
+            refused("id", "id_mismatch")
+        );
+        assert_eq!(check(&subject, None, "nojson"), refused("$", "not_json"));
+        let foreign = event(Uuid::from_u128(2));
+        assert_eq!(
+            check(&subject, None, &foreign),
+            refused("event.workspaceId", "tenant_mismatch")
+        );
+        let large = format!("{good}{}", " ".repeat(EventLimits::DEFAULT.max_bytes));
+        assert_eq!(check(&subject, None, &large), refused("$", "too_large"));
+        assert_eq!(
+            check("workflow.events.v1.x.step.completed", None, &good),
+            refused("subject", "unknown_subject")
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use self::{
     connections::{HEAD_MAX_BYTES, HEAD_TIMEOUT},
     grpc::{MESSAGE_MAX_BYTES, STREAM_MAX_EVENTS},
     http::{BODY_TIMEOUT, MANY_MAX_BYTES, MANY_MAX_EVENTS},
+    intake::check_message,
     quota::{MAX_BUCKETS, Quota},
     refusal::{Refusal, RefusalKind},
     rich_status::ERROR_DOMAIN,

@@ -15,7 +15,7 @@ pub enum RefusalKind {
     Unauthenticated,
     /// The credential lacks the scope.
     MissingScope,
-    /// The event names another workspace than the caller's.
+    /// The event names another workspace than the caller's, in whichever field.
     WorkspaceMismatch,
     /// The id was used for another body; the first one won.
     Conflict,
@@ -245,7 +245,7 @@ impl Refusal {
     #[must_use]
     pub fn reason_word(&self) -> &'static str {
         match self.kind {
-            RefusalKind::WorkspaceMismatch => "tenant_mismatch",
+            RefusalKind::WorkspaceMismatch => reason::TENANT_MISMATCH,
             RefusalKind::Conflict => "conflict",
             kind => self
                 .problems
@@ -261,7 +261,10 @@ impl From<EventRejection> for Refusal {
             .problems
             .iter()
             .any(|problem| problem.reason == reason::TOO_LARGE && problem.field == "$");
-        let kind = if too_large {
+        let kind = if rejection.has(reason::TENANT_MISMATCH) {
+            // Whatever else is wrong with it: it is not the caller's to repair.
+            RefusalKind::WorkspaceMismatch
+        } else if too_large {
             RefusalKind::TooLarge
         } else {
             RefusalKind::Invalid
@@ -287,6 +290,21 @@ mod tests {
         check("$", reason::TOO_LARGE, 413);
         check("customAttributes", reason::TOO_LARGE, 400);
         check("event.id", reason::MISSING, 400);
+        check("event.link.workspaceId", reason::TENANT_MISMATCH, 403);
+    }
+
+    #[test]
+    fn another_workspace_is_a_403_whatever_else_is_wrong() {
+        let mut rejection = EventRejection::one("event.device", reason::WRONG_TYPE, "no");
+        let foreign = EventRejection::one("event.workspace.id", reason::TENANT_MISMATCH, "no");
+        rejection.problems.extend(foreign.problems);
+        let refusal = Refusal::from(rejection);
+        assert_eq!(refusal.kind, RefusalKind::WorkspaceMismatch);
+        assert_eq!(refusal.reason_word(), reason::TENANT_MISMATCH);
+        assert_eq!(
+            refusal.message,
+            "event refused: event.device wrong_type, event.workspace.id tenant_mismatch"
+        );
     }
 
     #[test]

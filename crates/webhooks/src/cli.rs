@@ -99,7 +99,8 @@ pub(crate) enum DeadCommand {
     List(DeadListOptions),
     /// Show one dead letter whole, payload included
     Show(DeadShowOptions),
-    /// Publish a dead letter's payload to where it belongs, then remove the letter
+    /// Publish a dead letter's payload to where it belongs, then remove the letter; an event that would
+    /// be refused again is kept
     Redrive(RedriveOptions),
 }
 

@@ -4,7 +4,7 @@
 //! and customers sign for bytes. So this module owns one small RFC 8259 scanner `scan` that
 //! walks the text once and hands out spans of it. Two walks stand on it:
 //!
-//! * [`parse_event`] (at ingest) checks everything and extracts the few fields the system routes
+//! * [`parse_event_of`] (at ingest) checks everything and extracts the few fields the system routes
 //!   by; it reports every problem of an event at once, each with its field;
 //! * [`render()`] (at fan-out) copies the spans a [`Profile`] allows, in the order the contract
 //!   fixes, and leaves a hole where the `webhook` object goes; [`render_snapshot`] fills it.
@@ -32,7 +32,10 @@ mod snapshot;
 pub mod time;
 
 pub use identity::{EVENT_ID_MAX_BYTES, EVENT_ID_NAMESPACE, event_identity};
-pub use parse::{EVENT_TYPE_STEP_COMPLETED, EventLimits, ParsedEvent, parse_event};
+pub use parse::{
+    EVENT_TYPE_STEP_COMPLETED, EventLimits, ParsedEvent, parse_accepted_event, parse_event,
+    parse_event_of,
+};
 pub use problem::{EventRejection, FieldProblem, MAX_PROBLEMS, ROOT_FIELD, reason};
 pub use profile::{Profile, UnknownProfile};
 pub use render::{

@@ -7,6 +7,14 @@
 //!
 //! Duplicate members are refused everywhere but in the open subtrees, because two parsers may
 //! read two different events; names are compared as the characters they stand for.
+//!
+//! A known member of another JSON type is refused too, also one that may be absent: rendering
+//! would drop it, and a customer would miss what its publisher believes was sent. `null` counts as
+//! absent. What the policy does not know passes here and is dropped there. Every workspace that
+//! would be delivered must be the one the event is published for.
+//!
+//! An event that lies on the stream already was accepted by the rules of its day, and a yes is not
+//! taken back: [`parse_accepted_event`] leaves these last two rules out.
 
 mod judge;
 
@@ -17,7 +25,7 @@ use uuid::Uuid;
 use super::path::Path;
 use super::problem::{EventRejection, Problems, ROOT_FIELD, reason};
 use super::scan::{Kind, ScanError, ScanErrorKind, Scanner, Tally, Text};
-use super::schema::{self, Member, Shape, Slot};
+use super::schema::{self, Member, Shape, Slot, Types};
 
 /// The one event type there is.
 pub const EVENT_TYPE_STEP_COMPLETED: &str = "step.completed";
@@ -73,7 +81,7 @@ pub struct ParsedEvent {
     pub step_id: String,
     /// `workflowStep.kind`, an open enum.
     pub step_kind: String,
-    /// `workflowStep.eventAction`, an open enum; `None` when absent, or not a short string.
+    /// `workflowStep.eventAction`, an open enum; `None` when absent, empty or no short text.
     pub event_action: Option<String>,
     /// `timestamp` in microseconds since the epoch.
     pub timestamp_micros: i64,
@@ -85,11 +93,46 @@ pub struct ParsedEvent {
     pub event_type: &'static str,
 }
 
-/// Checks an event and extracts what the system routes by.
+/// Checks an event and extracts what the system routes by. Whose event it is says the event
+/// alone; where it names its workspace again it must be the same one.
 ///
 /// # Errors
 /// Every problem found, at most [`super::MAX_PROBLEMS`].
 pub fn parse_event(bytes: &[u8], limits: &EventLimits) -> Result<ParsedEvent, EventRejection> {
+    read(bytes, limits, true, None)
+}
+
+/// The same for an event that is published for `workspace`: every workspace it names must be
+/// that one, `event.workspaceId` first of all.
+///
+/// # Errors
+/// Every problem found, at most [`super::MAX_PROBLEMS`].
+pub fn parse_event_of(
+    bytes: &[u8],
+    limits: &EventLimits,
+    workspace: Uuid,
+) -> Result<ParsedEvent, EventRejection> {
+    read(bytes, limits, true, Some(workspace))
+}
+
+/// Extracts what the system routes by from an event that was accepted before, perhaps by a release
+/// that asked less: types of optional members and the workspaces in them are not judged.
+///
+/// # Errors
+/// Every problem found, at most [`super::MAX_PROBLEMS`].
+pub fn parse_accepted_event(
+    bytes: &[u8],
+    limits: &EventLimits,
+) -> Result<ParsedEvent, EventRejection> {
+    read(bytes, limits, false, None)
+}
+
+fn read(
+    bytes: &[u8],
+    limits: &EventLimits,
+    judges_optional: bool,
+    owner: Option<Uuid>,
+) -> Result<ParsedEvent, EventRejection> {
     if bytes.len() > limits.max_bytes {
         let message = format!("an event has at most {} bytes", limits.max_bytes);
         return Err(EventRejection::one(ROOT_FIELD, reason::TOO_LARGE, message));
@@ -105,6 +148,8 @@ pub fn parse_event(bytes: &[u8], limits: &EventLimits) -> Result<ParsedEvent, Ev
     let mut walk = Walk {
         scanner: Scanner::new(text, limits.max_depth),
         limits,
+        judges_optional,
+        owner,
         found: [Found::Absent; Slot::COUNT],
         problems: Problems::default(),
     };
@@ -133,6 +178,10 @@ enum Found {
 struct Walk<'a> {
     scanner: Scanner<'a>,
     limits: &'a EventLimits,
+    /// Whether optional members are judged too; never inside what a publisher says of a webhook.
+    judges_optional: bool,
+    /// The workspace that the event is published for, where the caller knows it.
+    owner: Option<Uuid>,
     found: [Found; Slot::COUNT],
     problems: Problems,
 }
@@ -204,9 +253,18 @@ impl<'a> Walk<'a> {
 
     fn known(&mut self, member: &Member, path: &Path<'_>) -> Result<(), ScanError> {
         let kind = self.scanner.kind()?;
+        if member.slot.is_typed_in_place() {
+            self.check_type(path, member.shape.types(), kind);
+        }
         let mut found = Found::Other(kind);
         match (member.shape, kind) {
-            (Shape::Object(members), Kind::Object) => self.object(members, path)?,
+            (Shape::Object(members), Kind::Object) => {
+                let outside = self.judges_optional;
+                self.judges_optional &= member.slot != Slot::Webhook;
+                self.object(members, path)?;
+                self.judges_optional = outside;
+            }
+            (Shape::List(types), Kind::Array) => self.array(path, Some(types))?,
             (Shape::Open(_) | Shape::Payload, _) => {
                 let start = self.scanner.position();
                 let tally = self.scanner.skip()?;
@@ -225,22 +283,42 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether an optional value is of a type that it may have; says so when it is not.
+    fn check_type(&mut self, path: &Path<'_>, types: Types, kind: Kind) -> bool {
+        let fits = !self.judges_optional || types.admits(kind);
+        if !fits && !self.problems.is_full() {
+            self.wrong_type(&path.dotted(), types.expected(), kind);
+        }
+        fits
+    }
+
     /// A value whose content nobody knows: duplicates are still refused.
     fn any(&mut self, path: &Path<'_>) -> Result<(), ScanError> {
         match self.scanner.kind()? {
             Kind::Object => self.object(&[], path),
-            Kind::Array => {
-                self.scanner.enter()?;
-                let element = path.member("[]");
-                let mut more = self.scanner.first(b']')?;
-                while more {
-                    self.any(&element)?;
-                    more = self.scanner.next(b']')?;
-                }
-                Ok(())
-            }
+            Kind::Array => self.array(path, None),
             scalar => self.scanner.scalar(scalar),
         }
+    }
+
+    /// An array, whose elements are of these types where they are known. One wrong element stands
+    /// for all: they have one path.
+    fn array(&mut self, path: &Path<'_>, types: Option<Types>) -> Result<(), ScanError> {
+        self.scanner.enter()?;
+        let element = path.member("[]");
+        let mut unjudged = types;
+        let mut more = self.scanner.first(b']')?;
+        while more {
+            if let Some(types) = unjudged {
+                let kind = self.scanner.kind()?;
+                if !self.check_type(&element, types, kind) {
+                    unjudged = None;
+                }
+            }
+            self.any(&element)?;
+            more = self.scanner.next(b']')?;
+        }
+        Ok(())
     }
 
     fn custom_attributes(&mut self, bytes: usize, tally: Tally) {

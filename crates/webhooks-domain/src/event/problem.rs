@@ -40,6 +40,8 @@ pub mod reason {
     pub const TOO_LONG: &str = "too_long";
     /// A string with characters its field does not take.
     pub const INVALID_CHARACTERS: &str = "invalid_characters";
+    /// A workspace that the event is not published for.
+    pub const TENANT_MISMATCH: &str = "tenant_mismatch";
     /// The id in the body and the id beside it differ.
     pub const ID_MISMATCH: &str = "id_mismatch";
 }
@@ -60,7 +62,8 @@ pub struct FieldProblem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("event refused: {}", summary(.problems))]
 pub struct EventRejection {
-    /// The problems, in the order of the contract's fields.
+    /// The problems: first what stood out while the text was read (duplicates, types of optional
+    /// members), then the fields the system needs, in the contract's order.
     pub problems: Vec<FieldProblem>,
 }
 

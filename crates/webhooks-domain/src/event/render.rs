@@ -80,7 +80,7 @@ impl DropReason {
     }
 }
 
-/// Bytes that cannot be rendered. Never met by an event that [`super::parse_event`] accepted.
+/// Bytes that cannot be rendered. Never met by an event that [`super::parse_accepted_event`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
     /// The bytes are not UTF-8.
@@ -97,7 +97,7 @@ pub enum RenderError {
 /// Renders an event for `profile`.
 ///
 /// # Errors
-/// Only for bytes that [`super::parse_event`] would refuse.
+/// Only for bytes that [`super::parse_accepted_event`] would refuse.
 pub fn render(bytes: &[u8], profile: Profile) -> Result<Rendition, RenderError> {
     let text = std::str::from_utf8(bytes).map_err(|_| RenderError::NotUtf8)?;
     let mut head = Sink::new(bytes, bytes.len());

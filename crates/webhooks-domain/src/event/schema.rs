@@ -58,7 +58,24 @@ impl Types {
         };
         self.0 & bits != 0
     }
+
+    /// The types with their articles, for messages.
+    pub(crate) const fn expected(self) -> &'static str {
+        match self {
+            Self::STRING => "a string",
+            Self::INTEGER | Self::NUMBER => "a number",
+            Self::BOOLEAN => "a boolean",
+            Self::OBJECT => "an object",
+            Self::ARRAY => "an array",
+            ATTRIBUTES => "an object or an array",
+            TAG => "a string or an object",
+            _ => OTHER_TYPES,
+        }
+    }
 }
+
+/// What a set of types is called that no member has; a test sees to that.
+const OTHER_TYPES: &str = "of another type";
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +94,19 @@ pub(crate) enum Shape {
     Payload,
 }
 
-/// The fields that [`super::parse_event`] looks at.
+impl Shape {
+    /// The types a value may have here: any other is refused at ingest, and dropped when rendered.
+    pub(crate) const fn types(self) -> Types {
+        match self {
+            Self::Scalar(types) | Self::Open(types) => types,
+            Self::Address => Types::STRING,
+            Self::Object(_) | Self::Payload => Types::OBJECT,
+            Self::List(_) => Types::ARRAY,
+        }
+    }
+}
+
+/// The fields that parsing looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     None,
@@ -94,13 +123,40 @@ pub(crate) enum Slot {
     StepId,
     StepKind,
     EventAction,
+    DeviceWorkspace,
+    LeadScoreWorkspace,
+    LinkWorkspace,
+    NestedWorkspace,
     CustomAttributes,
 }
 
 impl Slot {
     /// How many there are.
     pub(crate) const COUNT: usize = Self::CustomAttributes as usize + 1;
+
+    /// Whether a member of this slot may be absent or null and has no other rule for its type, so
+    /// that the type is judged where the member stands. What a publisher says of a webhook is
+    /// never passed on, and not judged at all.
+    pub(crate) const fn is_typed_in_place(self) -> bool {
+        matches!(
+            self,
+            Self::None
+                | Self::EventAction
+                | Self::DeviceWorkspace
+                | Self::LeadScoreWorkspace
+                | Self::LinkWorkspace
+                | Self::NestedWorkspace
+        )
+    }
 }
+
+/// Where an event names its workspace besides `event.workspaceId`, and the paths of these places.
+pub(crate) const NESTED_WORKSPACES: [(Slot, &str); 4] = [
+    (Slot::DeviceWorkspace, "event.device.workspaceId"),
+    (Slot::LeadScoreWorkspace, "event.leadScore.workspaceId"),
+    (Slot::LinkWorkspace, "event.link.workspaceId"),
+    (Slot::NestedWorkspace, "event.workspace.id"),
+];
 
 /// One member of a known object.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +227,8 @@ const fn object(name: &'static str, members: &'static [Member]) -> Member {
 
 const ATTRIBUTES: Types = Types::OBJECT.or(Types::ARRAY);
 
+const TAG: Types = Types::STRING.or(Types::OBJECT);
+
 /// The whole document.
 pub(crate) static ROOT: [Member; 8] = [
     object("event", &EVENT).slot(Slot::Event),
@@ -211,7 +269,7 @@ const EVENT: [Member; 23] = [
 
 const DEVICE: [Member; 23] = [
     text("id", STANDARD),
-    text("workspaceId", FULL),
+    text("workspaceId", FULL).slot(Slot::DeviceWorkspace),
     text("deviceType", FULL),
     text("deviceBrand", FULL),
     text("browserName", FULL),
@@ -238,7 +296,7 @@ const DEVICE: [Member; 23] = [
 const LEAD_SCORE: [Member; 12] = [
     text("id", STANDARD),
     text("linkId", FULL),
-    text("workspaceId", FULL),
+    text("workspaceId", FULL).slot(Slot::LeadScoreWorkspace),
     integer("leadScore", FULL),
     integer("educationLevel", STANDARD),
     integer("wealthIndicator", STANDARD),
@@ -255,7 +313,7 @@ const LINK: [Member; 18] = [
     text("shortlink", FULL),
     text("entrypoint", FULL),
     text("fallbackDestination", FULL),
-    text("workspaceId", FULL),
+    text("workspaceId", FULL).slot(Slot::LinkWorkspace),
     text("qrcodeDesignId", STANDARD),
     text("qrcodeTemplateId", STANDARD),
     text("createdAt", FULL),
@@ -267,12 +325,12 @@ const LINK: [Member; 18] = [
     text("expiresAt", STANDARD),
     text("expiredDestination", STANDARD),
     text("directoryId", STANDARD),
-    Member::new("tags", Shape::List(Types::STRING.or(Types::OBJECT)), FULL),
+    Member::new("tags", Shape::List(TAG), FULL),
     Member::new("metadata", Shape::Open(Types::OBJECT), FULL),
 ];
 
 const WORKSPACE: [Member; 8] = [
-    text("id", FULL),
+    text("id", FULL).slot(Slot::NestedWorkspace),
     text("name", FULL),
     text("linkSettingId", STANDARD),
     text("timezone", FULL),

@@ -100,28 +100,52 @@ async fn a_bad_message_blocks_nobody_and_is_listed_shown_repaired_and_delivered(
         ensure!(shown.contains(part), "no {part:?} in\n{shown}");
     }
 
-    // As it is it is refused again, under a new number; repaired it is an event like any other.
-    stack.operate(&["dead", "redrive", number]).await?;
-    let again = wait_until("the letter to come back", LIMIT, async || {
-        let list = stack.operate(&["dead", "list"]).await;
-        let list = list.map_err(|error| format!("{error:#}"))?;
-        match list.split_whitespace().next() {
-            Some(back) if back != "no" && back != number => Ok(back.to_owned()),
-            _ => Err(list),
-        }
-    })
-    .await?;
+    // What would be refused again is not sent, and the letter stays as it is.
+    let foreign = EventTemplate::new().render(&EventSpec {
+        workspace: Uuid::new_v4(),
+        ..spec.clone()
+    });
+    let mistyped = String::from_utf8(whole.to_vec())?;
+    let mistyped = mistyped.replacen(r#""event":{"#, r#""event":{"visitor":5,"#, 1);
     let fixed = folder.path().join("fixed.json");
+    let path = fixed.display().to_string();
+    let corrected = ["dead", "redrive", number, "--payload", path.as_str()];
+    for (payload, field, reason) in [
+        (None, "$", "not_json"),
+        (Some(b"{bad}".to_vec()), "$", "not_json"),
+        (
+            Some(foreign.to_vec()),
+            "event.link.workspaceId",
+            "tenant_mismatch",
+        ),
+        (Some(mistyped.into_bytes()), "event.visitor", "wrong_type"),
+    ] {
+        let told = match payload {
+            None => stack.operate(&["dead", "redrive", number]).await,
+            Some(payload) => {
+                std::fs::write(&fixed, payload)?;
+                stack.operate(&corrected).await
+            }
+        };
+        let told = told.err().context("it is refused")?.to_string();
+        for part in [&format!("{field} "), &format!("({reason})")] {
+            ensure!(told.contains(part), "no {part:?} in {told}");
+        }
+        let still = stack.operate(&["dead", "show", number]).await?;
+        ensure!(still == shown, "{still}");
+    }
+    ensure!(
+        stack.operate(&["dead", "redrive", "--all"]).await.is_err(),
+        "it is still refused"
+    );
+    // Repaired it is an event like any other.
     std::fs::write(&fixed, &whole)?;
-    let fixed = fixed.display().to_string();
-    let told = stack
-        .operate(&["dead", "redrive", &again, "--payload", &fixed])
-        .await?;
+    let told = stack.operate(&corrected).await?;
     ensure!(told.contains("published to INTAKE"), "{told}");
     arrives(&receiver, &id.to_string()).await?;
     ensure!(stack.operate(&["dead", "list"]).await?.trim() == "no dead letters");
     ensure!(
-        stack.operate(&["dead", "show", &again]).await.is_err(),
+        stack.operate(&["dead", "show", number]).await.is_err(),
         "it is gone"
     );
     ensure!(receiver.count() == 2, "{} requests", receiver.count());

@@ -31,6 +31,7 @@ use webhooks_runtime::request_id::{REQUEST_ID, request_id, request_id_header};
 
 pub(crate) use self::answer::status_word;
 use self::body::Announced;
+pub(crate) use self::split::own_id;
 pub use self::{
     body::{BODY_TIMEOUT, MANY_MAX_BYTES},
     split::MANY_MAX_EVENTS,
@@ -186,7 +187,7 @@ impl HttpDoor {
                 async move {
                     let payload = submission.payload.clone();
                     let result = acceptor.accept(submission).await;
-                    result.map_err(|refusal| refusal.or_about(|| split::own_id(&payload)))
+                    result.map_err(|refusal| refusal.or_about(|| own_id(&payload)))
                 }
                 .boxed()
             })
@@ -268,7 +269,7 @@ fn check_key(key: &str) -> Result<(), Refusal> {
 }
 
 /// Whether a text may be an event's id.
-fn is_event_id(text: &str) -> bool {
+pub(crate) fn is_event_id(text: &str) -> bool {
     (1..=EVENT_ID_MAX_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -7,6 +7,7 @@
 )]
 
 mod doors;
+mod fields;
 mod outages;
 mod refusals;
 mod support;

@@ -5,6 +5,11 @@
 //! (`Wh-…` and the trace) is kept. A publisher's event keeps its identity: the id in its body, or else
 //! the message id it came with. The letter is removed only when the stream has acknowledged the
 //! new message; a crash in between leaves both, and delivery ids make the second harmless.
+//!
+//! An event is judged before anything is published, by the rules it will meet: one that would be
+//! refused again stays where it is, under its number and with its own payload, whatever `--payload`
+//! said. What only the stream can tell (an id that stands for another body) is not foreseen; it
+//! comes back as a new letter with the payload that was sent.
 
 use std::time::Duration;
 
@@ -12,6 +17,8 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_bus::{Bus, FIRST_REFUSED, Outgoing, headers, letters_stream, names, subjects};
+use webhooks_domain::event::{EventLimits, FieldProblem, parse_event_of};
+use webhooks_ingest::check_message;
 use webhooks_proto::internal::v1::DeadLetter;
 
 use super::{
@@ -25,10 +32,14 @@ const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
 /// How the detail of a letter ends whose payload could not be kept whole.
 const CUT: &str = "and was cut)";
 
+/// Most letters whose refusal is told one by one.
+const MAX_TOLD: usize = 20;
+
 /// The command.
 ///
 /// # Errors
-/// At the first letter that is not there or cannot be published; those before it are done.
+/// At the first letter that is not there or cannot be published; those before it are done. At the
+/// end, when there were letters that would be refused again: they are kept.
 pub(crate) async fn run(options: &RedriveOptions) -> anyhow::Result<()> {
     let fixed = match &options.payload {
         None => None,
@@ -40,11 +51,13 @@ pub(crate) async fn run(options: &RedriveOptions) -> anyhow::Result<()> {
         }
     };
     let bus = connected_bus().await?;
+    let mut kept = Kept::default();
     if !options.all {
         for number in &options.numbers {
-            redrive(&bus, dead::get(&bus, *number).await?, fixed.clone()).await?;
+            let found = dead::get(&bus, *number).await?;
+            kept.note(redrive(&bus, found, fixed.clone()).await?);
         }
-        return Ok(());
+        return kept.told();
     }
     // Letters that arrive meanwhile, perhaps from these very payloads, are left for the next time.
     let last = bus.last_seq(names::DEAD).await?;
@@ -59,17 +72,64 @@ pub(crate) async fn run(options: &RedriveOptions) -> anyhow::Result<()> {
             continue;
         }
         from = found.number + 1;
-        redrive(&bus, found, None).await?;
-        done += 1;
+        let fate = redrive(&bus, found, None).await?;
+        done += u64::from(fate == Fate::Sent);
+        kept.note(fate);
     }
     say(format_args!("{done} dead letters are on their way"));
-    Ok(())
+    kept.told()
 }
 
-async fn redrive(bus: &Bus, found: Numbered, fixed: Option<Vec<u8>>) -> anyhow::Result<()> {
+/// What became of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// Published and removed.
+    Sent,
+    /// Neither, and why.
+    Kept(String),
+}
+
+/// The letters that were kept, and why the first of them.
+#[derive(Debug, Default)]
+struct Kept {
+    whys: Vec<String>,
+    count: usize,
+}
+
+impl Kept {
+    fn note(&mut self, fate: Fate) {
+        if let Fate::Kept(why) = fate {
+            self.count += 1;
+            if self.whys.len() < MAX_TOLD {
+                self.whys.push(why);
+            }
+        }
+    }
+
+    fn told(self) -> anyhow::Result<()> {
+        match self.count - self.whys.len() {
+            _ if self.count == 0 => Ok(()),
+            0 => bail!("{}", self.whys.join("\n")),
+            more => bail!("{}\nand {more} more are kept", self.whys.join("\n")),
+        }
+    }
+}
+
+async fn redrive(bus: &Bus, found: Numbered, fixed: Option<Vec<u8>>) -> anyhow::Result<Fate> {
     let number = found.number;
+    let corrected = fixed.is_some();
     let (message, stream) = message(found.letter, fixed, &Uuid::new_v4().to_string())
         .with_context(|| format!("dead letter {number} has no way back"))?;
+    if let Some(why) = objection(&message, &stream, corrected) {
+        let what = if corrected {
+            "this payload would be refused"
+        } else {
+            "it would be refused again (a corrected event is given with --payload)"
+        };
+        return Ok(Fate::Kept(format!(
+            "dead letter {number} is kept as it is, {what}: {why}"
+        )));
+    }
     let subject = message.subject.clone();
     bus.publish(message, PUBLISH_LIMIT)
         .await
@@ -81,7 +141,40 @@ async fn redrive(bus: &Bus, found: Numbered, fixed: Option<Vec<u8>>) -> anyhow::
         "{number}: published to {stream} on {subject}, removed from {}",
         letters_stream(number)
     ));
-    Ok(())
+    Ok(Fate::Sent)
+}
+
+/// Why a message would be refused where it goes, field by field. What goes to INTAKE is judged as
+/// ingest will judge it. What lies on EVENTS was accepted once, so only a correction of it is judged;
+/// what is no event is not.
+fn objection(message: &Outgoing, stream: &str, corrected: bool) -> Option<String> {
+    let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
+    let limits = EventLimits::DEFAULT;
+    let problems = if message.subject.starts_with(subjects::INTAKE_PREFIX) {
+        let id = header(headers::MSG_ID);
+        let checked = check_message(&message.subject, id, &message.payload, &limits);
+        checked.err()?.problems
+    } else if corrected && stream == names::EVENTS {
+        let workspace = header(headers::WORKSPACE).and_then(|text| Uuid::try_parse(text).ok());
+        let Some(workspace) = workspace else {
+            return Some("no header says whose event it is".to_owned());
+        };
+        let checked = parse_event_of(&message.payload, &limits, workspace);
+        checked.err()?.problems
+    } else {
+        return None;
+    };
+    let each: Vec<String> = problems.iter().map(told).collect();
+    Some(each.join("; "))
+}
+
+fn told(problem: &FieldProblem) -> String {
+    let FieldProblem {
+        field,
+        reason,
+        message,
+    } = problem;
+    format!("{field} {message} ({reason})")
 }
 
 /// The message to publish, and the stream it is for.
@@ -135,7 +228,19 @@ fn own_id(event: &[u8]) -> Option<String> {
 mod tests {
     use webhooks_proto::v1::Header;
 
-    use super::{DeadLetter, headers, message};
+    use uuid::Uuid;
+    use webhooks_bus::{names, subjects};
+
+    use super::{DeadLetter, Fate, Kept, MAX_TOLD, headers, message, objection};
+
+    const WORKSPACE: Uuid = Uuid::from_u128(0xa39d);
+
+    fn event(workspace: Uuid, members: &str) -> Vec<u8> {
+        format!(
+            r#"{{"event":{{"id":"visit","workspaceId":"{workspace}","linkId":"{workspace}"{members}}},"workflowStep":{{"id":"step","kind":"KIND_EXIT"}},"timestamp":"2025-10-10T16:12:28Z","type":"step.completed","lbid":"l"}}"#
+        )
+        .into_bytes()
+    }
 
     fn letter(subject: &str) -> DeadLetter {
         let header = |name: &str, value: &str| Header {
@@ -201,6 +306,74 @@ mod tests {
         };
         assert!(message(cut(), None, "fresh").is_err());
         message(cut(), Some(b"whole".to_vec()), "fresh").unwrap();
+    }
+
+    #[test]
+    fn an_event_that_would_be_refused_is_told_with_field_and_reason() {
+        let subject = subjects::intake(WORKSPACE);
+        let check = |fixed: Option<Vec<u8>>| {
+            let corrected = fixed.is_some();
+            let (sent, stream) = message(letter(&subject), fixed, "fresh").unwrap();
+            objection(&sent, &stream, corrected)
+        };
+        for kept in [check(None), check(Some(b"nojs".to_vec()))] {
+            let kept = kept.unwrap();
+            assert!(
+                kept.starts_with("$ ") && kept.ends_with(" (not_json)"),
+                "{kept}"
+            );
+        }
+        assert_eq!(
+            check(Some(event(Uuid::from_u128(2), ""))).unwrap(),
+            "event.workspaceId is another workspace than the event is published for (tenant_mismatch)"
+        );
+        assert_eq!(
+            check(Some(event(WORKSPACE, r#","link":5,"device":[]"#))).unwrap(),
+            "event.link must be an object, found a number (wrong_type); event.device must be an object, found an array (wrong_type)"
+        );
+        let large = [event(WORKSPACE, ""), vec![b' '; 256 * 1024]].concat();
+        assert!(check(Some(large)).unwrap().ends_with(" (too_large)"));
+        assert_eq!(check(Some(event(WORKSPACE, ""))), None);
+    }
+
+    #[test]
+    fn of_what_lies_on_events_only_a_correction_is_judged_and_of_other_streams_nothing() {
+        let of = |stream: &str, workspace: Option<Uuid>, fixed: Option<Vec<u8>>| {
+            let mut letter = DeadLetter {
+                stream: stream.to_owned(),
+                ..letter("wh.evt.1.x")
+            };
+            letter.headers.extend(workspace.map(|workspace| Header {
+                name: headers::WORKSPACE.to_owned(),
+                value: workspace.to_string(),
+            }));
+            let corrected = fixed.is_some();
+            let (sent, stream) = message(letter, fixed, "fresh").unwrap();
+            objection(&sent, &stream, corrected)
+        };
+        let own = Some(WORKSPACE);
+        assert_eq!(of(names::EVENTS, own, None), None);
+        assert_eq!(of(names::EVENTS, own, Some(event(WORKSPACE, ""))), None);
+        assert!(of(names::EVENTS, own, Some(event(Uuid::nil(), ""))).is_some());
+        assert!(of(names::EVENTS, None, Some(event(WORKSPACE, ""))).is_some());
+        assert_eq!(of(names::REPORTS, own, Some(b"report".to_vec())), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_told_up_to_a_limit_and_is_an_error() {
+        let told = |count: usize| {
+            let mut kept = Kept::default();
+            kept.note(Fate::Sent);
+            for number in 0..count {
+                kept.note(Fate::Kept(format!("letter {number}")));
+            }
+            kept.told().map_err(|error| error.to_string())
+        };
+        assert_eq!(told(0), Ok(()));
+        assert_eq!(told(2), Err("letter 0\nletter 1".to_owned()));
+        assert_eq!(told(MAX_TOLD).unwrap_err().lines().count(), MAX_TOLD);
+        let many = told(MAX_TOLD + 2).unwrap_err();
+        assert!(many.ends_with("\nand 2 more are kept"), "{many}");
     }
 
     #[test]

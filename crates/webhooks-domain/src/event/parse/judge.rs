@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::super::identity::check_id;
 use super::super::problem::{EventRejection, reason};
 use super::super::scan::Kind;
-use super::super::schema::Slot;
+use super::super::schema::{NESTED_WORKSPACES, Slot};
 use super::super::time::parse_rfc3339_micros;
 use super::{EVENT_TYPE_STEP_COMPLETED, Found, ParsedEvent, Walk};
 
@@ -16,7 +16,7 @@ impl<'a> Walk<'a> {
     pub(super) fn judge(mut self) -> Result<ParsedEvent, EventRejection> {
         let event = self.container(Slot::Event, "event");
         let source_event_id = self.text_in(event, Slot::EventId, "event.id");
-        let workspace_id = self.uuid_in(event, Slot::WorkspaceId, "event.workspaceId");
+        let workspace_id = self.workspace_in(event);
         let link_id = self.uuid_in(event, Slot::LinkId, "event.linkId");
         let step = self.container(Slot::WorkflowStep, "workflowStep");
         let step_id = self.text_in(step, Slot::StepId, "workflowStep.id");
@@ -107,6 +107,33 @@ impl<'a> Walk<'a> {
             self.problems.push(field, reason::NOT_UUID, message);
         }
         uuid
+    }
+
+    /// `event.workspaceId`, and whether the event names that workspace wherever it names one.
+    fn workspace_in(&mut self, container: bool) -> Option<Uuid> {
+        let field = "event.workspaceId";
+        let workspace = self.uuid_in(container, Slot::WorkspaceId, field);
+        let owner = self.owner.or(workspace);
+        if let Some(workspace) = workspace {
+            self.check_owner(field, workspace, owner);
+        }
+        if self.judges_optional {
+            for (slot, field) in NESTED_WORKSPACES {
+                if let Found::String(_) = self.found[slot as usize]
+                    && let Some(nested) = self.uuid_in(true, slot, field)
+                {
+                    self.check_owner(field, nested, owner);
+                }
+            }
+        }
+        workspace
+    }
+
+    fn check_owner(&mut self, field: &str, named: Uuid, owner: Option<Uuid>) {
+        if owner.is_some_and(|owner| owner != named) {
+            let message = "is another workspace than the event is published for";
+            self.problems.push(field, reason::TENANT_MISMATCH, message);
+        }
     }
 
     fn timestamp(&mut self) -> Option<(i64, String)> {

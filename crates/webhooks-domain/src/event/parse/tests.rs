@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::profile::Profile;
+use super::super::render::{DropReason, DroppedPath, render};
 use super::*;
 
 const SAMPLE: &str = include_str!("../../../tests/data/step_completed.sample.json");
@@ -79,7 +81,7 @@ fn optional_members_may_be_absent_null_or_there() {
     let event = parse(&minimal(
         r#","id":null,"customAttributes":null"#,
         "",
-        r#","eventAction":7"#,
+        r#","eventAction":null"#,
     ))
     .expect("valid");
     assert_eq!((event.id, event.event_action), (None, None));
@@ -151,14 +153,177 @@ fn every_problem_is_reported_with_its_field() {
 }
 
 #[test]
-fn unknown_words_and_unexpected_types_elsewhere_are_no_problem() {
+fn unknown_words_unknown_members_and_what_is_said_of_a_webhook_are_no_problem() {
     let text = minimal(
-        r#","new":[{"a":1},2],"webhook":{"id":7}"#,
-        r#","action":"ACTION_NEW","device":[],"link":{"eventCount":"1","tags":7},"x":null"#,
-        r#","payload":"text","kind2":1"#,
+        r#","new":[{"a":1},2],"webhook":{"id":7,"workspaceId":"00000000-0000-0000-0000-000000000001","triggers":[7]}"#,
+        r#","action":"ACTION_NEW","device":{"new":[]},"x":null"#,
+        r#","payload":{"destination":7},"kind2":1"#,
     );
     assert!(parse(&text).is_ok());
     assert!(parse(&text.replace("KIND_EXIT", "KIND_NEW")).is_ok());
+    assert!(parse(&minimal(r#","webhook":[7]"#, "", "")).is_ok());
+}
+
+/// The paths of all members that may be absent, with the types they may have.
+fn optional_members() -> Vec<(String, Types)> {
+    fn walk(members: &'static [Member], prefix: &str, into: &mut Vec<(String, Types)>) {
+        for member in members {
+            let path = format!("{prefix}{}", member.name);
+            if member.slot.is_typed_in_place() {
+                into.push((path.clone(), member.shape.types()));
+            }
+            if let (Shape::Object(children), false) = (member.shape, path == "webhook") {
+                walk(children, &format!("{path}."), into);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    walk(&schema::ROOT, "", &mut all);
+    all
+}
+
+/// The smallest event with `value` at `path`.
+fn with(path: &str, value: &Value) -> String {
+    let mut event: Value = serde_json::from_str(&minimal("", "", "")).expect("JSON");
+    let mut at = &mut event;
+    for name in path.split('.') {
+        at = &mut at[name];
+    }
+    *at = value.clone();
+    event.to_string()
+}
+
+#[test]
+fn a_known_member_of_another_type_is_refused_with_its_path_and_null_counts_as_absent() {
+    let values = [
+        (Kind::Object, json!({})),
+        (Kind::Array, json!([])),
+        (Kind::Number, json!(5)),
+        (Kind::Boolean, json!(true)),
+        (Kind::Null, Value::Null),
+    ];
+    let members = optional_members();
+    assert!(members.len() > 90, "only {} members", members.len());
+    for (path, types) in members {
+        for (kind, value) in &values {
+            let text = with(&path, value);
+            if types.admits(*kind) {
+                assert!(parse(&text).is_ok(), "{text}");
+            } else {
+                check(&text, &[(path.as_str(), reason::WRONG_TYPE)]);
+            }
+        }
+        if !types.admits(Kind::String) {
+            let text = with(&path, &json!("5"));
+            check(&text, &[(path.as_str(), reason::WRONG_TYPE)]);
+        }
+    }
+}
+
+#[test]
+fn every_mistyped_member_is_told_and_of_a_list_its_elements_once() {
+    use reason::{MISSING, WRONG_TYPE};
+    let text = minimal(
+        "",
+        r#","device":5,"createdAt":[],"link":{"eventCount":"1","tags":[7,"a",8,{"a":1},null,[]]}"#,
+        r#","payload":"text","eventAction":7,"linkId":false"#,
+    );
+    let expected = [
+        ("event.device", WRONG_TYPE),
+        ("event.createdAt", WRONG_TYPE),
+        ("event.link.eventCount", WRONG_TYPE),
+        ("event.link.tags[]", WRONG_TYPE),
+        ("workflowStep.payload", WRONG_TYPE),
+        ("workflowStep.eventAction", WRONG_TYPE),
+        ("workflowStep.linkId", WRONG_TYPE),
+    ];
+    check(&text, &expected);
+    let rejection = parse(&text).expect_err("refused");
+    let messages: Vec<&str> = rejection.problems[..4]
+        .iter()
+        .map(|problem| problem.message.as_str())
+        .collect();
+    assert_eq!(
+        messages,
+        [
+            "must be an object, found a number",
+            "must be a string, found an array",
+            "must be a number, found a string",
+            "must be a string or an object, found a number",
+        ]
+    );
+    let mut both = expected.to_vec();
+    both.push(("lbid", MISSING));
+    check(&text.replace(r#","lbid":"l""#, ""), &both);
+}
+
+#[test]
+fn a_workspace_named_anywhere_is_the_events_own() {
+    use reason::{NOT_UUID, TENANT_MISMATCH};
+    let own = "a39dbbfb-be5e-41c8-b49a-7c9ada520fa4";
+    let foreign = "00000000-0000-0000-0000-00000000000a";
+    for (_, path) in schema::NESTED_WORKSPACES {
+        for same in [own.to_owned(), own.to_uppercase()] {
+            assert!(parse(&with(path, &json!(same))).is_ok(), "{path}");
+        }
+        check(&with(path, &json!(foreign)), &[(path, TENANT_MISMATCH)]);
+        for none in ["", "x", "a39dbbfbbe5e41c8b49a7c9ada520fa4"] {
+            check(&with(path, &json!(none)), &[(path, NOT_UUID)]);
+        }
+    }
+    // The sample names it in each of these places, and once more.
+    assert_eq!(SAMPLE.matches(own).count(), 6, "with the webhook's");
+    let others = SAMPLE.replace(own, foreign);
+    assert!(parse(&others).is_ok(), "a workspace of its own");
+    let limits = EventLimits::DEFAULT;
+    let owner = Uuid::try_parse(own).expect("a UUID");
+    assert!(parse_event_of(SAMPLE.as_bytes(), &limits, owner).is_ok());
+    let rejection = parse_event_of(others.as_bytes(), &limits, owner).expect_err("refused");
+    let fields: Vec<(&str, &str)> = rejection
+        .problems
+        .iter()
+        .map(|problem| (problem.field.as_str(), problem.reason))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("event.workspaceId", TENANT_MISMATCH),
+            ("event.device.workspaceId", TENANT_MISMATCH),
+            ("event.leadScore.workspaceId", TENANT_MISMATCH),
+            ("event.link.workspaceId", TENANT_MISMATCH),
+            ("event.workspace.id", TENANT_MISMATCH),
+        ]
+    );
+    // Only the one that is foreign is named, whichever it is.
+    let text = with("event.workspaceId", &json!(foreign));
+    let text = text.replace(
+        r#""linkId""#,
+        &format!(r#""link":{{"workspaceId":"{own}"}},"linkId""#),
+    );
+    let rejection = parse_event_of(text.as_bytes(), &limits, owner).expect_err("refused");
+    let fields: Vec<&str> = rejection
+        .problems
+        .iter()
+        .map(|problem| &*problem.field)
+        .collect();
+    assert_eq!(fields, ["event.workspaceId"]);
+}
+
+#[test]
+fn what_was_accepted_before_these_rules_is_still_an_event() {
+    let text = minimal(
+        "",
+        r#","device":5,"link":{"workspaceId":"00000000-0000-0000-0000-00000000000a","tags":[7]}"#,
+        r#","payload":"text","eventAction":7"#,
+    );
+    assert!(parse(&text).is_err());
+    let limits = EventLimits::DEFAULT;
+    let event = parse_accepted_event(text.as_bytes(), &limits).expect("accepted once");
+    assert_eq!(event.event_action, None);
+    let sample = parse_accepted_event(SAMPLE.as_bytes(), &limits);
+    assert_eq!(sample, parse(SAMPLE));
+    let broken = text.replace(r#""lbid":"l""#, r#""lbid":7"#);
+    assert!(parse_accepted_event(broken.as_bytes(), &limits).is_err());
 }
 
 #[test]
@@ -242,7 +407,7 @@ fn duplicates_are_refused_wherever_the_schema_speaks() {
             "event.x.a.b",
         ),
         (
-            minimal("", r#","link":{"tags":[1,{"a":1,"a":1}]}"#, ""),
+            minimal("", r#","link":{"tags":["x",{"a":1,"a":1}]}"#, ""),
             "event.link.tags[].a",
         ),
         (
@@ -305,11 +470,9 @@ fn depth_is_limited_over_all_and_in_custom_attributes() {
         &minimal("", &format!(",\"x\":{}", nest(63)), ""),
         &[("$", TOO_DEEP)],
     );
-    assert!(parse(&minimal("", "", &format!(",\"payload\":{}", nest(62)))).is_ok());
-    check(
-        &minimal("", "", &format!(",\"payload\":{}", nest(63))),
-        &[("$", TOO_DEEP)],
-    );
+    let payload = |levels| minimal("", "", &format!(",\"payload\":{{\"a\":{}}}", nest(levels)));
+    assert!(parse(&payload(61)).is_ok());
+    check(&payload(62), &[("$", TOO_DEEP)]);
     for levels in [129, 10_000, 130_000] {
         check(&nest(levels), &[("$", TOO_DEEP)]);
         check(&"[".repeat(levels), &[("$", TOO_DEEP)]);
@@ -381,6 +544,29 @@ fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Whether `value` has the types that the sample has, as far as the sample knows its members and
+/// the policy is not open below them.
+fn fits(value: &Value, sample: &Value, path: &str) -> bool {
+    match (value, sample) {
+        _ if path == "/webhook" => true,
+        (Value::Null, _) => true,
+        (Value::Object(_), Value::Object(_)) if path == "/workflowStep/payload" => true,
+        (Value::Object(members), Value::Object(known)) => members.iter().all(|(name, value)| {
+            known
+                .get(name)
+                .is_none_or(|known| fits(value, known, &format!("{path}/{name}")))
+        }),
+        (Value::String(text), Value::String(_)) if is_workspace(path) => {
+            text == "a39dbbfb-be5e-41c8-b49a-7c9ada520fa4"
+        }
+        _ => std::mem::discriminant(value) == std::mem::discriminant(sample),
+    }
+}
+
+fn is_workspace(path: &str) -> bool {
+    path.ends_with("/workspaceId") || path == "/event/workspace/id"
+}
+
 /// JSON pointers of every value in the sample.
 fn pointers() -> Vec<String> {
     fn walk(value: &Value, at: &str, into: &mut Vec<String>) {
@@ -420,8 +606,15 @@ proptest! {
                 event.pointer(at).and_then(Value::as_str).is_some_and(|text| text.len() == 36)
             })
             && event.pointer("/type") == Some(&json!("step.completed"))
-            && event.pointer("/timestamp").and_then(Value::as_str).is_some_and(|text| text.len() > 10);
-        prop_assert_eq!(parse(&event.to_string()).is_ok(), well_formed);
+            && event.pointer("/timestamp").and_then(Value::as_str).is_some_and(|text| text.len() > 10)
+            && fits(&event, &sample(), "");
+        let text = event.to_string();
+        prop_assert_eq!(parse(&text).is_ok(), well_formed);
+        if well_formed {
+            let rendition = render(text.as_bytes(), Profile::Standard).expect("an event renders");
+            let mistyped = |dropped: &DroppedPath| dropped.reason == DropReason::WrongType;
+            prop_assert!(!rendition.dropped_paths.iter().any(mistyped), "what is accepted arrives");
+        }
     }
 
     #[test]

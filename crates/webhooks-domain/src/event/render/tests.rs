@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{EventLimits, parse_event};
+use super::super::{EventLimits, parse_accepted_event};
 use super::*;
 
 const SAMPLE: &str = include_str!("../../../tests/data/step_completed.sample.json");
@@ -23,7 +23,7 @@ fn without_webhook(body: &str) -> (String, String) {
 }
 
 fn rendered(event: &str, profile: Profile) -> Rendition {
-    parse_event(event.as_bytes(), &EventLimits::DEFAULT).expect("a valid event");
+    parse_accepted_event(event.as_bytes(), &EventLimits::DEFAULT).expect("a valid event");
     render(event.as_bytes(), profile).expect("a valid event renders")
 }
 
@@ -475,7 +475,7 @@ fn odd_event() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn rendering_twice_changes_nothing(event in odd_event(), profile in prop::sample::select(Profile::ALL.to_vec())) {
-        prop_assume!(parse_event(event.as_bytes(), &EventLimits::DEFAULT).is_ok());
+        prop_assume!(parse_accepted_event(event.as_bytes(), &EventLimits::DEFAULT).is_ok());
         let once = body(&event, profile, r#"{"id":"w"}"#);
         let again = rendered(&once, profile);
         prop_assert_eq!(again.dropped, 0);
@@ -484,7 +484,7 @@ proptest! {
 
     #[test]
     fn nothing_appears_that_was_not_sent(event in odd_event(), profile in prop::sample::select(Profile::ALL.to_vec())) {
-        prop_assume!(parse_event(event.as_bytes(), &EventLimits::DEFAULT).is_ok());
+        prop_assume!(parse_accepted_event(event.as_bytes(), &EventLimits::DEFAULT).is_ok());
         let sent: Value = serde_json::from_str(&event).expect("JSON");
         let delivered: Value = serde_json::from_str(&body(&event, profile, "null")).expect("JSON");
         for (path, leaf) in leaves(&delivered) {

@@ -113,6 +113,32 @@ fn the_table_says_what_the_policy_says() {
 }
 
 #[test]
+fn every_workspace_that_leaves_is_compared_with_the_events_own() {
+    let mut all = table();
+    // What a publisher says of a webhook never leaves.
+    all.retain(|path, _| !path.starts_with("webhook."));
+    all.retain(|path, _| path.ends_with("workspaceId") || path == "event.workspace.id");
+    let own = all.remove("event.workspaceId").expect("the event's own");
+    assert_eq!(own.slot, Slot::WorkspaceId);
+    let found: BTreeMap<&str, Slot> = all
+        .iter()
+        .map(|(path, member)| (path.as_str(), member.slot))
+        .collect();
+    let compared = NESTED_WORKSPACES.map(|(slot, path)| (path, slot));
+    assert_eq!(found, BTreeMap::from(compared));
+}
+
+#[test]
+fn every_members_types_have_a_name() {
+    for (path, member) in table() {
+        assert_ne!(member.shape.types().expected(), OTHER_TYPES, "{path}");
+        if let Shape::List(elements) = member.shape {
+            assert_ne!(elements.expected(), OTHER_TYPES, "{path}");
+        }
+    }
+}
+
+#[test]
 fn the_limits_are_the_policys() {
     let limits = &policy()["open_subtrees"][0]["limits"];
     let ours = EventLimits::DEFAULT;
