@@ -27,7 +27,9 @@ use crate::{
 /// The only user; trusted on loopback.
 const USER: &str = "postgres";
 
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// After a crash the whole data folder is written to the disk first: on one that has gigabytes of
+/// others' to write, 30 s were not enough.
+const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// For an immediate shutdown when dropped; after that SIGKILL.

@@ -512,7 +512,13 @@ mod tests {
         };
         tracing::subscriber::with_default(subscriber, || {
             for result in [Ok(accepted), Err(Refusal::unavailable("no answer"))] {
-                record(Door::Http, Uuid::from_u128(1), None, Duration::ZERO, &result);
+                record(
+                    Door::Http,
+                    Uuid::from_u128(1),
+                    None,
+                    Duration::ZERO,
+                    &result,
+                );
             }
         });
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();

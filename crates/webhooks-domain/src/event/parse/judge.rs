@@ -119,7 +119,9 @@ impl<'a> Walk<'a> {
         }
         if self.judges_optional {
             for (slot, field) in NESTED_WORKSPACES {
-                if let Found::String(_) = self.found[slot as usize]
+                // An empty one says nothing: some publishers write what has no value so.
+                if let Found::String(text) = self.found[slot as usize]
+                    && text.end - text.start > r#""""#.len()
                     && let Some(nested) = self.uuid_in(true, slot, field)
                 {
                     self.check_owner(field, nested, owner);
