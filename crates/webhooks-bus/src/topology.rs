@@ -35,8 +35,8 @@ use crate::{
 pub const ACK_WAIT: Duration = Duration::from_secs(60);
 
 /// The same for events on their way in, which take milliseconds: what a killed process held is
-/// taken up by another one after this time. Longer work, and what waits longer for its turn, signals
-/// progress every second ([`crate::PROGRESS_EVERY`]).
+/// taken up by another one after this time. Longer work signals progress every second
+/// ([`crate::PROGRESS_EVERY`]), and what waits longer for its turn at fan-out does so too.
 pub const QUICK_ACK_WAIT: Duration = Duration::from_secs(4);
 
 /// The same for what management writes into Postgres: above a batch's longest commit (the statement
@@ -237,8 +237,8 @@ pub fn consumers() -> Vec<(&'static str, consumer::pull::Config)> {
     };
     vec![
         (names::INTAKE, quick(names::INTAKE_CONSUMER, 10_000)),
-        // What waits for its turn at three fan-outs.
-        (names::EVENTS, quick(names::EVENTS_CONSUMER, 50_000)),
+        // What three fan-outs have in hand at the most, and some.
+        (names::EVENTS, quick(names::EVENTS_CONSUMER, 65_536)),
         (names::VERDICTS, history(names::VERDICTS_CONSUMER, 20_000)),
         (names::REPORTS, history(names::REPORTS_CONSUMER, 20_000)),
         // One at a time and in order: what happened to a webhook last is what is shown.

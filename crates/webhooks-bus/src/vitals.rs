@@ -23,10 +23,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a server is asked something, so that one that answers has something to say.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// After so long without a byte from the server it counts as one that does not answer. Twice what a
-/// dispatcher allows, which starts nothing with a view of the configuration older than 2 s. A server
-/// that is merely busy stays far below: it need not have answered our question, whatever it sends counts.
-const SILENT_AFTER: Duration = Duration::from_secs(4);
+/// After so long without a byte from the server it counts as one that does not answer. More than the
+/// client's PINGs are apart (5 s), so that one whose JetStream alone stands still is not called silent:
+/// whatever it sends counts, and it answers those.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
 
 /// The most that one look adds to a silence: what is beyond is a pause of our own.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -194,13 +194,13 @@ mod tests {
         let (mut silence, start) = (Silence::default(), Instant::now());
         silence.look(7, start);
         assert_eq!(silence.length, Duration::ZERO);
-        for look in 1..=16 {
+        for look in 1..=24 {
             silence.look(7, start + LOOK_EVERY * look);
         }
         assert_eq!(silence.length, SILENT_AFTER);
-        silence.look(8, start + LOOK_EVERY * 17);
+        silence.look(8, start + LOOK_EVERY * 25);
         assert_eq!(silence.length, Duration::ZERO);
-        silence.look(8, start + LOOK_EVERY * 18);
+        silence.look(8, start + LOOK_EVERY * 26);
         assert_eq!(silence.length, LOOK_EVERY);
     }
 

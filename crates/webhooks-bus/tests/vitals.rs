@@ -11,8 +11,8 @@ use webhooks_runtime::Readiness;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Some 4 s, and room for a machine that is busy.
-const TOLD_WITHIN: Duration = Duration::from_secs(8);
+/// Some 6 s, and room for a machine that is busy.
+const TOLD_WITHIN: Duration = Duration::from_secs(12);
 
 struct World {
     nats: NatsServer,

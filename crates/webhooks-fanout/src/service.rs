@@ -1,9 +1,16 @@
 //! The pull loop, and its end.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_bus::{
@@ -35,7 +42,8 @@ const CATCH_UP: Backoff = Backoff {
 const WORKSPACE_SHARE: usize = 192;
 
 /// Pulled events that wait for their turn: a burst of so many delays no other workspace by more than it
-/// takes to pull it. What waits longer than [`PROGRESS_EVERY`] costs a message a second each.
+/// takes to pull it. What waits longer than [`PROGRESS_EVERY`] costs a message every
+/// [`WAITING_EVERY`] each.
 const MAX_WAITING: usize = 16_384;
 
 /// Their bytes.
@@ -46,6 +54,13 @@ const MAX_UNCONFIRMED: usize = 512;
 
 /// Events under way from which on there is enough to do, so that nobody waits for the next ones.
 const BUSY: usize = 32;
+
+/// How often it is told that waiting events are in hand: twice before their consumer's `ack_wait`
+/// ends, whenever they came. On a replicated consumer each telling is a proposal to the others.
+const WAITING_EVERY: Duration = Duration::from_millis(1_500);
+
+/// How long one round of telling may take; with room on the way it takes milliseconds.
+const TELLING_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why fan-out cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +142,7 @@ impl Puller {
             .fanout
             .bus
             .pull(names::EVENTS, names::EVENTS_CONSUMER, settings);
-        let mut line = Line::new(Limits {
+        let mut line: Line<Pulled> = Line::new(Limits {
             share: WORKSPACE_SHARE.min(self.concurrency),
             under_way: self.concurrency,
             waiting: MAX_WAITING,
@@ -138,16 +153,22 @@ impl Puller {
             move || catch_up(mirror.clone(), shutdown.clone()).boxed()
         });
         let mut under_way = UnderWay::default();
-        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        let mut in_hand = InHand::default();
+        let mut progress = tokio::time::interval(WAITING_EVERY);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some((workspace, pulled)) = line.start() {
                 let fanout = self.fanout.clone();
-                under_way.start(workspace, async move { fanout.handle(&pulled).await });
+                let seq = pulled.stream_seq;
+                under_way.start(workspace, seq, async move { fanout.handle(&pulled).await });
             }
             let busy = under_way.len() >= BUSY;
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                ended = under_way.next(), if !under_way.is_empty() => line.ended(ended),
+                (workspace, seq) = under_way.next(), if !under_way.is_empty() => {
+                    in_hand.done(seq);
+                    line.ended(workspace);
+                }
                 confirmed = confirm.next(busy) => {
                     let Some(confirmed) = confirmed else { break };
                     for pulled in confirmed {
@@ -156,10 +177,12 @@ impl Puller {
                     }
                 }
                 batch = pull.next_batch(settings.batch), if line.has_room() && confirm.has_room() => {
-                    confirm.push(batch);
+                    confirm.push(in_hand.take(batch));
                 }
                 _ = progress.tick() => {
-                    signal_progress(line.waiting().chain(confirm.waiting())).await;
+                    if self.fanout.bus.is_connected() {
+                        signal_progress(line.waiting().chain(confirm.waiting())).await;
+                    }
                 }
             }
         }
@@ -182,17 +205,46 @@ async fn catch_up(mirror: ConfigMirror, shutdown: CancellationToken) -> bool {
     caught_up.await.is_some()
 }
 
-/// Events being handled, each with its workspace.
+/// Sequences of the events that were pulled and are not done with. One that is handed over again
+/// meanwhile (NATS stood still for longer than `ack_wait`) is not handled a second time beside itself:
+/// its first acknowledgement is for both.
+#[derive(Default)]
+struct InHand(HashSet<u64>);
+
+impl InHand {
+    /// The events that are not in hand yet.
+    fn take(&mut self, mut batch: Vec<Pulled>) -> Vec<Pulled> {
+        batch.retain(|pulled| {
+            let new = self.0.insert(pulled.stream_seq);
+            if !new {
+                metrics::counter!("webhooks_fanout_redelivered_in_hand_total").increment(1);
+            }
+            new
+        });
+        batch
+    }
+
+    fn done(&mut self, seq: u64) {
+        self.0.remove(&seq);
+    }
+}
+
+/// Events being handled, each with its workspace and its sequence.
 #[derive(Default)]
 struct UnderWay {
     tasks: JoinSet<()>,
-    workspaces: HashMap<tokio::task::Id, Uuid>,
+    events: HashMap<tokio::task::Id, (Uuid, u64)>,
 }
 
 impl UnderWay {
-    fn start(&mut self, workspace: Uuid, work: impl Future<Output = ()> + Send + 'static) {
+    fn start(
+        &mut self,
+        workspace: Uuid,
+        seq: u64,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let id = self.tasks.spawn(work).id();
-        self.workspaces.insert(id, workspace);
+        self.events.insert(id, (workspace, seq));
     }
 
     fn is_empty(&self) -> bool {
@@ -203,8 +255,9 @@ impl UnderWay {
         self.tasks.len()
     }
 
-    /// The workspace of the next one that ends. Cancel-safe; not to be asked when there is none.
-    async fn next(&mut self) -> Uuid {
+    /// Workspace and sequence of the next one that ends. Cancel-safe; not to be asked when there is
+    /// none.
+    async fn next(&mut self) -> (Uuid, u64) {
         let id = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => id,
             Some(Err(error)) => {
@@ -212,9 +265,9 @@ impl UnderWay {
                 tracing::error!(%error, "the handling of an event ended early");
                 error.id()
             }
-            None => return Uuid::nil(),
+            None => return (Uuid::nil(), 0),
         };
-        self.workspaces.remove(&id).unwrap_or_default()
+        self.events.remove(&id).unwrap_or_default()
     }
 }
 
@@ -228,13 +281,19 @@ fn workspace_of(pulled: &Pulled) -> Uuid {
 }
 
 /// What waits is not to be handed to somebody else meanwhile. Most wait for less than a tick, and are
-/// not told of.
+/// not told of. Where the way to NATS is full, it is given up until the next tick: what else waits for it
+/// goes first, and so does a shutdown.
 async fn signal_progress(waiting: impl Iterator<Item = &Pulled>) {
     let now = Instant::now();
-    for pulled in waiting.filter(|one| now.duration_since(one.pulled) >= PROGRESS_EVERY) {
-        if let Err(error) = pulled.acker().progress().await {
-            tracing::debug!(%error, "progress of an event could not be told");
+    let telling = async {
+        for pulled in waiting.filter(|one| now.duration_since(one.pulled) >= PROGRESS_EVERY) {
+            if let Err(error) = pulled.acker().progress().await {
+                tracing::debug!(%error, "progress of an event could not be told");
+            }
         }
+    };
+    if tokio::time::timeout(TELLING_LIMIT, telling).await.is_err() {
+        tracing::debug!("not all that waits could be told of in time");
     }
 }
 

@@ -7,13 +7,15 @@
 
 use std::{sync::Mutex, sync::PoisonError, time::Duration};
 
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_opentelemetry::{OpenTelemetryMetrics, OpenTelemetryRecorder};
 use metrics_util::layers::FanoutBuilder;
 use opentelemetry::metrics::Meter;
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, Stream};
 use thiserror::Error;
+
+use crate::telemetry::lost_lines;
 
 /// How often recorded histogram values are folded into their buckets; between two foldings they wait in memory.
 pub const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -94,6 +96,10 @@ impl Metrics {
             "Memory the process holds"
         );
         describe_gauge!("process_open_fds", "Open file descriptors");
+        describe_counter!(
+            "webhooks_log_lines_lost_total",
+            "Log lines that nobody read in time"
+        );
         describe_gauge!(
             "process_cpu_seconds",
             Unit::Seconds,
@@ -150,8 +156,9 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)
 }
 
-/// What the kernel knows about this process. Absent where there is no `/proc`.
+/// What the kernel knows about this process (absent where there is no `/proc`), and the lines it lost.
 fn record_process() {
+    counter!("webhooks_log_lines_lost_total").absolute(lost_lines());
     if let Ok(status) = std::fs::read_to_string("/proc/self/status")
         && let Some(kib) = resident_kib(&status)
     {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::stack::Part;
 
-/// Longer than a dispatcher's lease (3 s), than events stay with a fan-out (10 s), and than verdicts
+/// Longer than a dispatcher's lease (3 s), than events stay with a fan-out (4 s), and than verdicts
 /// and reports stay with a management (15 s).
 const FROZEN: Duration = Duration::from_secs(20);
 
@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_secs(11);
 
 /// How long readiness may take, after an answer of ingest that took some 5 s: far less than the client takes
 /// to give up a connection.
-const TOLD: Duration = Duration::from_secs(3);
+const TOLD: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(scene: Scene<'_>) -> anyhow::Result<Outcome> {
     let mut rig = Rig::start(scene, |options| options).await?;

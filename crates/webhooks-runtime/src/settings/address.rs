@@ -64,7 +64,7 @@ fn server(text: &str) -> Result<(), String> {
 fn scheme(text: &str, allowed: &[&str]) -> Result<(), String> {
     let known = text
         .split_once("://")
-        .is_some_and(|(scheme, _)| allowed.contains(&scheme));
+        .is_some_and(|(scheme, _)| allowed.iter().any(|one| one.eq_ignore_ascii_case(scheme)));
     if known {
         return Ok(());
     }
@@ -104,6 +104,7 @@ mod tests {
             ),
             (Address::Postgres, "postgres:///d?host=/run/postgres"),
             (Address::Postgres, "postgres://%2Frun%2Fpostgres/d"),
+            (Address::Http, "HTTPS://host/"),
             (Address::Nats, "nats://u:p@127.0.0.1:4222"),
             (Address::Nats, "tls://a:4222, b, c:4222,[::1]:4222"),
         ] {

@@ -1,6 +1,7 @@
 //! Logs, traces, and the way of metrics to a collector.
 //!
-//! Logs are JSON lines on standard output, one per event, fields flattened. They do not carry span
+//! Logs are JSON lines on standard output, one per event, fields flattened, written by a thread of
+//! their own ([`lines`]). They do not carry span
 //! fields on purpose: the services write one wide line per unit of work, and this way a span costs
 //! nothing at all unless traces are exported. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans of our
 //! own crates go to an OTLP collector over gRPC, in batches, from a thread of their own; a collector
@@ -8,6 +9,7 @@
 //!
 //! The log subscriber is the one thing that exists once per process and not per service.
 
+mod lines;
 mod trace_context;
 
 use std::time::Duration;
@@ -34,6 +36,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use self::lines::Lines;
+pub(crate) use self::lines::lost as lost_lines;
 pub use self::trace_context::{TRACE_RANDOM_BYTES, TraceContext, next_traceparent};
 use crate::{
     metrics::otlp_buckets,
@@ -42,6 +46,9 @@ use crate::{
 
 /// Longest wait for the last spans to leave at the end of a process.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the last lines of the log to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The target of wide lines that tell of nothing but success: an event accepted, fanned out, a delivery
 /// made. Each is one line at `info`; who has thousands a second and the history beside them leaves them
@@ -95,6 +102,9 @@ pub enum TelemetryError {
     /// The exporter could not be built from its endpoint.
     #[error("OTLP exporter cannot be set up")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// The thread that writes the log could not be started.
+    #[error("the log cannot be written")]
+    Log(#[source] std::io::Error),
     /// This process logs already.
     #[error("a log subscriber is installed already")]
     Installed(#[source] tracing_subscriber::util::TryInitError),
@@ -103,6 +113,7 @@ pub enum TelemetryError {
 /// The handle that flushes at the end.
 #[derive(Debug)]
 pub struct Telemetry {
+    lines: Lines,
     tracer: Option<SdkTracerProvider>,
     meter: Option<SdkMeterProvider>,
 }
@@ -126,10 +137,15 @@ pub fn init(service: &str, settings: &TelemetrySettings) -> Result<Telemetry, Te
             .with_threads(false)
             .with_filter(filter_fn(is_exported))
     });
-    subscriber(&settings.log_filter, std::io::stdout, traces)?
+    let lines = Lines::start(std::io::stdout(), lines::MAX_WAITING).map_err(TelemetryError::Log)?;
+    subscriber(&settings.log_filter, lines.clone(), traces)?
         .try_init()
         .map_err(TelemetryError::Installed)?;
-    Ok(Telemetry { tracer, meter })
+    Ok(Telemetry {
+        lines,
+        tracer,
+        meter,
+    })
 }
 
 impl Telemetry {
@@ -141,17 +157,24 @@ impl Telemetry {
 
     /// Sends what is still in memory, for at most [`FLUSH_TIMEOUT`] each. Blocks: call it outside of
     /// asynchronous code, with the runtime still alive.
-    pub fn shutdown(self) {
-        if let Some(meter) = self.meter
+    pub fn shutdown(mut self) {
+        if let Some(meter) = self.meter.take()
             && let Err(error) = meter.shutdown_with_timeout(FLUSH_TIMEOUT)
         {
             tracing::warn!(error = %error, "the last metrics were lost");
         }
-        if let Some(tracer) = self.tracer
+        if let Some(tracer) = self.tracer.take()
             && let Err(error) = tracer.shutdown_with_timeout(FLUSH_TIMEOUT)
         {
             tracing::warn!(error = %error, "the last spans were lost");
         }
+    }
+}
+
+/// The last lines are written also where a panic ends the process.
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.lines.flush(LAST_LINES);
     }
 }
 
