@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
+use tokio::sync::watch;
 
 use crate::{
     error::{BusError, unavailable},
@@ -34,6 +35,8 @@ pub(crate) struct Inner {
     client: Client,
     jetstream: jetstream::Context,
     pub(crate) batcher: Batcher,
+    /// How often a connection was made.
+    connections: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -85,12 +88,26 @@ fn authenticate(
     Ok(options)
 }
 
+/// Tells of what happened to a connection.
+async fn tell(event: Event) {
+    match event {
+        // A subject that this user may not use: the table of permissions lacks it.
+        Event::ServerError(error) => {
+            metrics::counter!("webhooks_nats_refusals_total").increment(1);
+            tracing::error!(nats.error = %error, "nats.refused");
+        }
+        event => tracing::info!(nats.event = %event, "nats.connection"),
+    }
+}
+
 impl Bus {
     /// Starts to connect and returns at once: NATS may come later, and may go and come back.
     ///
     /// # Errors
     /// [`BusError::Settings`] for an address or credential that cannot be used.
     pub async fn connect(settings: BusSettings, client_name: &str) -> Result<Self, BusError> {
+        let connections = watch::Sender::new(0);
+        let made = connections.clone();
         let mut options = ConnectOptions::new()
             .name(client_name)
             .retry_on_initial_connect()
@@ -108,15 +125,11 @@ impl Bus {
                     _ => 500,
                 })
             })
-            .event_callback(|event| async move {
-                match event {
-                    // A subject that this user may not use: the table of permissions lacks it.
-                    Event::ServerError(error) => {
-                        metrics::counter!("webhooks_nats_refusals_total").increment(1);
-                        tracing::error!(nats.error = %error, "nats.refused");
-                    }
-                    event => tracing::info!(nats.event = %event, "nats.connection"),
+            .event_callback(move |event| {
+                if matches!(event, Event::Connected) {
+                    made.send_modify(|count| *count += 1);
                 }
+                tell(event)
             });
         if let Some(credentials) = settings
             .credentials
@@ -142,8 +155,14 @@ impl Bus {
                 client,
                 jetstream,
                 batcher,
+                connections,
             }),
         })
+    }
+
+    /// Counts the connections made: what a server kept in memory for the one before may be gone.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        self.inner.connections.subscribe()
     }
 
     /// Whether the connection stands at this moment.

@@ -74,10 +74,10 @@ impl CancelledMirror {
     #[must_use]
     pub fn start(bus: &Bus, shutdown: CancellationToken) -> Self {
         let mirror = Self::default();
-        let (bus, followed) = (bus.clone(), mirror.clone());
-        follow_until(shutdown, names::CANCELLED, PAUSE, move || {
-            let (bus, followed) = (bus.clone(), followed.clone());
-            async move { followed.follow(&bus).await }
+        let (followed, on) = (mirror.clone(), bus.clone());
+        follow_until(bus, shutdown, names::CANCELLED, PAUSE, move || {
+            let (followed, on) = (followed.clone(), on.clone());
+            async move { followed.follow(&on).await }
         });
         mirror
     }

@@ -168,6 +168,7 @@ impl Shared {
     }
 
     async fn follow_for_ever(&self) {
+        let mut connections = self.bus.connections();
         loop {
             let opened = Instant::now();
             let stuck = async {
@@ -183,6 +184,9 @@ impl Shared {
             let ended = tokio::select! {
                 ended = self.follow() => ended,
                 () = stuck => Err(BusError::Unavailable("stuck".to_owned())),
+                // The watch went with its server, if that began anew. Whoever waited for it to be missed
+                // would bring nothing for as long.
+                _ = connections.changed() => Err(BusError::Unavailable("a new connection".to_owned())),
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "following the read model anew");

@@ -78,7 +78,7 @@ impl HealthMirror {
             changes: broadcast::Sender::new(CHANGES),
         });
         let follower = shared.clone();
-        follow_until(shutdown, names::HEALTH, PAUSE, move || {
+        follow_until(bus, shutdown, names::HEALTH, PAUSE, move || {
             let follower = follower.clone();
             async move { follower.follow().await }
         });

@@ -153,6 +153,8 @@ pub struct Pull {
     open: Option<pull::Stream>,
     /// Kept when `next` is dropped, so that a busy caller does not begin again each time.
     opening: Option<BoxFuture<'static, Result<pull::Stream, BusError>>>,
+    /// Whether the silent consumer has gone.
+    looking: Option<BoxFuture<'static, bool>>,
     retry_at: Option<Instant>,
 }
 
@@ -171,12 +173,15 @@ impl Bus {
             make: None,
             open: None,
             opening: None,
+            looking: None,
             retry_at: None,
         }
     }
 
     /// A pull loop on a durable consumer that is made when it is not there, and made again when it
-    /// has gone.
+    /// has gone. One that is kept in memory goes with its server. The client's own stream then asks for
+    /// it for 15 s before it gives up, and nothing comes meanwhile; so after two heartbeats without a
+    /// word this loop asks itself.
     #[must_use]
     pub fn pull_making(&self, stream: &str, config: pull::Config, settings: PullSettings) -> Pull {
         let consumer = config.durable_name.clone().unwrap_or_default();
@@ -210,7 +215,11 @@ impl Pull {
                 let opened = opening.await;
                 self.opening = None;
                 match opened {
-                    Ok(stream) => self.open = Some(stream),
+                    Ok(stream) => {
+                        self.open = Some(stream);
+                        // What was asked about the one before says nothing about this one.
+                        self.looking = None;
+                    }
                     Err(error) => {
                         tracing::debug!(stream = self.stream, consumer = self.consumer, %error, "pull not open yet");
                         self.retry_at = Some(Instant::now() + REOPEN_PAUSE);
@@ -221,11 +230,45 @@ impl Pull {
             let Some(stream) = self.open.as_mut() else {
                 continue;
             };
-            let item = stream.next().await;
+            let item = match self.looking.as_mut() {
+                None => stream.next().await,
+                Some(looking) => tokio::select! {
+                    biased;
+                    item = stream.next() => item,
+                    gone = looking => {
+                        self.looking = None;
+                        if gone {
+                            self.open = None;
+                        }
+                        continue;
+                    }
+                },
+            };
             if let Some(pulled) = self.accept(item) {
                 return pulled;
             }
         }
+    }
+
+    /// Asks whether the consumer has gone, if it is ours to make again.
+    fn look(&mut self) {
+        if self.make.is_none() || self.looking.is_some() || !self.bus.is_connected() {
+            return;
+        }
+        let (bus, stream, consumer) =
+            (self.bus.clone(), self.stream.clone(), self.consumer.clone());
+        self.looking = Some(
+            async move {
+                match bus.consumer_config(&stream, &consumer).await {
+                    Ok(there) => there.is_none(),
+                    Err(error) => {
+                        tracing::debug!(stream, consumer, %error, "a silent consumer was not looked at");
+                        false
+                    }
+                }
+            }
+            .boxed(),
+        );
     }
 
     /// At least one message, then what is ready at once, `max` in all. Cancel-safe.
@@ -257,7 +300,9 @@ impl Pull {
             Some(Err(error)) => {
                 // A missed heartbeat is normal while a leader changes; the stream asks again itself.
                 tracing::debug!(stream = self.stream, consumer = self.consumer, %error, "pull interrupted");
-                if error.kind() != pull::MessagesErrorKind::MissingHeartbeat {
+                if error.kind() == pull::MessagesErrorKind::MissingHeartbeat {
+                    self.look();
+                } else {
                     self.open = None;
                     self.retry_at = Some(Instant::now() + REOPEN_PAUSE);
                 }
