@@ -12,6 +12,10 @@ const EVERY: Duration = Duration::from_secs(3_600);
 /// How many days ahead partitions are made.
 const AHEAD_DAYS: u16 = 7;
 
+/// How many days after its own a day is closed: by then its deliveries have ended, all but the held
+/// ones and those with long schedules.
+const CLOSED_AFTER_DAYS: i32 = 1;
+
 /// Runs at start and then every hour, until shutdown.
 pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Result<()> {
     loop {
@@ -20,10 +24,12 @@ pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Re
         let made = around.store.ensure_partitions(today, AHEAD_DAYS).await?;
         let oldest = Day::of_micros(now.saturating_sub(i64::from(retention_days) * DAY_MICROS));
         let dropped = around.store.drop_partitions_older_than(oldest).await?;
+        let over = today.plus(-CLOSED_AFTER_DAYS);
+        let closed = around.store.close_partitions_older_than(over).await?;
         let news = now.saturating_sub(NEWS_DAYS * DAY_MICROS);
         around.store.forget_health_news(news).await?;
         let purged = around.store.purge_idempotent(now).await?;
-        tracing::info!(made, dropped, purged, "history.maintained");
+        tracing::info!(made, dropped, closed, purged, "history.maintained");
         if pause(&around, EVERY).await {
             return Ok(());
         }

@@ -90,6 +90,42 @@ async fn rows_of_a_day_without_a_partition_move_when_it_gets_one() {
 }
 
 #[tokio::test]
+async fn a_day_that_is_over_is_vacuumed_to_its_last_rows() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let today = day(NOON);
+    store.ensure_partitions(today.plus(-3), 4).await.unwrap();
+    let close = || store.close_partitions_older_than(today.plus(-1));
+    let closed = join_all((0..3).map(|_| close())).await;
+    let closed: Vec<_> = closed.into_iter().map(Result::unwrap).collect();
+    // Two days of three tables. Who comes at the same time may set them once more.
+    assert!(closed.iter().all(|tables| *tables <= 6), "{closed:?}");
+    assert!(closed.iter().sum::<u32>() >= 6, "{closed:?}");
+    assert_eq!(close().await.unwrap(), 0);
+    let names = "SELECT c.relname::text FROM pg_class c
+        WHERE 'autovacuum_vacuum_insert_scale_factor=0' = ANY(c.reloptions) ORDER BY 1";
+    let expected = ["attempts", "deliveries", "events"];
+    let expected = expected.map(|table| ["12", "13"].map(|day| format!("{table}_202601{day}")));
+    assert_eq!(database.texts(names).await, expected.concat());
+    // What they were made with stays.
+    let kept = "SELECT c.relname::text FROM pg_class c WHERE 'fillfactor=45' = ANY(c.reloptions)
+        AND c.relname = 'deliveries_20260112'";
+    assert_eq!(database.texts(kept).await, ["deliveries_20260112"]);
+    // A row of a closed day is written like any other.
+    let facts = facts(
+        Uuid::new_v4(),
+        Uuid::new_v4(),
+        "late",
+        NOON - 3 * 86_400 * SECOND,
+    );
+    let attempt = attempt(1, NOON, Outcome::Success);
+    let report = report(&facts, DeliveryState::Delivered, attempt);
+    store.record_reports(&[report]).await.unwrap();
+    let late = "SELECT count(*) FROM deliveries_20260112";
+    assert_eq!(database.count(late).await, 1);
+}
+
+#[tokio::test]
 async fn partitions_are_dropped_with_everything_of_their_days() {
     let database = Database::fresh().await;
     let store = &database.store;

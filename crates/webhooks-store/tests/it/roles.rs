@@ -42,7 +42,7 @@ async fn the_services_role_can_do_its_work() {
     assert_eq!(made.workspace_id, workspace);
     let outbox = store.next_outbox(10).await.unwrap();
     store.done_outbox(&[outbox[0].id]).await.unwrap();
-    // History: its partitions are made, written and dropped.
+    // History: its partitions are made, written, closed and dropped.
     assert_eq!(store.ensure_partitions(day(NOON), 1).await.unwrap(), 2);
     let delivery = facts(workspace, made.id, "e", NOON);
     store.record_verdicts(&[verdict(&delivery)]).await.unwrap();
@@ -52,6 +52,13 @@ async fn the_services_role_can_do_its_work() {
         attempt(1, NOON, Outcome::Success),
     );
     store.record_reports(&[done]).await.unwrap();
+    assert_eq!(
+        store
+            .close_partitions_older_than(day(NOON).plus(1))
+            .await
+            .unwrap(),
+        3
+    );
     assert_eq!(
         store
             .drop_partitions_older_than(day(NOON).plus(1))
