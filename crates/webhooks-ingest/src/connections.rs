@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 use webhooks_runtime::connections::{Connection, Limits, incoming};
 
-/// Longest time a request's head may take to arrive; an idle connection is closed after it too.
+/// Longest time a request's head may take to arrive, and a connection until it is clear what it
+/// speaks; an idle HTTP connection is closed after it too.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most bytes of a request's head.
@@ -28,7 +29,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) fn at_most(most: usize) -> Limits {
     Limits {
         connections: most,
-        speaks_within: None,
+        speaks_within: Some(HEAD_TIMEOUT),
     }
 }
 

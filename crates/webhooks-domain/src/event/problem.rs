@@ -95,19 +95,25 @@ fn summary(problems: &[FieldProblem]) -> String {
     parts.join(", ")
 }
 
-/// Collects problems up to [`MAX_PROBLEMS`].
+/// Collects problems up to [`MAX_PROBLEMS`]. Another workspace is told also when there is no room
+/// left, in the place of the last one: it decides what kind of refusal this is.
 #[derive(Debug, Default)]
 pub(crate) struct Problems(Vec<FieldProblem>);
 
 impl Problems {
     pub(crate) fn push(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        if self.0.len() < MAX_PROBLEMS {
-            self.0.push(FieldProblem {
-                field: field.to_owned(),
-                reason,
-                message: message.into(),
-            });
+        let foreign = |reason| reason == reason::TENANT_MISMATCH;
+        if self.is_full() {
+            if !foreign(reason) || self.0.iter().any(|problem| foreign(problem.reason)) {
+                return;
+            }
+            self.0.pop();
         }
+        self.0.push(FieldProblem {
+            field: field.to_owned(),
+            reason,
+            message: message.into(),
+        });
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::MAX_PROBLEMS;
 use super::super::profile::Profile;
 use super::super::render::{DropReason, DroppedPath, render};
 use super::*;
@@ -255,6 +256,21 @@ fn every_mistyped_member_is_told_and_of_a_list_its_elements_once() {
     let mut both = expected.to_vec();
     both.push(("lbid", MISSING));
     check(&text.replace(r#","lbid":"l""#, ""), &both);
+}
+
+#[test]
+fn another_workspace_is_told_also_when_no_room_is_left_for_it() {
+    let own = Uuid::try_parse("a39dbbfb-be5e-41c8-b49a-7c9ada520fa4").expect("a UUID");
+    let foreign = json!("00000000-0000-0000-0000-00000000000a");
+    let twice: String = (0..2 * MAX_PROBLEMS)
+        .map(|n| format!(r#""x{n}":1,"x{n}":2,"#))
+        .collect();
+    let text = with("event.workspaceId", &foreign).replacen('{', &format!("{{{twice}"), 1);
+    let rejection = parse_event_of(text.as_bytes(), &EventLimits::DEFAULT, own);
+    let rejection = rejection.expect_err("refused");
+    assert_eq!(rejection.problems.len(), MAX_PROBLEMS);
+    assert!(rejection.has(reason::DUPLICATE_KEY));
+    assert!(rejection.has(reason::TENANT_MISMATCH), "{rejection}");
 }
 
 #[test]
