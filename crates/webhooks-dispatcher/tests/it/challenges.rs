@@ -196,6 +196,20 @@ fn a_challenge_to_another_endpoint_ends_without_a_request() {
     });
 }
 
+/// Whether every thread of a process is stopped.
+fn stands_still(pid: &str) -> anyhow::Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        // The state stands after the name, which may hold anything.
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        ensure!(state == Some('T'), "a thread is {state:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() {
     check(async {
@@ -216,6 +230,11 @@ fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() 
         // Often: which of the two it hears of first, the change or what follows from it, is chance.
         for round in 0..8 {
             signal("-STOP").await?;
+            // A thread of its own has to be scheduled to stop the others.
+            wait_until("the process to stand still", LIMIT, async || {
+                stands_still(&pid)
+            })
+            .await?;
             let path = format!("/new/{round}");
             let url = world.receiver.url(&path);
             let challenge = world.challenge(webhook, &url).await?;
@@ -227,9 +246,9 @@ fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() 
             let reports = wait_until("the challenge's end", LIMIT, async || {
                 let reports = world.reports(challenge).await;
                 let reports = reports.map_err(|error| error.to_string())?;
-                match reports.last().map(|last| last.state()) {
-                    Some(DeliveryState::Delivered) => Ok(reports),
-                    other => Err(format!("{other:?}")),
+                match reports.last().map(|last| (last.state(), &last.reason)) {
+                    Some((DeliveryState::Delivered, _)) => Ok(reports),
+                    other => Err(format!("round {round}: {other:?}")),
                 }
             })
             .await?;
