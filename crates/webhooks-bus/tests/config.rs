@@ -1,5 +1,7 @@
 //! The read model at a real nats-server: what a writer that is late may not undo.
 
+mod server;
+
 use std::{
     sync::{
         Arc,
@@ -12,29 +14,13 @@ use anyhow::ensure;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhooks_bus::{Bus, BusSettings, ConfigMirror, ConfigSink, ConfigWriter};
-use webhooks_devstack::{NatsServer, wait_until};
+use webhooks_bus::{Bus, ConfigMirror, ConfigSink, ConfigWriter};
+use webhooks_devstack::wait_until;
 use webhooks_proto::internal::v1::{TokenConfig, WebhookConfig};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 const ID: &str = "Ab3dEf6hIj9l";
-
-async fn start() -> anyhow::Result<(NatsServer, Bus, tempfile::TempDir)> {
-    let dir = tempfile::tempdir()?;
-    let nats = NatsServer::builder(dir.path().join("nats")).start().await?;
-    let settings = BusSettings {
-        url: nats.url(),
-        ..BusSettings::default()
-    };
-    let bus = Bus::connect(settings, "test").await?;
-    wait_until("the streams", LIMIT, async || {
-        let applied = bus.apply_topology().await;
-        applied.map_err(|error| error.to_string())
-    })
-    .await?;
-    Ok((nats, bus, dir))
-}
 
 fn token(revision: i64, scope: &str) -> TokenConfig {
     TokenConfig {
@@ -60,7 +46,7 @@ async fn stored(bus: &Bus) -> anyhow::Result<Option<TokenConfig>> {
 
 #[tokio::test]
 async fn a_revoked_token_does_not_come_back_by_a_late_write() -> anyhow::Result<()> {
-    let (_nats, bus, _dir) = start().await?;
+    let (_nats, bus, _dir) = server::start().await?;
     let writer = ConfigWriter::new(&bus);
     let old = token(1, "events:write");
     writer.put_token(&old).await?;
@@ -75,7 +61,7 @@ async fn a_revoked_token_does_not_come_back_by_a_late_write() -> anyhow::Result<
 
 #[tokio::test]
 async fn what_is_revoked_before_it_was_ever_written_is_never_written() -> anyhow::Result<()> {
-    let (_nats, bus, _dir) = start().await?;
+    let (_nats, bus, _dir) = server::start().await?;
     let writer = ConfigWriter::new(&bus);
     writer.delete_token(ID).await?;
     writer.put_token(&token(1, "events:write")).await?;
@@ -96,7 +82,7 @@ async fn what_is_revoked_before_it_was_ever_written_is_never_written() -> anyhow
 
 #[tokio::test]
 async fn an_older_revision_of_a_token_does_not_undo_a_newer_one() -> anyhow::Result<()> {
-    let (_nats, bus, _dir) = start().await?;
+    let (_nats, bus, _dir) = server::start().await?;
     let writer = ConfigWriter::new(&bus);
     writer.put_token(&token(2, "webhooks:read")).await?;
     // The scope that was taken away, and one of a release that wrote no revision.
@@ -134,7 +120,7 @@ impl ConfigSink for Slow {
 async fn a_read_model_that_takes_long_to_load_is_not_begun_anew() -> anyhow::Result<()> {
     // Twice as long as a watch may be silent before it is thought stuck.
     const WEBHOOKS: u128 = 600;
-    let (_nats, bus, _dir) = start().await?;
+    let (_nats, bus, _dir) = server::start().await?;
     let writer = ConfigWriter::new(&bus);
     let workspace = Uuid::from_u128(7);
     for id in 1..=WEBHOOKS {
@@ -172,7 +158,7 @@ impl ConfigSink for Nothing {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_after_a_restart_of_the_server_is_seen_at_once() -> anyhow::Result<()> {
-    let (mut nats, bus, _dir) = start().await?;
+    let (mut nats, bus, _dir) = server::start().await?;
     let (writer, end) = (ConfigWriter::new(&bus), CancellationToken::new());
     let mirror = ConfigMirror::start(&bus, Arc::new(Nothing), end.clone());
     wait_until("the first load", LIMIT, async || mirror.catch_up().await).await?;

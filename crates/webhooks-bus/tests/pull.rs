@@ -2,14 +2,14 @@
 
 #![cfg(test)]
 
+mod server;
+
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use uuid::Uuid;
-use webhooks_bus::{
-    Bus, BusSettings, Outgoing, PullSettings, names, subjects, topology::partition_consumer,
-};
-use webhooks_devstack::{NatsServer, wait_until};
+use webhooks_bus::{Bus, Outgoing, PullSettings, names, subjects, topology::partition_consumer};
+use webhooks_devstack::NatsServer;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PARTITION: u16 = 3;
@@ -26,16 +26,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let nats = NatsServer::builder(folder.path()).start().await.unwrap();
-        let settings = BusSettings {
-            url: nats.url(),
-            ..BusSettings::default()
-        };
-        let bus = Bus::connect(settings, "test").await.unwrap();
-        wait_until("the topology", LIMIT, async || bus.apply_topology().await)
-            .await
-            .unwrap();
+        let (nats, bus, folder) = server::start().await.unwrap();
         Self {
             nats,
             bus,

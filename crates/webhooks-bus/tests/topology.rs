@@ -2,13 +2,13 @@
 
 #![cfg(test)]
 
+mod server;
+
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
-use webhooks_bus::{Bus, BusError, BusSettings, names, topology};
-use webhooks_devstack::{NatsServer, wait_until};
-
-const LIMIT: Duration = Duration::from_secs(20);
+use webhooks_bus::{Bus, BusError, names, topology};
+use webhooks_devstack::NatsServer;
 
 struct World {
     bus: Bus,
@@ -18,16 +18,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let nats = NatsServer::builder(folder.path()).start().await.unwrap();
-        let settings = BusSettings {
-            url: nats.url(),
-            ..BusSettings::default()
-        };
-        let bus = Bus::connect(settings, "test").await.unwrap();
-        wait_until("the topology", LIMIT, async || bus.apply_topology().await)
-            .await
-            .unwrap();
+        let (nats, bus, folder) = server::start().await.unwrap();
         bus.verify_topology().await.unwrap();
         Self {
             bus,

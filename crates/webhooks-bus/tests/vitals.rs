@@ -2,10 +2,12 @@
 
 #![cfg(test)]
 
+mod server;
+
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use webhooks_bus::{Bus, BusSettings, Vitals};
+use webhooks_bus::{Bus, Vitals};
 use webhooks_devstack::{NatsServer, Signal, wait_until};
 use webhooks_runtime::Readiness;
 
@@ -25,16 +27,7 @@ struct World {
 impl World {
     /// Watched, and ready.
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let nats = NatsServer::builder(folder.path()).start().await.unwrap();
-        let settings = BusSettings {
-            url: nats.url(),
-            ..BusSettings::default()
-        };
-        let bus = Bus::connect(settings, "test").await.unwrap();
-        wait_until("the topology", LIMIT, async || bus.apply_topology().await)
-            .await
-            .unwrap();
+        let (nats, bus, folder) = server::start().await.unwrap();
         let (readiness, ended) = (Readiness::new(), CancellationToken::new());
         let (vitals, watched) = (Vitals::new(&bus, &readiness), ended.clone());
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
