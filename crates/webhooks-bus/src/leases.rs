@@ -207,6 +207,20 @@ impl Leases {
             && view.is_certain()
     }
 
+    /// Whether `partition` is ours for certain, as it was gained with `epoch`.
+    #[must_use]
+    pub fn holds(&self, partition: u16, epoch: u64) -> bool {
+        self.may_send(partition) && self.shared.view().owned.get(&partition) == Some(&epoch)
+    }
+
+    /// How often membership has lapsed so far; `None` while it is not certain. As long as the number
+    /// stays, nobody can have seen our end.
+    #[must_use]
+    pub fn lapses(&self) -> Option<u64> {
+        let view = self.shared.view();
+        view.is_certain().then_some(view.lapses)
+    }
+
     /// How many partitions are ours.
     #[must_use]
     pub fn owned(&self) -> usize {

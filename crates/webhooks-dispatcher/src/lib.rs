@@ -39,6 +39,7 @@ mod report;
 mod reporter;
 mod settings;
 mod shared;
+mod tenure;
 
 use std::{sync::Arc, time::Duration};
 

@@ -8,8 +8,9 @@
 //! Giving the partition away and losing it are told apart. *Give*: what is on the wire is named to
 //! the next owner and finished here; what has not started the next owner gets at once, because it
 //! makes the consumers anew. It lets alone what was named as long as the leaver lives. *Lost*:
-//! another may own it already; nothing starts any more, what was on the wire is recorded. In both
-//! cases a finished message is removed by its sequence, whoever's consumer holds it by now.
+//! another may own it already; nothing starts any more, what was on the wire is recorded and what has
+//! to follow is the next owner's ([`Tenure`]). In both cases a finished message is removed by its
+//! sequence, whoever's consumer holds it by now.
 
 mod admission;
 mod handover;
@@ -42,6 +43,7 @@ use crate::{
     panics::surviving,
     partition_io::{self as io, Settled, Settling},
     shared::Shared,
+    tenure::Tenure,
 };
 use handover::{Leaver, leaver_of};
 use kin::Kin;
@@ -88,6 +90,7 @@ pub(crate) struct Partition {
     ending: Ending,
     orders: mpsc::UnboundedReceiver<Order>,
     mode: Mode,
+    tenure: Arc<Tenure>,
     endpoints: HashMap<Uuid, Endpoint<Job>>,
     outstanding: HashMap<MessageKey, Outstanding>,
     attempts: JoinSet<(Attempted, OnTheWire)>,
@@ -130,6 +133,7 @@ impl Partition {
         Self {
             health: HealthBook::new(shared.clone(), partition),
             held: HeldBook::new(shared.clone(), partition),
+            tenure: Arc::new(Tenure::new(shared.leases.clone(), partition, epoch)),
             shared,
             partition,
             epoch,

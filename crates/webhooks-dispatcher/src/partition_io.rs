@@ -33,6 +33,8 @@ pub(crate) enum Settled {
         /// The delivery and attempt that are over, if they are.
         finished: Option<(Uuid, u32)>,
     },
+    /// The partition is another's, and with it what follows: its message is left to it.
+    LetGo { key: MessageKey },
     /// Make the job's attempt after `delay`.
     Again { job: Box<Job>, delay: Duration },
     /// An attempt is recorded: what `then` says, and this has become of the delivery.

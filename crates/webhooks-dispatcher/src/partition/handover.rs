@@ -98,6 +98,10 @@ impl Partition {
             return;
         }
         self.mode = Mode::Ending;
+        match order {
+            Order::Give => self.tenure.give(),
+            Order::Lost => self.tenure.lose(),
+        }
         self.end_health();
         let mut unstarted: Vec<Job> = self
             .endpoints
@@ -152,17 +156,23 @@ impl Partition {
     }
 
     /// Gives back a delivery that has not started. Its message comes to the next owner by itself;
-    /// when an attempt was made since the message was written, the next attempt becomes a schedule.
+    /// when an attempt was made since the message was written, the next attempt becomes a schedule. Not
+    /// when the partition is lost: the next owner goes on from what is recorded of that attempt.
     pub(super) fn hand_back(&mut self, job: Job) {
-        let owes = job.ended.is_none();
-        if owes && (job.made_progress() || self.named) {
+        let schedules = !self.tenure.is_lost() && (job.made_progress() || self.named);
+        if job.ended.is_none() && schedules {
             let (owed, shared) = (job.owed_by(), self.shared.clone());
             let parked = io::park(shared, self.partition, job, Duration::ZERO);
             self.settle(owed, parked);
         } else {
-            self.outstanding.remove(&job.key);
-            self.ending.let_go(job.key);
+            self.let_go(job.key);
         }
+    }
+
+    /// Leaves a message to whoever has the partition.
+    pub(super) fn let_go(&mut self, key: MessageKey) {
+        self.outstanding.remove(&key);
+        self.ending.let_go(key);
     }
 }
 

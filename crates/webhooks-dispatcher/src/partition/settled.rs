@@ -43,7 +43,13 @@ impl Partition {
             }
         };
         let owed = attempted.job.owed_by();
-        let recorded = io::record(self.shared.clone(), self.partition, attempted, in_memory);
+        let recorded = io::record(
+            self.shared.clone(),
+            self.partition,
+            self.tenure.clone(),
+            attempted,
+            in_memory,
+        );
         let settled = move |then| Settled::Recorded {
             webhook,
             rank,
@@ -108,6 +114,7 @@ impl Partition {
                     self.hand_back(*job);
                 }
             }
+            Settled::LetGo { key } => self.let_go(key),
             Settled::Admit(jobs) => {
                 for job in jobs {
                     let release = match job.over {

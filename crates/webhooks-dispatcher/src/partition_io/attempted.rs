@@ -17,12 +17,15 @@ use crate::{
     job::Job,
     report::{self, Execution},
     shared::Shared,
+    tenure::Tenure,
 };
 
-/// Records an ended attempt; then the delivery is over, waits in memory, or waits on RETRIES.
+/// Records an ended attempt; then the delivery is over, waits in memory, or waits on RETRIES. Whose
+/// partition it no longer is leaves what follows to the next owner.
 pub(crate) fn record(
     shared: Arc<Shared>,
     partition: u16,
+    tenure: Arc<Tenure>,
     attempted: Attempted,
     in_memory: bool,
 ) -> Settling {
@@ -40,12 +43,16 @@ pub(crate) fn record(
             waits_for: None,
             ..job
         };
+        // Whoever takes over believes what is recorded: a probe that is not held again must not say so.
+        let held_again = job.probe
+            && matches!(next, Some(Next::Retry { .. }))
+            && tenure.hold(std::future::ready(())).await.is_some();
         let now = shared.clock.now_micros();
         let due = |delay: Duration| now + i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
         let (state, next_at) = match next {
             None => (v1::DeliveryState::Delivered, 0),
             Some(Next::GiveUp) => (v1::DeliveryState::Failed, 0),
-            Some(Next::Retry { .. }) if job.probe => (v1::DeliveryState::Held, 0),
+            Some(Next::Retry { .. }) if held_again => (v1::DeliveryState::Held, 0),
             Some(Next::Retry { delay, .. } | Next::Again { delay }) => {
                 (v1::DeliveryState::Retrying, due(delay))
             }
@@ -75,7 +82,7 @@ pub(crate) fn record(
                     finished: Some((job.delivery, job.attempt)),
                 }
             }
-            Some(Next::Retry { attempt, .. }) if job.probe => {
+            Some(Next::Retry { attempt, .. }) if held_again => {
                 let (key, made) = (job.key, (job.delivery, job.attempt));
                 let next = Job {
                     attempt,
@@ -113,11 +120,14 @@ pub(crate) fn record(
                 }
             }
             Some(Next::Retry { attempt, delay }) => {
+                // The next owner would schedule it under the same message id: it exists once.
                 let scheduled = schedule(&shared, partition, &job, attempt, job.park, due(delay));
-                tokio::join!(recorded, scheduled);
-                Settled::Done {
-                    key: job.key,
-                    finished: Some((job.delivery, job.attempt)),
+                match tokio::join!(recorded, tenure.hold(scheduled)).1 {
+                    Some(()) => Settled::Done {
+                        key: job.key,
+                        finished: Some((job.delivery, job.attempt)),
+                    },
+                    None => Settled::LetGo { key: job.key },
                 }
             }
             Some(Next::Again { delay }) => {
@@ -129,13 +139,15 @@ pub(crate) fn record(
                 // As one that is parked: when our fault is over, it need not wait for its time.
                 let due = due(delay);
                 let scheduled = park_until(&shared, partition, &again, due);
-                let ((), stored) = tokio::join!(recorded, scheduled);
-                Settled::Repeats {
-                    key: again.key,
-                    webhook: again.webhook,
-                    rank: again.rank(),
-                    schedule: stored.seq,
-                    due,
+                match tokio::join!(recorded, tenure.hold(scheduled)).1 {
+                    Some(stored) => Settled::Repeats {
+                        key: again.key,
+                        webhook: again.webhook,
+                        rank: again.rank(),
+                        schedule: stored.seq,
+                        due,
+                    },
+                    None => Settled::LetGo { key: again.key },
                 }
             }
         }

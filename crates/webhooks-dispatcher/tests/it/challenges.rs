@@ -18,7 +18,7 @@ use webhooks_proto::{
 };
 use webhooks_runtime::SystemClock;
 
-use crate::support::{LIMIT, World, check, ensure_eq, keyring_text, numbers};
+use crate::support::{LIMIT, World, check, ensure_eq, go_on, keyring_text, numbers, stand_still};
 
 /// As management tells it while an endpoint has not answered.
 fn unverified(config: &mut WebhookConfig) {
@@ -196,20 +196,6 @@ fn a_challenge_to_another_endpoint_ends_without_a_request() {
     });
 }
 
-/// Whether every thread of a process is stopped.
-fn stands_still(pid: &str) -> anyhow::Result<()> {
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-        // The state stands after the name, which may hold anything.
-        let state = stat
-            .rsplit(") ")
-            .next()
-            .and_then(|rest| rest.chars().next());
-        ensure!(state == Some('T'), "a thread is {state:?}");
-    }
-    Ok(())
-}
-
 #[test]
 fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() {
     check(async {
@@ -220,21 +206,9 @@ fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() 
         // It knows the old URL.
         let first = world.owe(webhook, "first").await?;
         world.until_state(first, DeliveryState::Delivered).await?;
-        let pid = sleeper.id().context("a process")?.to_string();
-        let signal = async |name: &str| {
-            let mut kill = tokio::process::Command::new("kill");
-            let status = kill.args([name, &pid]).status().await?;
-            ensure!(status.success(), "kill {name}: {status}");
-            anyhow::Ok(())
-        };
         // Often: which of the two it hears of first, the change or what follows from it, is chance.
         for round in 0..8 {
-            signal("-STOP").await?;
-            // A thread of its own has to be scheduled to stop the others.
-            wait_until("the process to stand still", LIMIT, async || {
-                stands_still(&pid)
-            })
-            .await?;
+            stand_still(&sleeper).await?;
             let path = format!("/new/{round}");
             let url = world.receiver.url(&path);
             let challenge = world.challenge(webhook, &url).await?;
@@ -242,7 +216,7 @@ fn a_dispatcher_that_slept_through_a_change_of_the_url_challenges_the_new_one() 
             world
                 .webhook_with(webhook, &path, Status::Paused, unverified)
                 .await?;
-            signal("-CONT").await?;
+            go_on(&sleeper).await?;
             let reports = wait_until("the challenge's end", LIMIT, async || {
                 let reports = world.reports(challenge).await;
                 let reports = reports.map_err(|error| error.to_string())?;

@@ -7,11 +7,11 @@ use prost::Message as _;
 use uuid::Uuid;
 use webhooks_devstack::wait_until;
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, PartitionLease, Status},
+    internal::v1::{DeliveryJob, DeliveryReport, PartitionLease, Status},
     v1::DeliveryState,
 };
 
-use crate::support::{LIMIT, World, check, ensure_eq};
+use crate::support::{LIMIT, World, check, ensure_eq, go_on, numbers, stand_still};
 
 #[test]
 fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_once() {
@@ -87,6 +87,46 @@ fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_h
         world.until_settled().await?;
         ensure_eq(world.receiver.requests().len(), 12)?;
         dispatcher.stop().await
+    });
+}
+
+#[test]
+fn who_slept_through_the_loss_of_a_partition_makes_no_retry() {
+    check(async {
+        // The retry after the first attempt waits in memory, the one after the second on RETRIES.
+        for attempt in [1, 2] {
+            let world = World::start().await?;
+            let mut sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
+            let webhook = Uuid::new_v4();
+            world.webhook(webhook, "/hang/20", Status::Active).await?;
+            let job = world.job(webhook, "e");
+            let delivery = world.owe_job(&DeliveryJob { attempt, ..job }).await?;
+            world.until_count(1).await?;
+            stand_still(&sleeper).await?;
+            // Another takes over, and sends the delivery to an endpoint that is well by now.
+            world.webhook(webhook, "/ok", Status::Active).await?;
+            let other = world.dispatcher(&[]).await?;
+            world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+            go_on(&sleeper).await?;
+            // It records that its attempt took too long, and that is all.
+            let reports = wait_until("the sleeper's report", LIMIT, async || {
+                let reports = world.reports(delivery).await;
+                let reports = reports.map_err(|error| error.to_string())?;
+                match reports.last().map(DeliveryReport::state) {
+                    Some(DeliveryState::Retrying) => Ok(reports),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await?;
+            ensure_eq(numbers(&reports), vec![attempt, attempt])?;
+            world.until_settled().await?;
+            ensure_eq(world.receiver.count(), 2)?;
+            sleeper.kill().await?;
+            other.stop().await?;
+        }
+        Ok(())
     });
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{
+    process::{Child, Command},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 use webhooks_bus::{Bus, BusSettings, ConfigWriter, Outgoing, names, subjects};
 use webhooks_devstack::{NatsServer, wait_until};
@@ -133,24 +136,19 @@ impl World {
     }
 
     /// Starts a dispatcher that is a process of its own.
-    pub(crate) fn process(
-        &self,
-        settings: &[(&str, &str)],
-    ) -> anyhow::Result<tokio::process::Child> {
-        Ok(
-            tokio::process::Command::new(env!("CARGO_BIN_EXE_webhooks-dispatcher"))
-                .env_clear()
-                .envs(self.vars(settings))
-                .env("WEBHOOKS_ADMIN_ADDR", "127.0.0.1:0")
-                .env(
-                    "WEBHOOKS_LOG",
-                    std::env::var("WEBHOOKS_LOG").unwrap_or_default(),
-                )
-                .stdout(webhooks_devstack::kept_output("dispatcher")?)
-                .stderr(std::process::Stdio::null())
-                .kill_on_drop(true)
-                .spawn()?,
-        )
+    pub(crate) fn process(&self, settings: &[(&str, &str)]) -> anyhow::Result<Child> {
+        Ok(Command::new(env!("CARGO_BIN_EXE_webhooks-dispatcher"))
+            .env_clear()
+            .envs(self.vars(settings))
+            .env("WEBHOOKS_ADMIN_ADDR", "127.0.0.1:0")
+            .env(
+                "WEBHOOKS_LOG",
+                std::env::var("WEBHOOKS_LOG").unwrap_or_default(),
+            )
+            .stdout(webhooks_devstack::kept_output("dispatcher")?)
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?)
     }
 
     /// Starts a dispatcher with quick retries and settings of the test's own.
@@ -407,6 +405,38 @@ impl World {
         })
         .await
     }
+}
+
+/// Stops a process, until every thread of it stands still.
+pub(crate) async fn stand_still(process: &Child) -> anyhow::Result<()> {
+    signal(process, "-STOP").await?;
+    let tasks = format!("/proc/{}/task", process.id().context("a process")?);
+    // A thread of its own has to be scheduled to stop the others.
+    wait_until("the process to stand still", LIMIT, async || {
+        for task in std::fs::read_dir(&tasks)? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            // The state stands after the name, which may hold anything.
+            let state = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next());
+            ensure!(state == Some('T'), "a thread is {state:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Lets it go on.
+pub(crate) async fn go_on(process: &Child) -> anyhow::Result<()> {
+    signal(process, "-CONT").await
+}
+
+async fn signal(process: &Child, name: &str) -> anyhow::Result<()> {
+    let pid = process.id().context("a process")?.to_string();
+    let status = Command::new("kill").args([name, &pid]).status().await?;
+    ensure!(status.success(), "kill {name}: {status}");
+    Ok(())
 }
 
 /// Two webhooks of one partition.

@@ -251,11 +251,12 @@ async fn run_in(
     };
     let receiver = Arc::new(Receiver::start(receiver).await?);
     let cast = Cast::make(&stack, &receiver).await?;
-    let stop = CancellationToken::new();
-    let publishers = cast.publish(&stack, folder, &stop)?;
+    let end_of_events = CancellationToken::new();
+    let publishers = cast.publish(&stack, folder, &end_of_events)?;
     let ledger = Ledger::open(&folder.join("turns"))?;
     let scene = cast.scene(&receiver, ledger, options.seed);
-    let writers = Writers::start(&scene, || stack.api(&scene.workspace), &stop)?;
+    let end_of_turns = CancellationToken::new();
+    let writers = Writers::start(&scene, || stack.api(&scene.workspace), &end_of_turns)?;
     drop(scene);
     note("publishing".to_owned());
     tokio::time::sleep(CALM).await;
@@ -269,8 +270,10 @@ async fn run_in(
     note("healed".to_owned());
     tokio::time::sleep(CALM).await;
     vitals.look(&stack);
-    stop.cancel();
+    // Events go on until the last writer is done: a dead endpoint is only disabled by its failures.
+    end_of_turns.cancel();
     let Turns { hooks, halts } = writers.finish().await?;
+    end_of_events.cancel();
     let (tallies, published) = finish(publishers).await?;
     let healed = Instant::now();
     let (quiet_after, leftovers) = match quiet(&stack, QUIET_LIMIT, note).await {

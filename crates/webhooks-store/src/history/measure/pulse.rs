@@ -8,10 +8,10 @@ use super::{Latency, Range, backlog, latency_of};
 use crate::{Store, error::StoreError};
 
 /// Most deliveries that are counted: the newest.
-pub const MAX_PULSE: i64 = 5_000;
+pub const MAX_PULSE: i64 = 2_000;
 
 /// Deliveries whose attempts make the percentiles: the newest.
-const TIMED: i64 = 1_000;
+const TIMED: i64 = 500;
 
 /// The figures.
 #[derive(Debug, Clone, Copy, PartialEq)]
