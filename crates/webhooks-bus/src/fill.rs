@@ -1,6 +1,6 @@
 //! The alarm before a stream is full, and the stop where the server knows no limit.
 //!
-//! A stream with a limit refuses when it is full, and then publishers wait. A stream with schedules can
+//! A stream with a limit (those behind buckets are such) refuses when it is full, and then publishers wait. A stream with schedules can
 //! have none (RETRIES: the server refuses `discard: new` beside schedules, and `discard: old` would lose),
 //! so it would grow until the disk is full. There the stop is ours: from 85 % of what it is meant for on,
 //! ingest takes no more events, and what is owed later can go out and make room.
@@ -56,18 +56,20 @@ struct Watched {
 
 impl Watched {
     fn all(settings: &BusSettings) -> Vec<Self> {
-        let streams = topology::streams(settings).into_iter();
-        let watched = streams.map(|stream| Self {
-            max_bytes: if stream.max_bytes > 0 {
-                0
-            } else {
-                u64::try_from(settings.retries_max_bytes).unwrap_or(0)
-            },
-            name: stream.name,
+        let watched = |name, max_bytes| Self {
+            name,
+            max_bytes,
             level: Level::Fine,
             stops: false,
+        };
+        let streams = topology::streams(settings).into_iter().map(|stream| {
+            let no_limit = u64::try_from(settings.retries_max_bytes).unwrap_or(0);
+            watched(stream.name, if stream.max_bytes > 0 { 0 } else { no_limit })
         });
-        watched.collect()
+        // A bucket that is full refuses what its writer repeats for ever.
+        let buckets = topology::buckets(settings).into_iter();
+        let buckets = buckets.map(|bucket| watched(format!("KV_{}", bucket.bucket), 0));
+        streams.chain(buckets).collect()
     }
 
     fn note(&mut self, fill: Fill) {
@@ -111,7 +113,7 @@ fn number(count: u64) -> f64 {
     number
 }
 
-/// Shows how full each stream is, how many messages it has and how old the oldest is
+/// Shows how full each stream is, those behind buckets too, how many messages it has and how old the oldest is
 /// (`webhooks_stream_…`), and how far fan-out is behind (`webhooks_events_lag`); logs once when a stream
 /// passes a mark. RETRIES has no limit at the server, so `stop` is told at every look why nothing more
 /// may be taken, or that it may. Until `shutdown`: one question for each stream every five seconds.

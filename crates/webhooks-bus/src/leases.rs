@@ -58,7 +58,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use webhooks_domain::ownership;
-use webhooks_proto::internal::v1::PartitionLease;
+use webhooks_proto::internal::v1::{PartitionLease, PartitionLeaver};
 
 use crate::{
     bus::Bus,
@@ -104,15 +104,19 @@ pub enum Handover {
     Clean,
     /// Its owner died: what it had pulled must go out again.
     FromDead,
-    /// Its owner left and is still finishing these stream sequences.
-    FromLeaver {
-        /// The member that left; while it lives, it acknowledges them itself.
-        leaver: String,
-        /// On the DELIVERIES stream.
-        deliveries: Vec<u64>,
-        /// On the RETRIES stream.
-        retries: Vec<u64>,
-    },
+    /// Owners left and are still finishing something: the last one, and perhaps some before it.
+    FromLeavers(Vec<InHand>),
+}
+
+/// What a member that left a partition is still finishing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InHand {
+    /// The member; while it lives, it acknowledges these itself.
+    pub member: String,
+    /// Sequences on the DELIVERIES stream.
+    pub deliveries: Vec<u64>,
+    /// Sequences on the RETRIES stream.
+    pub retries: Vec<u64>,
 }
 
 /// What happened to a partition.
@@ -248,8 +252,15 @@ impl Leases {
         !view.synced || view.members.contains_key(member)
     }
 
-    /// Hands a partition over that was gained with `epoch`, with what is still in flight. Nothing
-    /// happens when it is no longer ours, or ours anew.
+    /// This member's name.
+    #[must_use]
+    pub fn member(&self) -> &str {
+        &self.shared.settings.member
+    }
+
+    /// Hands a partition over that was gained with `epoch`, with what is still in flight, here and at
+    /// those who had it before. False, and nothing has happened, when it is no longer ours, or ours
+    /// anew.
     ///
     /// # Errors
     /// When NATS does not take it now: it is tried again for as long as this member lives.
@@ -257,21 +268,23 @@ impl Leases {
         &self,
         partition: u16,
         epoch: u64,
-        deliveries: Vec<u64>,
-        retries: Vec<u64>,
-    ) -> Result<(), BusError> {
+        in_hand: Vec<InHand>,
+    ) -> Result<bool, BusError> {
         let shared = &self.shared;
+        let leavers = in_hand.into_iter().map(|one| PartitionLeaver {
+            member: one.member,
+            deliveries: one.deliveries,
+            retries: one.retries,
+        });
         let lease = PartitionLease {
             owner: String::new(),
             epoch,
-            leaver: shared.settings.member.clone(),
-            deliveries_in_flight: deliveries,
-            retries_in_flight: retries,
+            leavers: leavers.collect(),
         };
         let seq = {
             let mut view = shared.view();
             if view.owned.get(&partition) != Some(&epoch) {
-                return Ok(());
+                return Ok(false);
             }
             view.forget(partition);
             view.unreleased.insert(partition, lease.clone());
@@ -280,7 +293,7 @@ impl Leases {
         shared
             .write(partition, lease, seq)
             .await
-            .map(|_| ())
+            .map(|_| true)
             .map_err(unavailable)
     }
 
@@ -618,7 +631,6 @@ impl Shared {
                     .filter(|said| said.epoch == lease.epoch);
                 let free = said.cloned().unwrap_or_else(|| PartitionLease {
                     epoch: lease.epoch,
-                    leaver: me.clone(),
                     ..PartitionLease::default()
                 });
                 (*partition, free, *seq)
@@ -746,16 +758,22 @@ fn handover_of(before: Option<PartitionLease>) -> Handover {
     match before {
         None => Handover::Clean,
         Some(lease) if !lease.owner.is_empty() => Handover::FromDead,
-        Some(lease)
-            if lease.deliveries_in_flight.is_empty() && lease.retries_in_flight.is_empty() =>
-        {
-            Handover::Clean
+        Some(lease) => {
+            let leavers = lease.leavers.into_iter();
+            let at_work =
+                leavers.filter(|one| !(one.deliveries.is_empty() && one.retries.is_empty()));
+            let in_hand: Vec<InHand> = at_work
+                .map(|one| InHand {
+                    member: one.member,
+                    deliveries: one.deliveries,
+                    retries: one.retries,
+                })
+                .collect();
+            match in_hand.is_empty() {
+                true => Handover::Clean,
+                false => Handover::FromLeavers(in_hand),
+            }
         }
-        Some(lease) => Handover::FromLeaver {
-            leaver: lease.leaver,
-            deliveries: lease.deliveries_in_flight,
-            retries: lease.retries_in_flight,
-        },
     }
 }
 

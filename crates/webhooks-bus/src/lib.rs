@@ -56,7 +56,7 @@ pub use health::{
     record_of, status_of,
 };
 pub use identities::{Identities, IdentityError, write_new_seed};
-pub use leases::{Handover, LeaseEvent, Leases, LeasesSettings};
+pub use leases::{Handover, InHand, LeaseEvent, Leases, LeasesSettings};
 pub use letters::{FIRST_REFUSED, REFUSED_PER_WORKSPACE, letters_stream};
 pub use ops::{OpsEvent, OpsFailure};
 pub use parked::FIRE_MARGIN;

@@ -4,6 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_domain::{
@@ -78,9 +79,15 @@ async fn attempt(shared: Arc<Shared>, job: Job, target: Arc<Target>) -> Attempte
         error.r#type = tracing::field::Empty,
     );
     set_parent(&span, &job.traceparent);
-    let result = send(&shared, &job, &target, started_micros)
+    let began = Instant::now();
+    let mut result = send(&shared, &job, &target, started_micros)
         .instrument(span.clone())
         .await;
+    // No answer, and we were not there to take it.
+    let unanswered = result.class.is_some() && result.status.is_none();
+    if unanswered && shared.stalls.stood_still(began, Instant::now()) {
+        result.fail_as(Failure::StoodStill);
+    }
     if let Some(status) = result.status {
         span.record("http.response.status_code", status);
     }

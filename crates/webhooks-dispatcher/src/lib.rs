@@ -39,6 +39,7 @@ mod report;
 mod reporter;
 mod settings;
 mod shared;
+mod stall;
 mod tenure;
 
 use std::{sync::Arc, time::Duration};
@@ -149,6 +150,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let shared = Arc::new(shared.with_cancelled(cancelled));
     fit_places(&shared);
     ctx.readiness.fail("partitions", "joining");
+    watch_stalls(&ctx, &shared, ended.clone());
     watch_clock(&ctx, &shared);
     watch_readiness(&ctx, &shared);
     ctx.started();
@@ -168,6 +170,15 @@ async fn wait_loaded(mirror: &ConfigMirror, ctx: &Context) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ctx.readiness.ok("config");
+}
+
+/// Notices when this process stands still, until the last attempt has ended.
+fn watch_stalls(ctx: &Context, shared: &Arc<Shared>, ended: CancellationToken) {
+    let shared = shared.clone();
+    ctx.tasks.spawn("stalls", OnError::Log, async move {
+        ended.run_until_cancelled(shared.stalls.watch()).await;
+        anyhow::Ok(())
+    });
 }
 
 /// Watches over the clock while the dispatcher runs.

@@ -136,7 +136,7 @@ impl Owner {
         if let Err(error) = self
             .shared
             .leases
-            .release(partition, epoch, Vec::new(), Vec::new())
+            .release(partition, epoch, Vec::new())
             .await
         {
             tracing::warn!(partition, %error, "partition not released yet");

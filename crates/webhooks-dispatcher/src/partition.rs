@@ -45,7 +45,7 @@ use crate::{
     shared::Shared,
     tenure::Tenure,
 };
-use handover::{Leaver, leaver_of};
+use handover::{Leaver, leavers_of};
 use kin::Kin;
 
 /// Messages taken from a consumer at a time.
@@ -85,7 +85,7 @@ pub(crate) struct Partition {
     shared: Arc<Shared>,
     partition: u16,
     epoch: u64,
-    leaver: Option<Leaver>,
+    leavers: Vec<Leaver>,
     kin: Kin,
     ending: Ending,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -137,7 +137,7 @@ impl Partition {
             shared,
             partition,
             epoch,
-            leaver: leaver_of(handover),
+            leavers: leavers_of(handover),
             kin: Kin::of(elders),
             ending,
             orders,
@@ -181,7 +181,7 @@ impl Partition {
                 // Dropped, so that nothing more is sent here.
                 (fresh, due) = (None, None);
             }
-            let room = self.has_room();
+            let may_pull = self.may_pull();
             tokio::select! {
                 biased;
                 Some(order) = self.orders.recv() => self.obey(order).await,
@@ -213,7 +213,7 @@ impl Partition {
                         self.look_after_held();
                     }
                 }
-                (lane, batch) = next_of(&mut due, &mut fresh), if room => self.arrived(lane, batch).await,
+                (lane, batch) = next_of(&mut due, &mut fresh), if may_pull => self.arrived(lane, batch).await,
                 changed = changes.recv(), if self.mode == Mode::Owning => {
                     let changed = changed.ok();
                     self.configuration_changed(changed);
@@ -321,7 +321,13 @@ impl Partition {
         pace::is_short(self.outstanding.len(), window) || self.shared.budget.is_short()
     }
 
-    /// Whether more may be pulled.
+    /// Whether more may be pulled. Not while membership is uncertain: the consumer may be the next
+    /// owner's by now, and what it gave us would wait there for its time.
+    fn may_pull(&self) -> bool {
+        self.shared.leases.lapses().is_some() && self.has_room()
+    }
+
+    /// Whether there is room for more.
     fn has_room(&self) -> bool {
         self.outstanding.len() < self.shared.settings.limits.partition_window
             && self.shared.budget.has_room()

@@ -30,11 +30,13 @@ pub(crate) enum Settled {
     /// The message is done with: acknowledge it.
     Done {
         key: MessageKey,
-        /// The delivery and attempt that are over, if they are.
+        /// The delivery and attempt that are over ([`ENDED`](crate::finished::ENDED) = all of them), if
+        /// they are.
         finished: Option<(Uuid, u32)>,
     },
-    /// The partition is another's, and with it what follows: its message is left to it.
-    LetGo { key: MessageKey },
+    /// The partition is another's, and with it what follows: its message is left to it. `parking` = it
+    /// was being parked.
+    LetGo { key: MessageKey, parking: bool },
     /// Make the job's attempt after `delay`.
     Again { job: Box<Job>, delay: Duration },
     /// An attempt is recorded: what `then` says, and this has become of the delivery.
@@ -64,8 +66,12 @@ pub(crate) enum Settled {
         webhook: Uuid,
         found: Option<(Vec<Found>, bool)>,
     },
-    /// These messages are no more; `last` = all were looked for after their holder had ended.
-    Gone { keys: Vec<MessageKey>, last: bool },
+    /// These messages of a leaver's are no more; `last` = all were looked for after it had ended.
+    Gone {
+        leaver: String,
+        keys: Vec<MessageKey>,
+        last: bool,
+    },
     /// Something about an endpoint's health is durable, or is not.
     Health(HealthSettled),
     /// Something was done with what is held.
@@ -92,6 +98,16 @@ pub(crate) enum Settled {
     Removed,
     /// Nothing.
     Nothing,
+}
+
+impl Settled {
+    /// Leaves a message to whoever has the partition.
+    pub(crate) fn let_go(key: MessageKey) -> Self {
+        Self::LetGo {
+            key,
+            parking: false,
+        }
+    }
 }
 
 pub(crate) type Settling = BoxFuture<'static, Settled>;

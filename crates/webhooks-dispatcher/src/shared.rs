@@ -17,7 +17,7 @@ use webhooks_runtime::Clock;
 
 use crate::{
     budget::Budget, fair::Places, finished::Finished, floor::FannedOut, pace::Pace, panics::Panics,
-    registry::Registry, reporter::Reporter, settings::Limits,
+    registry::Registry, reporter::Reporter, settings::Limits, stall::Stalls,
 };
 
 /// The settings that partitions use.
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) finished: Finished,
     /// Deliveries whose handling panicked here.
     pub(crate) panics: Panics,
+    /// When this process stood still.
+    pub(crate) stalls: Stalls,
     /// Deliveries on the wire, across losing and regaining a partition in one process.
     on_the_wire: Mutex<HashSet<Uuid>>,
 }
@@ -97,6 +99,7 @@ impl Shared {
             pace: Pace::default(),
             finished: Finished::default(),
             panics: Panics::default(),
+            stalls: Stalls::default(),
             settings,
             places,
             fanned_out: FannedOut::default(),

@@ -12,20 +12,25 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use webhooks_bus::Leases;
 
 /// How often it is looked again: membership that is uncertain is certain or lost within twice its time
 /// to live.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long after it gave a partition away a task may still write: less than the next owner waits for it
+/// ([`LEAVER_PATIENCE`](crate::partition::LEAVER_PATIENCE)).
+const FINISH_WITHIN: Duration = Duration::from_secs(40);
+
 /// What a task was told of its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Nothing: it is ours, if our membership is certain.
     Owning,
-    /// It gave it away, when its membership had lapsed so often; `None` = it was not certain then.
-    Given { lapses: Option<u64> },
+    /// It gave it away, when its membership had lapsed so often; `None` = it was not certain then. The
+    /// next owner waits for what was named, but not for ever.
+    Given { lapses: Option<u64>, until: Instant },
     /// It is another's.
     Lost,
 }
@@ -51,8 +56,10 @@ impl Tenure {
 
     /// The partition is about to be given away; what is in hand will be named.
     pub(crate) fn give(&self) {
-        let lapses = self.leases.lapses();
-        self.become_(Stage::Given { lapses });
+        self.become_(Stage::Given {
+            lapses: self.leases.lapses(),
+            until: Instant::now() + FINISH_WITHIN,
+        });
     }
 
     /// The partition is another's.
@@ -66,7 +73,8 @@ impl Tenure {
     }
 
     /// Does something durable that follows from an attempt; `None` = it is no longer ours to do. What was
-    /// begun then may have been done: it must be of no harm beside what the next owner does.
+    /// begun then may be done all the same, late: the next owner lets alone what it has ended
+    /// ([`Finished`](crate::finished::Finished)), and a retry that both make has one message id.
     pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         loop {
             match self.holds() {
@@ -90,7 +98,7 @@ impl Tenure {
     fn holds(&self) -> Option<bool> {
         let stage = self.stage();
         let owned = || self.leases.holds(self.partition, self.epoch);
-        holds(stage, owned, || self.leases.lapses())
+        holds(stage, owned, || self.leases.lapses(), Instant::now())
     }
 
     fn stage(&self) -> Stage {
@@ -107,11 +115,15 @@ fn holds(
     stage: Stage,
     owned: impl FnOnce() -> bool,
     lapses: impl FnOnce() -> Option<u64>,
+    now: Instant,
 ) -> Option<bool> {
     match stage {
         Stage::Owning => owned().then_some(true),
-        // The next owner leaves what was named to us for as long as it sees us alive.
-        Stage::Given { lapses: given } => Some(given.is_some() && given == lapses()),
+        // The next owner leaves to us what was named, for that long, and as long as it sees us alive.
+        Stage::Given {
+            lapses: given,
+            until,
+        } => Some(now < until && given.is_some() && given == lapses()),
         Stage::Lost => Some(false),
     }
 }
@@ -122,16 +134,21 @@ mod tests {
 
     #[test]
     fn what_follows_is_written_by_who_surely_owns_or_gave_away_and_never_lapsed() {
-        let of = |stage, owned, lapses| holds(stage, || owned, || lapses);
+        let now = Instant::now();
+        let of = |stage, owned, lapses| holds(stage, || owned, || lapses, now);
+        let given = |lapses, secs| Stage::Given {
+            lapses,
+            until: now + Duration::from_secs(secs),
+        };
         assert_eq!(of(Stage::Owning, true, Some(0)), Some(true));
         // Lapsed: it may turn out to be ours still.
         assert_eq!(of(Stage::Owning, false, None), None);
-        let given = Stage::Given { lapses: Some(3) };
-        assert_eq!(of(given, false, Some(3)), Some(true));
-        // Others may have seen our end.
-        assert_eq!(of(given, false, None), Some(false));
-        assert_eq!(of(given, true, Some(4)), Some(false));
-        assert_eq!(of(Stage::Given { lapses: None }, false, None), Some(false));
+        assert_eq!(of(given(Some(3), 1), false, Some(3)), Some(true));
+        // Others may have seen our end, or have lost patience.
+        assert_eq!(of(given(Some(3), 1), false, None), Some(false));
+        assert_eq!(of(given(Some(3), 1), true, Some(4)), Some(false));
+        assert_eq!(of(given(Some(3), 0), false, Some(3)), Some(false));
+        assert_eq!(of(given(None, 1), false, None), Some(false));
         assert_eq!(of(Stage::Lost, true, Some(0)), Some(false));
     }
 }

@@ -73,8 +73,8 @@ impl AttemptResult {
         Self::new(failure.outcome(), Some(failure.class(host)), Some(failure))
     }
 
-    /// Its failure is another one than its status alone says.
-    pub(crate) fn fail_as(&mut self, failure: Failure) {
+    /// Its failure is another one than what was met says.
+    pub fn fail_as(&mut self, failure: Failure) {
         self.outcome = failure.outcome();
         self.class = Some(failure.class(""));
         self.failure = Some(failure);

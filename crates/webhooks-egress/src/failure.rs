@@ -49,6 +49,8 @@ pub enum Failure {
     HeadTooLarge,
     /// Something on our side.
     Internal,
+    /// Our process did not run for a while: the endpoint may have answered to nobody.
+    StoodStill,
     /// The endpoint does not take our client certificate, or wants one.
     ClientCertificateRefused,
     /// There was no access token to be had; the endpoint was not called.
@@ -96,7 +98,7 @@ impl Failure {
             | Self::ClientCertificateRefused => Outcome::TlsError,
             Self::Token(_) => Outcome::TokenError,
             Self::InvalidResponse | Self::HeadTooLarge => Outcome::InvalidResponse,
-            Self::ResolverDown | Self::Internal => Outcome::Internal,
+            Self::ResolverDown | Self::Internal | Self::StoodStill => Outcome::Internal,
         }
     }
 
@@ -150,6 +152,7 @@ impl Failure {
             Self::InvalidResponse => "invalid_response",
             Self::HeadTooLarge => "head_too_large",
             Self::Internal => "internal",
+            Self::StoodStill => "stood_still",
             Self::ClientCertificateRefused => "client_certificate_refused",
             Self::Token(TokenFailure::Blocked) => "token_endpoint_blocked",
             Self::Token(TokenFailure::Refused) => "token_endpoint_refused",
@@ -176,7 +179,7 @@ impl Failure {
             Self::Status(_) => "the endpoint did not answer with a 2xx status",
             Self::NameNotFound => "the endpoint's host name does not exist",
             Self::NameLookupFailed => "the endpoint's host name could not be resolved",
-            Self::ResolverDown | Self::Internal => {
+            Self::ResolverDown | Self::Internal | Self::StoodStill => {
                 "a problem on our side; this attempt does not count"
             }
             Self::ConnectTimeout => "connecting to the endpoint took too long",
@@ -263,6 +266,7 @@ mod tests {
             Failure::InvalidResponse,
             Failure::HeadTooLarge,
             Failure::Internal,
+            Failure::StoodStill,
             Failure::ClientCertificateRefused,
             Failure::TokenStale,
             Failure::Token(TokenFailure::Blocked),

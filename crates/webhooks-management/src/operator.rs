@@ -168,7 +168,7 @@ impl Operator {
         let changed = changed.ok_or(ManagementError::WorkspaceNotFound)?;
         // What the read model holds of a workspace's settings.
         if told(&changed) != told(&before) {
-            self.in_force().await?;
+            self.in_force(id).await?;
         }
         tracing::info!(workspace.id = %id, plan = changed.plan.as_str(), "workspace.changed");
         Ok(changed)
@@ -188,7 +188,7 @@ impl Operator {
             tokens = deleted.tokens,
             "workspace.deleted"
         );
-        self.in_force().await?;
+        self.in_force(id).await?;
         Ok(deleted)
     }
 
@@ -272,7 +272,7 @@ impl Operator {
             StoreError::NotFound(_) => ManagementError::WorkspaceNotFound,
             other => other.into(),
         })?;
-        self.in_force().await?;
+        self.in_force(workspace.id).await?;
         Ok(token)
     }
 
@@ -286,7 +286,7 @@ impl Operator {
             .store
             .revoke_token(workspace, id, &self.actor, now)
             .await?;
-        self.in_force().await?;
+        self.in_force(workspace).await?;
         Ok(revoked)
     }
 
@@ -312,10 +312,10 @@ impl Operator {
         Ok(changed.is_some())
     }
 
-    /// Brings what was committed to the read model.
-    async fn in_force(&self) -> Result<(), ManagementError> {
+    /// Brings what was committed of a workspace to the read model.
+    async fn in_force(&self, workspace: Uuid) -> Result<(), ManagementError> {
         if self.pumped {
-            self.outbox.settled().await
+            self.outbox.settled(workspace).await
         } else {
             let drained = self.outbox.drain().await;
             drained.map_err(|error| ManagementError::Unavailable(Some(error)))

@@ -6,6 +6,8 @@
 //! by a cursor, and the rows of one key are in the order of its changes, because a change holds the
 //! lock of the row it changes.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
@@ -84,19 +86,61 @@ pub(crate) async fn push(
     Ok(())
 }
 
+/// The next rows: of each workspace its oldest, so that one with many changes holds up nobody else.
+/// Workspaces are found by their first row each, not by reading all rows.
+const NEXT: &str = "
+WITH RECURSIVE waiting (workspace_id) AS (
+  (SELECT workspace_id FROM outbox ORDER BY workspace_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT o.workspace_id FROM outbox o WHERE o.workspace_id > w.workspace_id
+          ORDER BY o.workspace_id LIMIT 1)
+  FROM waiting w WHERE w.workspace_id IS NOT NULL
+)
+SELECT o.id, o.kind, o.workspace_id, o.key, o.revision
+FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT $1) w
+CROSS JOIN LATERAL (
+  SELECT * FROM outbox o WHERE o.workspace_id = w.workspace_id ORDER BY o.id LIMIT $2
+) o
+ORDER BY o.id";
+
+/// What is to be told next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxStep {
+    /// The oldest rows of each workspace, in the order of their ids.
+    pub rows: Vec<OutboxRow>,
+    /// Workspaces that have, or may have, more than these.
+    pub more_of: HashSet<Uuid>,
+    /// There may be rows of workspaces that are not in this step.
+    pub more_workspaces: bool,
+}
+
 impl Store {
-    /// The oldest `limit` rows, in the order of their ids.
+    /// The oldest `of_each` rows of `workspaces` workspaces.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn next_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
-        let select =
-            "SELECT id, kind, workspace_id, key, revision FROM outbox ORDER BY id LIMIT $1";
-        let rows = sqlx::query(select)
-            .bind(i64::from(limit))
+    pub async fn next_outbox(
+        &self,
+        workspaces: u32,
+        of_each: u32,
+    ) -> Result<OutboxStep, StoreError> {
+        let rows = sqlx::query(NEXT)
+            .bind(i64::from(workspaces))
+            .bind(i64::from(of_each))
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(OutboxRow::of).collect()
+        let rows: Vec<OutboxRow> = rows.iter().map(OutboxRow::of).collect::<Result<_, _>>()?;
+        let mut counts: HashMap<Uuid, u32> = HashMap::new();
+        for row in &rows {
+            *counts.entry(row.workspace_id).or_default() += 1;
+        }
+        let found = u32::try_from(counts.len()).unwrap_or(u32::MAX);
+        let full = counts.into_iter().filter(|(_, count)| *count >= of_each);
+        Ok(OutboxStep {
+            rows,
+            more_of: full.map(|(workspace, _)| workspace).collect(),
+            more_workspaces: found >= workspaces,
+        })
     }
 
     /// Removes rows whose changes the read model has. Ids that are gone already are no error.

@@ -44,12 +44,15 @@ pub(crate) fn ended_of(attempted: &Attempted, epoch: u64, at_micros: i64) -> Opt
     })
 }
 
-/// Tells the next owner of the partition how an attempt ended.
+/// Tells the next owner of the partition how an attempt ended. The message's id is of us and of the
+/// `epoch` in which the partition was ours: an owner that got such a note and passes it on must not be
+/// taken for the one who wrote it.
 pub(crate) async fn tell_next_owner(
     shared: Arc<Shared>,
     partition: u16,
     webhook: Uuid,
     workspace: Uuid,
+    epoch: u64,
     ended: Ended,
 ) {
     if matches!(ended.verdict, Verdict::Ours | Verdict::Retried) && !ended.probe {
@@ -67,7 +70,8 @@ pub(crate) async fn tell_next_owner(
         ended: Some(wire(&ended)),
         ..DeliveryJob::default()
     };
-    let id = format!("{}:{}:ended", ended.delivery.simple(), ended.attempt);
+    let (delivery, attempt) = (ended.delivery.simple(), ended.attempt);
+    let id = format!("{delivery}:{attempt}:ended:{}:{epoch}", shared.name);
     let subject = subjects::delivery(partition, webhook, ended.delivery);
     let message = Outgoing::new(subject, &id, note.encode_to_vec().into());
     publish_for_ever(&shared.bus, message).await;

@@ -219,7 +219,7 @@ impl Partition {
         let Some(endpoint) = self.endpoints.get_mut(&webhook) else {
             return;
         };
-        if self.mode == Mode::Owning && self.leaver.is_none() && endpoint.line().must_learn() {
+        if self.mode == Mode::Owning && self.leavers.is_empty() && endpoint.line().must_learn() {
             let (shared, partition) = (self.shared.clone(), self.partition);
             self.settling
                 .push(parked::learn(shared, partition, webhook));
@@ -363,10 +363,10 @@ impl Partition {
         {
             self.parking += 1;
             let (shared, partition) = (self.shared.clone(), self.partition);
-            let owed = job.owed_by();
+            let (owed, tenure) = (job.owed_by(), self.tenure.clone());
             let parked = match parking {
-                Parking::Room(wait) => io::park(shared, partition, job, wait),
-                Parking::Behind(behind) => io::block(shared, partition, job, behind),
+                Parking::Room(wait) => io::park(shared, partition, tenure, job, wait),
+                Parking::Behind(behind) => io::block(shared, partition, tenure, job, behind),
             };
             self.settling
                 .push(surviving(parked, move || Settled::Panicked {

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 use uuid::Uuid;
-use webhooks_bus::Handover;
+use webhooks_bus::{Handover, InHand};
 
 use super::{Mode, Order, Partition};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 const LOOK_AFTER_LEAVER: Duration = Duration::from_secs(1);
 
 /// How long a leaver is given: an attempt's deadline, its record, and some.
-const LEAVER_PATIENCE: Duration = Duration::from_secs(45);
+pub(crate) const LEAVER_PATIENCE: Duration = Duration::from_secs(45);
 
 /// What an owner that left is still finishing.
 pub(super) struct Leaver {
@@ -35,40 +35,39 @@ pub(super) struct Leaver {
 impl Partition {
     /// Sets aside what an owner that left is still finishing.
     pub(super) fn defer(&mut self, key: MessageKey, job: &Job) -> bool {
-        match &mut self.leaver {
-            Some(leaver) if leaver.named.contains(&key) => {
-                leaver.deferred.insert(key, job.webhook);
-                self.foreign_began(key, job.webhook);
-                true
-            }
-            _ => false,
-        }
+        let mut leavers = self.leavers.iter_mut();
+        let Some(leaver) = leavers.find(|leaver| leaver.named.contains(&key)) else {
+            return false;
+        };
+        leaver.deferred.insert(key, job.webhook);
+        self.foreign_began(key, job.webhook);
+        true
     }
 
-    /// Looks whether the leaver has finished; what it leaves behind when it dies goes on here.
-    pub(super) fn look_after_leaver(&mut self) {
+    /// Looks whether leavers have finished; what one leaves behind when it dies goes on here.
+    pub(super) fn look_after_leavers(&mut self) {
         let now = Instant::now();
-        let Some(leaver) = &mut self.leaver else {
-            return;
-        };
-        if now < leaver.look_at {
-            return;
-        }
-        leaver.look_at = now + LOOK_AFTER_LEAVER;
-        if leaver.named.is_empty() {
-            self.leaver = None;
-        } else {
+        self.leavers.retain(|leaver| !leaver.named.is_empty());
+        for leaver in &mut self.leavers {
+            if now < leaver.look_at {
+                continue;
+            }
+            leaver.look_at = now + LOOK_AFTER_LEAVER;
             // Asked before the look, so that what is there after the leaver's end is really left.
             let ended = now >= leaver.until || !self.shared.leases.is_alive(&leaver.name);
             let keys = leaver.named.iter().copied().collect();
-            let look = io::look_for(self.shared.clone(), self.partition, keys, ended);
+            let (shared, name) = (self.shared.clone(), leaver.name.clone());
+            let look = io::look_for(shared, self.partition, name, keys, ended);
             self.settling.push(look);
         }
     }
 
     /// What a leaver named is done with; when it has ended, the rest goes on here.
-    pub(super) fn leaver_finished(&mut self, gone: Vec<MessageKey>, last: bool) {
-        let Some(leaver) = &mut self.leaver else {
+    pub(super) fn leaver_finished(&mut self, name: &str, gone: Vec<MessageKey>, last: bool) {
+        let Some(at) = self.leavers.iter().position(|leaver| leaver.name == name) else {
+            return;
+        };
+        let Some(leaver) = self.leavers.get_mut(at) else {
             return;
         };
         let mut ended = Vec::new();
@@ -88,7 +87,7 @@ impl Partition {
             self.foreign_ended(webhook);
         }
         if last {
-            self.leaver = None;
+            self.leavers.remove(at);
             self.take_up(left.into_keys().collect());
         }
     }
@@ -113,43 +112,38 @@ impl Partition {
         while let Some(expired) = self.waiting.peek().map(|key| self.waiting.remove(&key)) {
             unstarted.push(expired.into_inner());
         }
-        // What the owner before us is still finishing is passed on under our name.
-        let mut passed_on = HashSet::new();
-        if let Some(leaver) = self.leaver.take() {
-            passed_on = leaver.named;
+        // What owners before us are still finishing is passed on under their names.
+        let mut in_hand = Vec::new();
+        for leaver in std::mem::take(&mut self.leavers) {
             for key in leaver.deferred.into_keys() {
                 self.outstanding.remove(&key);
             }
+            in_hand.push(in_hand_of(leaver.name, &leaver.named));
         }
-        // What elders of ours are still finishing stays theirs.
-        passed_on.extend(self.kin.leave(&mut self.outstanding));
+        // What elders of ours are still finishing stays theirs, under our name.
+        let mut ours = self.kin.leave(&mut self.outstanding);
         for job in unstarted {
             self.hand_back(job);
         }
         self.ending.begin(self.outstanding.keys().copied());
         if let Order::Give = order {
             // What waits for its record is done with in a moment; it is named all the same.
-            passed_on.extend(self.outstanding.keys());
-            let named = |lane| {
-                passed_on
-                    .iter()
-                    .filter(|key| key.0 == lane)
-                    .map(|key| key.1)
-                    .collect::<Vec<_>>()
-            };
-            let (fresh, due) = (named(Lane::Fresh), named(Lane::Due));
+            ours.extend(self.outstanding.keys());
             tracing::info!(
                 partition = self.partition,
-                in_flight = fresh.len() + due.len(),
+                in_flight = ours.len(),
+                leavers = in_hand.len(),
                 "partition handed over"
             );
-            if let Err(error) = self
-                .shared
-                .leases
-                .release(self.partition, self.epoch, fresh, due)
-                .await
-            {
-                tracing::warn!(partition = self.partition, %error, "partition not released yet");
+            let leases = self.shared.leases.clone();
+            in_hand.push(in_hand_of(leases.member().to_owned(), &ours));
+            match leases.release(self.partition, self.epoch, in_hand).await {
+                Ok(true) => {}
+                // Nobody was told of what we have in hand.
+                Ok(false) => self.tenure.lose(),
+                Err(error) => {
+                    tracing::warn!(partition = self.partition, %error, "partition not released yet");
+                }
             }
             self.named = true;
         }
@@ -161,8 +155,8 @@ impl Partition {
     pub(super) fn hand_back(&mut self, job: Job) {
         let schedules = !self.tenure.is_lost() && (job.made_progress() || self.named);
         if job.ended.is_none() && schedules {
-            let (owed, shared) = (job.owed_by(), self.shared.clone());
-            let parked = io::park(shared, self.partition, job, Duration::ZERO);
+            let (owed, shared, tenure) = (job.owed_by(), self.shared.clone(), self.tenure.clone());
+            let parked = io::park(shared, self.partition, tenure, job, Duration::ZERO);
             self.settle(owed, parked);
         } else {
             self.let_go(job.key);
@@ -176,24 +170,32 @@ impl Partition {
     }
 }
 
-pub(super) fn leaver_of(handover: Handover) -> Option<Leaver> {
-    let Handover::FromLeaver {
-        leaver,
-        deliveries,
-        retries,
-    } = handover
-    else {
-        return None;
+pub(super) fn leavers_of(handover: Handover) -> Vec<Leaver> {
+    let Handover::FromLeavers(leavers) = handover else {
+        return Vec::new();
     };
     let named = |lane: Lane, seqs: Vec<u64>| seqs.into_iter().map(move |seq| (lane, seq));
     let now = Instant::now();
-    Some(Leaver {
-        name: leaver,
-        named: named(Lane::Fresh, deliveries)
-            .chain(named(Lane::Due, retries))
+    let leavers = leavers.into_iter().map(|one| Leaver {
+        name: one.member,
+        named: named(Lane::Fresh, one.deliveries)
+            .chain(named(Lane::Due, one.retries))
             .collect(),
         deferred: HashMap::new(),
         until: now + LEAVER_PATIENCE,
         look_at: now,
-    })
+    });
+    leavers.collect()
+}
+
+fn in_hand_of(member: String, keys: &HashSet<MessageKey>) -> InHand {
+    let of = |lane| {
+        let of_lane = keys.iter().filter(|key| key.0 == lane);
+        of_lane.map(|key| key.1).collect()
+    };
+    InHand {
+        member,
+        deliveries: of(Lane::Fresh),
+        retries: of(Lane::Due),
+    }
 }

@@ -114,7 +114,12 @@ impl Partition {
                     self.hand_back(*job);
                 }
             }
-            Settled::LetGo { key } => self.let_go(key),
+            Settled::LetGo { key, parking } => {
+                if parking {
+                    self.parking = self.parking.saturating_sub(1);
+                }
+                self.let_go(key);
+            }
             Settled::Admit(jobs) => {
                 for job in jobs {
                     let release = match job.over {
@@ -196,7 +201,7 @@ impl Partition {
                     self.stalled.insert(webhook);
                 }
             }
-            Settled::Gone { keys, last } => self.leaver_finished(keys, last),
+            Settled::Gone { leaver, keys, last } => self.leaver_finished(&leaver, keys, last),
             Settled::Health(settled) => self.health_settled(settled),
             Settled::Held(settled) => self.held_settled(settled),
             Settled::Recorded { .. } | Settled::Left { .. } | Settled::Nothing => {}

@@ -112,7 +112,8 @@ impl Partition {
         let (webhook, workspace) = (attempted.job.webhook, attempted.job.workspace);
         if self.mode != Mode::Owning {
             let shared = self.shared.clone();
-            let told = health::tell_next_owner(shared, self.partition, webhook, workspace, ended);
+            let (partition, epoch) = (self.partition, self.epoch);
+            let told = health::tell_next_owner(shared, partition, webhook, workspace, epoch, ended);
             return Some(told.boxed());
         }
         let effect = self.health.ended(webhook, workspace, ended);
@@ -295,7 +296,8 @@ impl Partition {
     pub(super) fn end_health(&mut self) {
         for (webhook, workspace, ended, waits) in self.health.end() {
             let shared = self.shared.clone();
-            let told = health::tell_next_owner(shared, self.partition, webhook, workspace, ended);
+            let (partition, epoch) = (self.partition, self.epoch);
+            let told = health::tell_next_owner(shared, partition, webhook, workspace, epoch, ended);
             self.settling.push(
                 async move {
                     told.await;

@@ -58,7 +58,7 @@ impl Partition {
             self.endpoints
                 .retain(|_, endpoint| !endpoint.is_idle(now_micros));
         }
-        self.look_after_leaver();
+        self.look_after_leavers();
         self.look_after_elders().await;
     }
 

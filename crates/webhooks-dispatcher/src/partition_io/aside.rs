@@ -13,6 +13,7 @@ use super::{
     schedule::{PUBLISH_PAUSE, PUBLISH_WITHIN, now_in, schedule},
 };
 use crate::{
+    finished::ENDED,
     held::reason,
     job::{Job, MessageKey},
     panics, report,
@@ -108,7 +109,7 @@ pub(crate) fn cancel(shared: Arc<Shared>, job: Job, reason: &'static str) -> Set
         shared.reporter.record(report).await;
         Settled::Done {
             key: job.key,
-            finished: Some((job.delivery, job.attempt)),
+            finished: Some((job.delivery, ENDED)),
         }
     }
     .boxed()

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     attempt::Attempted,
+    finished::ENDED,
     job::Job,
     report::{self, Execution},
     shared::Shared,
@@ -43,10 +44,19 @@ pub(crate) fn record(
             waits_for: None,
             ..job
         };
-        // Whoever takes over believes what is recorded: a probe that is not held again must not say so.
-        let held_again = job.probe
-            && matches!(next, Some(Next::Retry { .. }))
-            && tenure.hold(std::future::ready(())).await.is_some();
+        // First, so that what is recorded as held is there: whoever takes over believes the record.
+        let held_again = match next {
+            Some(Next::Retry { attempt, .. }) if job.probe => {
+                let next = Job {
+                    attempt,
+                    own_faults: 0,
+                    ..job.clone()
+                };
+                let held = hold_again(&shared, partition, &next);
+                tenure.hold(held).await.is_some()
+            }
+            _ => false,
+        };
         let now = shared.clock.now_micros();
         let due = |delay: Duration| now + i64::try_from(delay.as_micros()).unwrap_or(i64::MAX / 2);
         let (state, next_at) = match next {
@@ -79,30 +89,14 @@ pub(crate) fn record(
                 recorded.await;
                 Settled::Done {
                     key: job.key,
-                    finished: Some((job.delivery, job.attempt)),
+                    finished: Some((job.delivery, ENDED)),
                 }
             }
-            Some(Next::Retry { attempt, .. }) if held_again => {
-                let (key, made) = (job.key, (job.delivery, job.attempt));
-                let next = Job {
-                    attempt,
-                    own_faults: 0,
-                    ..job
-                };
-                // First, so that what is recorded as held is there.
-                while let Err(error) = write_held(&shared, partition, &next).await {
-                    tracing::warn!(%error, delivery.id = %next.delivery, "delivery not held yet");
-                    if let PublishError::Full(_) = error {
-                        let due = now_in(&shared, HOLD_AGAIN_AFTER);
-                        schedule(&shared, partition, &next, attempt, next.park + 1, due).await;
-                        break;
-                    }
-                    tokio::time::sleep(PUBLISH_PAUSE).await;
-                }
+            Some(Next::Retry { .. }) if held_again => {
                 recorded.await;
                 Settled::Done {
-                    key,
-                    finished: Some(made),
+                    key: job.key,
+                    finished: Some((job.delivery, job.attempt)),
                 }
             }
             Some(Next::Retry { attempt, delay }) if in_memory => {
@@ -127,7 +121,7 @@ pub(crate) fn record(
                         key: job.key,
                         finished: Some((job.delivery, job.attempt)),
                     },
-                    None => Settled::LetGo { key: job.key },
+                    None => Settled::let_go(job.key),
                 }
             }
             Some(Next::Again { delay }) => {
@@ -147,10 +141,22 @@ pub(crate) fn record(
                         schedule: stored.seq,
                         due,
                     },
-                    None => Settled::LetGo { key: again.key },
+                    None => Settled::let_go(again.key),
                 }
             }
         }
     }
     .boxed()
+}
+
+/// Holds a probe that has failed, or has it come again where HELD is full.
+async fn hold_again(shared: &Shared, partition: u16, next: &Job) {
+    while let Err(error) = write_held(shared, partition, next).await {
+        tracing::warn!(%error, delivery.id = %next.delivery, "delivery not held yet");
+        if let PublishError::Full(_) = error {
+            let due = now_in(shared, HOLD_AGAIN_AFTER);
+            return schedule(shared, partition, next, next.attempt, next.park + 1, due).await;
+        }
+        tokio::time::sleep(PUBLISH_PAUSE).await;
+    }
 }

@@ -95,6 +95,7 @@ async fn anew(bus: &Bus, stream: &str, partition: u16, filter: String) -> Result
 pub(crate) fn look_for(
     shared: Arc<Shared>,
     partition: u16,
+    leaver: String,
     keys: Vec<MessageKey>,
     ended: bool,
 ) -> Settling {
@@ -115,7 +116,11 @@ pub(crate) fn look_for(
                 }
             }
         }
-        Settled::Gone { keys: gone, last }
+        Settled::Gone {
+            leaver,
+            keys: gone,
+            last,
+        }
     }
     .boxed()
 }

@@ -12,6 +12,7 @@ use crate::{
     job::Job,
     report,
     shared::Shared,
+    tenure::Tenure,
 };
 
 /// How long one try at a durable publish may take; it is repeated for ever.
@@ -22,15 +23,27 @@ pub(super) const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 
 /// Puts a delivery aside for `wait`, or until there is room before that, without consuming its
 /// attempt.
-pub(crate) fn park(shared: Arc<Shared>, partition: u16, job: Job, wait: Duration) -> Settling {
+pub(crate) fn park(
+    shared: Arc<Shared>,
+    partition: u16,
+    tenure: Arc<Tenure>,
+    job: Job,
+    wait: Duration,
+) -> Settling {
     async move {
         let due = now_in(&shared, wait);
-        let stored = park_until(&shared, partition, &job, due).await;
-        Settled::Parked {
-            key: job.key,
-            webhook: job.webhook,
-            rank: job.rank(),
-            schedule: stored.seq,
+        let stored = tenure.hold(park_until(&shared, partition, &job, due)).await;
+        match stored {
+            Some(stored) => Settled::Parked {
+                key: job.key,
+                webhook: job.webhook,
+                rank: job.rank(),
+                schedule: stored.seq,
+            },
+            None => Settled::LetGo {
+                key: job.key,
+                parking: true,
+            },
         }
     }
     .boxed()
@@ -58,7 +71,13 @@ pub(super) async fn park_until(
 }
 
 /// Parks a delivery that waits behind a failing one of its key, and tells of it when that is news.
-pub(crate) fn block(shared: Arc<Shared>, partition: u16, job: Job, behind: Behind) -> Settling {
+pub(crate) fn block(
+    shared: Arc<Shared>,
+    partition: u16,
+    tenure: Arc<Tenure>,
+    job: Job,
+    behind: Behind,
+) -> Settling {
     async move {
         let mut job = job;
         if let Some(head) = blocked::news(job.waits_for, behind) {
@@ -71,7 +90,7 @@ pub(crate) fn block(shared: Arc<Shared>, partition: u16, job: Job, behind: Behin
                 .await;
             job.waits_for = Some(head);
         }
-        park(shared, partition, job, behind.wait).await
+        park(shared, partition, tenure, job, behind.wait).await
     }
     .boxed()
 }

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use prost::Message as _;
 use uuid::Uuid;
 use webhooks_devstack::wait_until;
 use webhooks_proto::{
-    internal::v1::{DeliveryJob, DeliveryReport, PartitionLease, Status},
+    internal::v1::{DeliveryJob, PartitionLease, Status},
     v1::DeliveryState,
 };
 
-use crate::support::{LIMIT, World, check, ensure_eq, go_on, numbers, stand_still};
+use crate::support::{LIMIT, World, check, end, ensure_eq, go_on, numbers, stand_still};
 
 #[test]
 fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_once() {
@@ -93,10 +93,11 @@ fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_h
 #[test]
 fn who_slept_through_the_loss_of_a_partition_makes_no_retry() {
     check(async {
-        // The retry after the first attempt waits in memory, the one after the second on RETRIES.
-        for attempt in [1, 2] {
+        // The retry after the first attempt waits in memory, the one after the second on RETRIES, after
+        // the third there is none.
+        for attempt in [1, 2, 3] {
             let world = World::start().await?;
-            let mut sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
+            let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
             let webhook = Uuid::new_v4();
             world.webhook(webhook, "/hang/20", Status::Active).await?;
             let job = world.job(webhook, "e");
@@ -110,23 +111,57 @@ fn who_slept_through_the_loss_of_a_partition_makes_no_retry() {
                 .until_state(delivery, DeliveryState::Delivered)
                 .await?;
             go_on(&sleeper).await?;
-            // It records that its attempt took too long, and that is all.
+            // It records that it was not there when its attempt ended, and that is all: nothing is owed,
+            // and nobody is blamed.
             let reports = wait_until("the sleeper's report", LIMIT, async || {
                 let reports = world.reports(delivery).await;
                 let reports = reports.map_err(|error| error.to_string())?;
-                match reports.last().map(DeliveryReport::state) {
-                    Some(DeliveryState::Retrying) => Ok(reports),
+                match reports.last() {
+                    Some(last) if last.state() != DeliveryState::Delivered => Ok(reports),
                     other => Err(format!("{other:?}")),
                 }
             })
             .await?;
             ensure_eq(numbers(&reports), vec![attempt, attempt])?;
+            let ended = reports.last().context("a report")?;
+            ensure_eq(ended.state(), DeliveryState::Retrying)?;
+            let told = ended.attempt.as_ref().context("an attempt")?;
+            ensure_eq(told.error.as_str(), "stood_still")?;
+            end(sleeper).await?;
             world.until_settled().await?;
             ensure_eq(world.receiver.count(), 2)?;
-            sleeper.kill().await?;
             other.stop().await?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn what_the_only_dispatcher_had_on_the_wire_when_it_stood_still_is_sent_again() {
+    check(async {
+        let world = World::start().await?;
+        let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
+        let webhook = Uuid::new_v4();
+        world.webhook(webhook, "/hang/20", Status::Active).await?;
+        // Its last attempt: had it failed, that would be the end.
+        let job = DeliveryJob {
+            attempt: 3,
+            ..world.job(webhook, "e")
+        };
+        let delivery = world.owe_job(&job).await?;
+        world.until_count(1).await?;
+        stand_still(&sleeper).await?;
+        // Longer than its lease lives, and than its attempt may take.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        world.webhook(webhook, "/ok", Status::Active).await?;
+        go_on(&sleeper).await?;
+        let reports = world
+            .until_state(delivery, DeliveryState::Delivered)
+            .await?;
+        ensure_eq(numbers(&reports), vec![3, 3])?;
+        world.until_settled().await?;
+        ensure_eq(world.receiver.count(), 2)?;
+        end(sleeper).await
     });
 }
 

@@ -432,6 +432,15 @@ pub(crate) async fn go_on(process: &Child) -> anyhow::Result<()> {
     signal(process, "-CONT").await
 }
 
+/// Has it finish what it has in hand, and waits for its end.
+pub(crate) async fn end(mut process: Child) -> anyhow::Result<()> {
+    signal(&process, "-TERM").await?;
+    let ended = tokio::time::timeout(Duration::from_secs(40), process.wait()).await;
+    let status = ended.context("it does not stop")??;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
 async fn signal(process: &Child, name: &str) -> anyhow::Result<()> {
     let pid = process.id().context("a process")?.to_string();
     let status = Command::new("kill").args([name, &pid]).status().await?;

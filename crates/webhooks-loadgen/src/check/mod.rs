@@ -268,6 +268,9 @@ pub struct Evidence {
     pub counters: Vec<CounterRow>,
     /// When dispatchers were killed, in microseconds since the epoch.
     pub dispatcher_kills: Vec<i64>,
+    /// When nats-server was killed: memberships lapse then too. `None` = not known, and whether an attempt
+    /// was made twice for nothing is not judged.
+    pub bus_kills: Option<Vec<i64>>,
     /// Attempts that the policy allows.
     pub max_attempts: u32,
     /// Webhooks that were disabled automatically.

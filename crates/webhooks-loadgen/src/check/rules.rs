@@ -227,7 +227,7 @@ fn termination(world: &World<'_>) -> Finding {
 fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
     let mut finding = Finding::new(
         "I4",
-        "attempts bounded, none on the wire unlogged but for kills",
+        "attempts bounded, none on the wire unlogged and none made twice but for kills",
     );
     let mut cut_off = 0;
     for row in &world.evidence.deliveries {
@@ -236,13 +236,24 @@ fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
         let highest = numbers.iter().copied().max().unwrap_or(0);
         let gapless = u32::try_from(numbers.len()) == Ok(highest);
         let excess = seen.len().saturating_sub(logged.len());
-        let kills = kills_around(world, seen);
+        let kills = kills_around(
+            &world.evidence.dispatcher_kills,
+            seen.iter().map(|one| one.at),
+        );
+        let twice = made_twice(logged);
+        let shaken = world.evidence.bus_kills.as_ref().map(|bus_kills| {
+            let started = || logged.iter().map(|attempt| attempt.started);
+            kills_around(&world.evidence.dispatcher_kills, started())
+                + kills_around(bus_kills, started())
+        });
+        let explained = shaken.is_none_or(|shaken| twice <= shaken);
         cut_off += u64::try_from(excess.min(kills)).unwrap_or(u64::MAX);
-        finding.look(highest <= world.evidence.max_attempts && gapless && excess <= kills, || {
+        let bounded = highest <= world.evidence.max_attempts && gapless && excess <= kills;
+        finding.look(bounded && explained, || {
             let mut numbers: Vec<_> = numbers.into_iter().collect();
             numbers.sort_unstable();
             format!(
-                "delivery {}: attempts {numbers:?} in {} executions, {} requests on the wire, {kills} kills around them",
+                "delivery {}: attempts {numbers:?} in {} executions ({twice} made again), {} requests on the wire, {kills} kills of dispatchers around them, {shaken:?} of those and nats-server",
                 row.id,
                 logged.len(),
                 seen.len()
@@ -252,20 +263,21 @@ fn bounded_attempts(world: &World<'_>) -> (Finding, u64) {
     (finding, cut_off)
 }
 
-/// Kills of dispatchers that may have cut off one of these requests.
-fn kills_around(world: &World<'_>, seen: &[&Received]) -> usize {
-    let times = seen.iter().map(|request| request.at);
+/// How often an attempt of a number was made that had been made: those that met a fault of ours are to be.
+fn made_twice(logged: &[&AttemptRow]) -> usize {
+    let theirs = logged.iter().filter(|attempt| attempt.class != "OURS");
+    let numbers: HashSet<u32> = theirs.clone().map(|attempt| attempt.number).collect();
+    theirs.count() - numbers.len()
+}
+
+/// Kills that may have cut off one of these requests, or have had it made again.
+fn kills_around(kills: &[i64], times: impl Iterator<Item = i64> + Clone) -> usize {
     let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
         return 0;
     };
     // What the victim had written already may be read after its death.
     let around = first.saturating_sub(TRAVEL_MICROS)..=last.saturating_add(CUT_OFF_MICROS);
-    world
-        .evidence
-        .dispatcher_kills
-        .iter()
-        .filter(|at| around.contains(at))
-        .count()
+    kills.iter().filter(|at| around.contains(at)).count()
 }
 
 /// Both sides are asked: the log knows when a request started, the receiver knows of requests that

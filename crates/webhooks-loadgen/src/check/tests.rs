@@ -398,6 +398,31 @@ fn a_repeated_request_needs_a_kill() {
 }
 
 #[test]
+fn an_attempt_that_was_made_and_logged_twice_needs_a_kill_too() {
+    let repeat = |class: &'static str| {
+        move |evidence: &mut Evidence| {
+            evidence.received.push(evidence.received[0].clone());
+            let again = AttemptRow {
+                class: class.to_owned(),
+                ..evidence.attempts[0].clone()
+            };
+            evidence.attempts.push(again);
+            evidence.deliveries[0].attempts += 1;
+            evidence.bus_kills = Some(Vec::new());
+        }
+    };
+    check_breaks(&["I4"], repeat(""));
+    check_breaks(&[], repeat("OURS"));
+    for (dispatchers, buses) in [(vec![250], vec![]), (vec![], vec![250])] {
+        check_breaks(&[], |evidence| {
+            repeat("")(evidence);
+            evidence.dispatcher_kills = dispatchers.clone();
+            evidence.bus_kills = Some(buses.clone());
+        });
+    }
+}
+
+#[test]
 fn a_doubled_delivery_is_found() {
     check_breaks(&["I2", "I4", "I6"], |evidence| {
         let twin = DeliveryRow {

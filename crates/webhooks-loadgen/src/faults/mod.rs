@@ -299,6 +299,7 @@ async fn run_in(
         attempts: record::attempts(&stack).await?,
         counters: record::counters(&stack).await?,
         dispatcher_kills: kills.dispatchers,
+        bus_kills: Some(kills.buses),
         max_attempts: MAX_ATTEMPTS,
         disablings: record::disablings(&stack, &PEOPLE).await?,
         vitals: vitals.finish(&stack),
@@ -373,6 +374,8 @@ struct Kills {
     unordered: BTreeMap<Part, u32>,
     /// When dispatchers died, in microseconds since the epoch.
     dispatchers: Vec<i64>,
+    /// When nats-server did.
+    buses: Vec<i64>,
 }
 
 impl Kills {
@@ -447,6 +450,9 @@ impl Kills {
     fn note_death(&mut self, part: Part) {
         if part.is_dispatcher() {
             self.dispatchers.push(now_micros());
+        }
+        if part == Part::Nats {
+            self.buses.push(now_micros());
         }
     }
 

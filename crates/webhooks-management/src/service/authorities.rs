@@ -87,7 +87,7 @@ impl Management {
         self.to_the_end(async move {
             this.put_authorities(&caller, OwnAuthorities::default())
                 .await?;
-            this.inner.outbox.settled().await
+            this.inner.outbox.settled(caller.workspace).await
         })
         .await
     }

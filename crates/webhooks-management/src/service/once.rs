@@ -122,7 +122,7 @@ impl Management {
                 let ok = status == StatusCode::OK.as_u16();
                 if ok {
                     // The first call may have given up waiting; this one promises the same.
-                    self.inner.outbox.settled().await?;
+                    self.inner.outbox.settled(caller.workspace).await?;
                 }
                 Ok(Claim::Answered(Answer {
                     status,
@@ -170,7 +170,7 @@ impl Management {
             Ok((body, subject)) => {
                 self.keep(caller, once, StatusCode::OK, &body, subject)
                     .await?;
-                self.inner.outbox.settled().await?;
+                self.inner.outbox.settled(caller.workspace).await?;
                 Ok(Answer {
                     status: StatusCode::OK.as_u16(),
                     body,

@@ -130,7 +130,7 @@ impl Management {
                 return Err(ManagementError::TokenNotFound);
             }
             tracing::info!(token.id = %id, workspace.id = %caller.workspace, "token.revoked");
-            this.inner.outbox.settled().await
+            this.inner.outbox.settled(caller.workspace).await
         })
         .await
     }

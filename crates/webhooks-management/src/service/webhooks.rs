@@ -147,7 +147,7 @@ impl Management {
                 return Err(ManagementError::WebhookNotFound);
             }
             tracing::info!(webhook.id = %id, workspace.id = %caller.workspace, "webhook.deleted");
-            this.inner.outbox.settled().await
+            this.inner.outbox.settled(caller.workspace).await
         })
         .await
     }

@@ -75,7 +75,11 @@ impl Management {
             let operator = operator_keys();
             let result = match this.claim(&operator, once.as_ref()).await? {
                 Claim::Answered(answer) => return Ok(answer),
-                Claim::Do | Claim::Made(..) => work.await,
+                // Refused before anything happens, as every change is.
+                Claim::Do | Claim::Made(..) => match this.read_model_is_there().await {
+                    Ok(()) => work.await,
+                    Err(error) => Err(error),
+                },
             };
             this.conclude_with(&operator, once.as_ref(), refuse, result)
                 .await

@@ -179,6 +179,40 @@ async fn a_change_that_is_stored_but_not_in_force_says_so_and_is_finished_by_its
 }
 
 #[tokio::test]
+async fn what_cannot_be_told_of_one_workspace_holds_up_no_other() {
+    let world = World::start().await;
+    let stuck = world.workspace(Plan::Enterprise).await;
+    let other = world.workspace(Plan::Enterprise).await;
+    // A row that nobody can read, and a bulk change behind it.
+    let rows = format!(
+        "INSERT INTO outbox (kind, workspace_id, key, revision)
+         SELECT 'webhook', '{id}', CASE n WHEN 1 THEN 'no id' ELSE gen_random_uuid()::text END, 1
+         FROM generate_series(1, 3000) n",
+        id = stuck.id
+    );
+    world.sql(&rows).await;
+    for n in 0..5 {
+        let body = webhook_body(&format!("n{n}"));
+        let made = world.post(&other.token, &body).await;
+        assert_eq!(made.status, StatusCode::OK, "{made:?}");
+        assert_eq!(world.configured(id_of(&made)).await, Some(1));
+    }
+    let pending = world.post(&stuck.token, &webhook_body("n")).await;
+    assert_eq!(pending.body["codeType"], "CHANGE_PENDING", "{pending:?}");
+    world.sql("DELETE FROM outbox WHERE key = 'no id'").await;
+    let made = wait_until("the others of that workspace", LIMIT, async || {
+        let made = world.post(&stuck.token, &webhook_body("later")).await;
+        match made.status {
+            StatusCode::OK => Ok(made),
+            _ => Err(made),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(world.configured(id_of(&made)).await, Some(1));
+}
+
+#[tokio::test]
 async fn a_creation_whose_process_was_killed_is_finished_by_the_next_call() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;

@@ -127,7 +127,7 @@ async fn a_token_is_found_listed_and_revoked_once() {
     );
     assert_eq!(store.token_config_rows(None, 10).await.unwrap(), listed);
     assert_eq!(store.token_config_rows(Some("AAAA"), 10).await.unwrap(), []);
-    let outbox = store.next_outbox(10).await.unwrap();
+    let outbox = store.next_outbox(10, 10).await.unwrap().rows;
     assert!(
         outbox
             .iter()

@@ -351,7 +351,7 @@ async fn a_rotation_puts_a_new_key_in_front_and_never_lengthens_an_old_ones_life
         .await;
     let by = "webhook.secret_rotate token:Ab3dEf6hIj9l";
     assert_eq!(log, [by, by, "webhook.secret_expire system", by]);
-    let told = store.next_outbox(100).await.unwrap();
+    let told = store.next_outbox(10, 100).await.unwrap().rows;
     assert_eq!(
         told.iter().map(|row| row.revision).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]

@@ -44,7 +44,7 @@ async fn secrets_are_found_put_back_and_told_to_the_read_model() {
         .unwrap();
     assert_eq!((rest.len(), rest[0].kind.as_str()), (1, "SIGNING"));
 
-    let told = store.next_outbox(100).await.unwrap().len();
+    let told = store.next_outbox(10, 100).await.unwrap().rows.len();
     let rows: Vec<_> = first.iter().cloned().map(renewed).collect();
     assert_eq!(store.reseal(&rows).await.unwrap(), 2);
     // Again: they are no longer as they were read.
@@ -54,7 +54,7 @@ async fn secrets_are_found_put_back_and_told_to_the_read_model() {
         by_key.into_iter().collect::<Vec<_>>(),
         [("k1".to_owned(), 1), ("k2".to_owned(), 2)]
     );
-    let outbox = store.next_outbox(100).await.unwrap();
+    let outbox = store.next_outbox(10, 100).await.unwrap().rows;
     assert_eq!(outbox.len(), told + 2);
     for row in &outbox[told..] {
         let id = row.key.parse().unwrap();

@@ -40,7 +40,7 @@ async fn the_services_role_can_do_its_work() {
         .await
         .unwrap();
     assert_eq!(made.workspace_id, workspace);
-    let outbox = store.next_outbox(10).await.unwrap();
+    let outbox = store.next_outbox(10, 10).await.unwrap().rows;
     store.done_outbox(&[outbox[0].id]).await.unwrap();
     // History: its partitions are made, written, closed and dropped.
     assert_eq!(store.ensure_partitions(day(NOON), 1).await.unwrap(), 2);

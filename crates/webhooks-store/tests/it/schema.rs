@@ -80,8 +80,8 @@ async fn a_statement_that_takes_too_long_is_given_up_and_may_be_repeated() {
         .execute(&mut *blocker)
         .await
         .unwrap();
-    let error = store.next_outbox(1).await.unwrap_err();
+    let error = store.next_outbox(10, 1).await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
     blocker.rollback().await.unwrap();
-    assert_eq!(store.next_outbox(1).await.unwrap(), []);
+    assert_eq!(store.next_outbox(10, 1).await.unwrap().rows, []);
 }

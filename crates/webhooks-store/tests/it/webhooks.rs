@@ -299,9 +299,10 @@ async fn parallel_updates_make_one_revision_each() {
     revisions.sort_unstable();
     assert_eq!(revisions, (2..=21).collect::<Vec<i64>>());
     let told: Vec<_> = store
-        .next_outbox(100)
+        .next_outbox(10, 100)
         .await
         .unwrap()
+        .rows
         .iter()
         .map(|row| row.revision)
         .collect();
@@ -348,7 +349,7 @@ async fn every_change_leaves_an_outbox_row_and_an_audit_entry_and_a_refused_one_
         .create_webhook(&new_webhook(workspace), Some(0), None, &actor())
         .await
         .unwrap_err();
-    let outbox = store.next_outbox(10).await.unwrap();
+    let outbox = store.next_outbox(10, 10).await.unwrap().rows;
     let told: Vec<_> = outbox
         .iter()
         .map(|row| (row.workspace_id, row.key.clone(), row.revision))
@@ -358,12 +359,12 @@ async fn every_change_leaves_an_outbox_row_and_an_audit_entry_and_a_refused_one_
         told,
         [1, 2, 3].map(|revision| (workspace, key.clone(), revision))
     );
-    assert_eq!(store.next_outbox(1).await.unwrap(), outbox[..1]);
+    assert_eq!(store.next_outbox(10, 1).await.unwrap().rows, outbox[..1]);
     store
         .done_outbox(&[outbox[0].id, outbox[1].id, 999])
         .await
         .unwrap();
-    assert_eq!(store.next_outbox(10).await.unwrap(), outbox[2..]);
+    assert_eq!(store.next_outbox(10, 10).await.unwrap().rows, outbox[2..]);
     let log = database.texts("SELECT concat_ws(' ', action, actor, before->>'name', after->>'name') FROM audit_log WHERE action LIKE 'webhook.%' ORDER BY id").await;
     let by = "token:Ab3dEf6hIj9l";
     assert_eq!(
@@ -618,4 +619,32 @@ async fn what_a_webhook_was_at_a_moment_stands_in_the_audit_log() {
         .await
         .unwrap();
     assert_eq!(at(workspace, NOON + 40).await, Some(Past::Unreadable));
+}
+
+#[tokio::test]
+async fn a_workspace_with_many_changes_leaves_others_their_turn() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let (many, few) = (database.workspace().await, database.workspace().await);
+    for workspace in [many, many, many, many, many, few] {
+        let new = new_webhook(workspace);
+        let made = store.create_webhook(&new, None, None, &actor()).await;
+        made.unwrap();
+    }
+    let step = store.next_outbox(10, 2).await.unwrap();
+    let whose: Vec<_> = step.rows.iter().map(|row| row.workspace_id).collect();
+    assert_eq!(whose, [many, many, few]);
+    assert_eq!(step.more_of, [many].into());
+    assert!(!step.more_workspaces);
+    // Of one workspace only, it is not known what others have.
+    let step = store.next_outbox(1, 10).await.unwrap();
+    assert!(step.more_workspaces && step.more_of.is_empty());
+    let ids: Vec<i64> = step.rows.iter().map(|row| row.id).collect();
+    store.done_outbox(&ids).await.unwrap();
+    let rest = store.next_outbox(1, 10).await.unwrap().rows;
+    assert_eq!(ids.len() + rest.len(), 6);
+    let rest: Vec<i64> = rest.iter().map(|row| row.id).collect();
+    store.done_outbox(&rest).await.unwrap();
+    let none = store.next_outbox(1, 10).await.unwrap();
+    assert!(none.rows.is_empty() && !none.more_workspaces);
 }
