@@ -79,6 +79,17 @@ impl Pulled {
             .get(name)
             .map(async_nats::HeaderValue::as_str)
     }
+
+    /// Every value of the headers that have this name in any case: publishers copy some from HTTP, where
+    /// case does not matter.
+    pub fn header_in_any_case<'p>(&'p self, name: &'p str) -> impl Iterator<Item = &'p str> {
+        self.headers
+            .iter()
+            .flat_map(|headers| headers.iter())
+            .filter(move |(found, _)| AsRef::<str>::as_ref(*found).eq_ignore_ascii_case(name))
+            .flat_map(|(_, values)| values)
+            .map(async_nats::HeaderValue::as_str)
+    }
 }
 
 /// Acknowledges one message. Cheap to clone.

@@ -80,6 +80,8 @@ pub mod headers {
     pub const ACCEPTED_AT: &str = "Wh-Accepted-At";
     /// On a second copy of an event that fell through: the place of the first on EVENTS, decimal.
     pub const AGAIN: &str = "Wh-Again";
+    /// How many deliveries lie behind the event, decimal; absent = none.
+    pub const HOP: &str = "Wh-Hop";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
     /// When a schedule fires: `@at <RFC 3339>`.

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_domain::{
     endpoint::FailureClass,
+    hop,
     retry::{Next, own_fault_delay, parse_retry_after},
     signing,
 };
@@ -241,6 +242,10 @@ fn headers(
     put(
         "webhook-trigger",
         HeaderValue::from_static(job.trigger.header_word()),
+    );
+    put(
+        hop::HEADER,
+        HeaderValue::from(u32::from(job.hop.next().get())),
     );
     put("traceparent", HeaderValue::try_from(traceparent)?);
     Ok(headers)

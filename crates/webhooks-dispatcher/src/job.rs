@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
 use webhooks_bus::{Pulled, StoredMessage, words::trigger_of};
-use webhooks_domain::ids::Trigger;
+use webhooks_domain::{hop::Hop, ids::Trigger};
 use webhooks_proto::internal::v1::{AttemptEnded, DeliveryJob, DeliveryRef, SnapshotPlace};
 
 use crate::{line::Rank, registry::Target};
@@ -83,6 +83,8 @@ pub(crate) struct Job {
     pub(crate) snapshot: Option<SnapshotPlace>,
     /// SHA-256 of the only URL that it may go to: a challenge. Empty = wherever its webhook points.
     pub(crate) endpoint: Bytes,
+    /// How many deliveries lie behind its event.
+    pub(crate) hop: Hop,
     pub(crate) reference: DeliveryRef,
 }
 
@@ -140,6 +142,7 @@ impl Job {
             ended: job.ended,
             snapshot: job.snapshot,
             endpoint: job.endpoint,
+            hop: Hop::of(job.hop),
             reference,
         })
     }
@@ -204,6 +207,7 @@ impl Job {
                 .unwrap_or_default(),
             snapshot: self.snapshot,
             endpoint: self.endpoint.clone(),
+            hop: self.hop.get().into(),
             own_faults: if same { self.own_faults } else { 0 },
             // A probe that is put aside is still one when it comes back.
             probe: same && self.probe,
@@ -248,6 +252,7 @@ pub(crate) mod tests {
                 probe: true,
                 own_faults: 3,
                 held_at: 5,
+                hop: 1,
                 ..DeliveryJob::default()
             },
         );
@@ -258,6 +263,7 @@ pub(crate) mod tests {
         );
         let next = again(&probe, 3);
         assert_eq!((next.probe, next.own_faults, next.held_at), (false, 0, 5));
+        assert_eq!((aside.hop, next.hop), (Hop::of(1), Hop::of(1)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod health;
+pub mod hop;
 pub mod ids;
 pub mod matching;
 pub mod oauth2;

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_bus::{Pulled, headers};
-use webhooks_domain::event::{EventLimits, ParsedEvent, parse_accepted_event};
+use webhooks_domain::{
+    event::{EventLimits, ParsedEvent, parse_accepted_event},
+    hop::Hop,
+};
 
 /// An accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct AcceptedEvent {
     pub accepted_at: i64,
     /// Its trace; empty = none.
     pub traceparent: String,
+    /// How many deliveries lie behind it.
+    pub hop: Hop,
     /// What the system routes by.
     pub parsed: ParsedEvent,
     /// The publisher's bytes.
@@ -79,6 +84,10 @@ impl AcceptedEvent {
             ));
         }
         let traceparent = header(headers::TRACEPARENT).unwrap_or_default().to_owned();
+        let hop = header(headers::HOP)
+            .map(|text| Hop::parse(text).map_err(|_| unreadable(headers::HOP)))
+            .transpose()?
+            .unwrap_or_default();
         let first = header(headers::AGAIN)
             .map(|text| text.parse().map_err(|_| unreadable(headers::AGAIN)))
             .transpose()?;
@@ -89,6 +98,7 @@ impl AcceptedEvent {
             workspace,
             accepted_at,
             traceparent,
+            hop,
             parsed,
             payload: payload.clone(),
         })
@@ -137,6 +147,9 @@ pub(crate) mod tests {
         );
         assert_eq!(event.accepted_at, 1_760_112_750_000_000);
         assert_eq!(event.parsed.step_kind, "KIND_EXIT");
+        assert_eq!(event.hop, Hop::default());
+        let passed_on = read(headers::HOP, Some("1"), &payload(WORKSPACE)).unwrap();
+        assert_eq!(passed_on.hop, Hop::of(1));
     }
 
     #[test]
@@ -164,6 +177,7 @@ pub(crate) mod tests {
             reason(headers::ACCEPTED_AT, Some("soon"), &good),
             "bad_header"
         );
+        assert_eq!(reason(headers::HOP, Some("x"), &good), "bad_header");
         assert_eq!(reason("", None, &payload(LINK)), "tenant_mismatch");
         assert_eq!(reason("", None, &Bytes::from_static(b"{}")), "poison");
     }

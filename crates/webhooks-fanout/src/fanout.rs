@@ -343,7 +343,8 @@ impl Fanout {
             return Ok(Tally::default());
         };
         let traceparent = current_traceparent().unwrap_or_else(|| event.traceparent.clone());
-        let maker = JobMaker::new(first, traceparent, self.bus.settings().partitions, resumed)?;
+        let partitions = self.bus.settings().partitions;
+        let maker = JobMaker::new(first, traceparent, event.hop, partitions, resumed)?;
         let mut tally = Tally::default();
         let mut under_way = FuturesUnordered::new();
         for found in parts.iter().flat_map(|part| &part.matches) {

@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use uuid::Uuid;
 use webhooks_bus::{Outgoing, subjects};
-use webhooks_domain::ids;
+use webhooks_domain::{hop::Hop, ids};
 use webhooks_proto::{
     internal::v1::{
         DeliveryJob, DeliveryRef, DeliveryReport, Match, Rendition, SnapshotPlace, Verdict,
@@ -18,6 +18,7 @@ pub struct JobMaker<'v> {
     verdict: &'v Verdict,
     workspace: Uuid,
     traceparent: String,
+    hop: Hop,
     partitions: u16,
     recheck: bool,
 }
@@ -50,14 +51,15 @@ pub struct Job {
 }
 
 impl<'v> JobMaker<'v> {
-    /// Makes the deliveries of a verdict; `verdict` is its part 0. `recheck` says that an earlier
-    /// run may have published them, so that the dispatcher looks them up before it sends.
+    /// Makes the deliveries of a verdict; `verdict` is its part 0, `hop` its event's. `recheck` says that
+    /// an earlier run may have published them, so that the dispatcher looks them up before it sends.
     ///
     /// # Errors
     /// The workspace is no id.
     pub fn new(
         verdict: &'v Verdict,
         traceparent: String,
+        hop: Hop,
         partitions: u16,
         recheck: bool,
     ) -> Result<Self, BadVerdict> {
@@ -66,6 +68,7 @@ impl<'v> JobMaker<'v> {
             verdict,
             workspace,
             traceparent,
+            hop,
             partitions,
             recheck,
         })
@@ -91,6 +94,7 @@ impl<'v> JobMaker<'v> {
             traceparent: self.traceparent.clone(),
             recheck: self.recheck,
             snapshot: place(rendition, found),
+            hop: self.hop.get().into(),
             ..DeliveryJob::default()
         };
         let partition = ids::partition_of(webhook, self.partitions);
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn the_body_is_head_snapshot_and_tail_and_the_ids_are_the_computed_ones() {
         let verdict = verdict();
-        let maker = JobMaker::new(&verdict, "trace".to_owned(), 16, false).unwrap();
+        let maker = JobMaker::new(&verdict, "trace".to_owned(), Hop::of(1), 16, false).unwrap();
         let job = maker.job(&found(1, false)).unwrap();
         let sent = DeliveryJob::decode(job.message.payload.clone()).unwrap();
         assert_eq!(sent.body, r#"{"p":"thin","webhook":{"id":1},"lbid":"x"}"#);
@@ -238,8 +242,8 @@ mod tests {
         assert_eq!(place.rendition, 1);
         assert_eq!(sent.message_id, ids::message_id(WORKSPACE, "e1", WEBHOOK));
         assert_eq!(
-            (sent.attempt, sent.park, sent.due_at, sent.recheck),
-            (1, 0, 0, false)
+            (sent.attempt, sent.park, sent.due_at, sent.recheck, sent.hop),
+            (1, 0, 0, false, 1)
         );
         let delivery = ids::delivery_id(WORKSPACE, "e1", WEBHOOK, 1_760_112_750_000_000);
         let partition = ids::partition_of(WEBHOOK, 16);
@@ -253,7 +257,7 @@ mod tests {
     #[test]
     fn a_held_delivery_goes_to_its_webhooks_place_and_an_overflow_is_told() {
         let verdict = verdict();
-        let maker = JobMaker::new(&verdict, String::new(), 16, true).unwrap();
+        let maker = JobMaker::new(&verdict, String::new(), Hop::default(), 16, true).unwrap();
         let job = maker.job(&found(0, true)).unwrap();
         assert_eq!(job.message.subject, subjects::held(job.partition, WEBHOOK));
         let report = DeliveryReport::decode(job.overflow_report(5).payload).unwrap();
@@ -264,7 +268,7 @@ mod tests {
     #[test]
     fn a_verdict_that_makes_no_sense_is_refused() {
         let verdict = verdict();
-        let maker = JobMaker::new(&verdict, String::new(), 16, true).unwrap();
+        let maker = JobMaker::new(&verdict, String::new(), Hop::default(), 16, true).unwrap();
         assert_eq!(
             maker.job(&found(2, false)).unwrap_err(),
             BadVerdict::Rendition(2)
@@ -277,6 +281,7 @@ mod tests {
             maker.job(&nobody).unwrap_err(),
             BadVerdict::Id("the webhook")
         );
-        assert!(JobMaker::new(&Verdict::default(), String::new(), 16, true).is_err());
+        let nobodys = Verdict::default();
+        assert!(JobMaker::new(&nobodys, String::new(), Hop::default(), 16, true).is_err());
     }
 }

@@ -23,13 +23,17 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 use webhooks_bus::{Bus, Outgoing, PublishError, headers, names, subjects};
-use webhooks_domain::event::{EventLimits, ParsedEvent, event_identity, parse_event_of};
+use webhooks_domain::{
+    event::{EventLimits, ParsedEvent, event_identity, parse_event_of},
+    hop::Hop,
+};
 use webhooks_runtime::{
     Clock,
     telemetry::{DONE, current_traceparent, next_traceparent, set_parent},
 };
 
 use crate::{
+    hops,
     quota::Quota,
     refusal::{Refusal, RefusalKind},
 };
@@ -70,6 +74,8 @@ pub struct Submission {
     pub events_per_second: u32,
     /// The caller's trace, continued when valid.
     pub traceparent: Option<String>,
+    /// How many deliveries lie behind it, as the caller says.
+    pub hop: Hop,
     /// The id of the request that it came in, where its door has such ids.
     pub request_id: Option<String>,
     /// Which way it came.
@@ -201,6 +207,8 @@ impl Inner {
     }
 
     async fn accept(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        // Before the quota: what goes in a circle uses up nothing of what others may publish.
+        hops::judge(submission.hop)?;
         // INTAKE's publishers have JetStream's yes already: their events are not refused for being many.
         if submission.door != Door::Nats
             && !self.quota.take(
@@ -297,6 +305,10 @@ impl Inner {
             (headers::TRACEPARENT, &*traceparent),
         ] {
             message.headers.insert(name, value);
+        }
+        if submission.hop != Hop::default() {
+            let hop = submission.hop.get().to_string();
+            message.headers.insert(headers::HOP, hop.as_str());
         }
         message
     }

@@ -8,7 +8,10 @@ use std::panic::AssertUnwindSafe;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use tonic::{Code, Request, Response, Status, Streaming, body::Body, service::Interceptor};
-use webhooks_domain::event::{FieldProblem, ROOT_FIELD, format_micros, reason};
+use webhooks_domain::{
+    event::{FieldProblem, ROOT_FIELD, format_micros, reason},
+    hop::Hop,
+};
 use webhooks_proto::v1::{
     AcceptedEvent, EventError, EventResult, FieldViolation, PublishEventRequest,
     PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
@@ -19,7 +22,9 @@ use crate::{
     accept::{Accepted, Acceptor, Door, Submission},
     auth::{Gate, Permit},
     budget::CallShare,
-    http::{CALL_WINDOW, MANY_MAX_BYTES, MANY_MAX_EVENTS, is_event_id, own_id, status_word},
+    http::{
+        CALL_WINDOW, MANY_MAX_BYTES, MANY_MAX_EVENTS, hop_of, is_event_id, own_id, status_word,
+    },
     refusal::{Refusal, RefusalKind},
     rich_status,
 };
@@ -33,14 +38,15 @@ const FRAME_BYTES: usize = 5;
 /// Most events in one stream.
 pub const STREAM_MAX_EVENTS: usize = 10_000;
 
-/// Who calls, found out before the message is read.
+/// Who calls, and what the call says of its events, found out before a message is read.
 #[derive(Debug, Clone)]
 struct Caller {
     permit: Permit,
     traceparent: Option<String>,
+    hop: Hop,
 }
 
-/// Judges the credential.
+/// Judges the credential, and reads the rest of the metadata.
 #[derive(Clone)]
 pub(crate) struct Doorkeeper(pub(crate) Gate);
 
@@ -61,9 +67,11 @@ impl Interceptor for Doorkeeper {
             )
             .map_err(|refusal| refused(&refusal))?;
         let traceparent = text("traceparent").map(str::to_owned);
+        let hop = hop_of(request.metadata().as_ref()).map_err(|refusal| refused(&refusal))?;
         request.extensions_mut().insert(Caller {
             permit,
             traceparent,
+            hop,
         });
         Ok(request)
     }
@@ -95,6 +103,7 @@ impl GrpcDoor {
             workspace: caller.permit.workspace,
             events_per_second: caller.permit.events_per_second,
             traceparent: caller.traceparent,
+            hop: caller.hop,
             request_id: None,
             door: Door::Grpc,
             received_at: None,

@@ -19,6 +19,7 @@ use webhooks_runtime::Clock;
 
 use crate::{
     accept::{Acceptor, Door, Submission, examine},
+    hops,
     refusal::{Refusal, RefusalKind},
 };
 
@@ -69,17 +70,19 @@ impl From<Refusal> for Disposition {
 
 /// What this door asks of a message before it is stored, for whoever sends one that was refused on
 /// its way again. Nothing is stored, so what only the stream can tell (an id that stands for
-/// another body) is not told.
+/// another body) is not told. `hop` is what its header says.
 ///
 /// # Errors
 /// What the message would be refused for.
 pub fn check_message(
     subject: &str,
     message_id: Option<&str>,
+    hop: Option<&str>,
     payload: &[u8],
     limits: &EventLimits,
 ) -> Result<(), Refusal> {
     let workspace = workspace_of(subject)?;
+    hops::judge(hops::read(hop)?)?;
     let id = message_id.map(|id| own_id(workspace, id));
     examine(payload, limits, workspace, id).map(drop)
 }
@@ -154,8 +157,10 @@ impl Intake {
     }
 
     async fn judge(&self, pulled: &Pulled) -> Disposition {
-        let workspace = match workspace_of(&pulled.subject) {
-            Ok(workspace) => workspace,
+        let told = workspace_of(&pulled.subject)
+            .and_then(|workspace| Ok((workspace, hops::of_message(pulled)?)));
+        let (workspace, hop) = match told {
+            Ok(told) => told,
             Err(refusal) => return refusal.into(),
         };
         let submission = Submission {
@@ -166,6 +171,7 @@ impl Intake {
             workspace,
             events_per_second: 0,
             traceparent: pulled.header(headers::TRACEPARENT).map(str::to_owned),
+            hop,
             request_id: None,
             door: Door::Nats,
             received_at: Some(pulled.published_micros),
@@ -237,9 +243,19 @@ mod tests {
         };
         let check = |subject: &str, id: Option<&str>, payload: &str| {
             let limits = EventLimits::DEFAULT;
-            let refused = check_message(subject, id, payload.as_bytes(), &limits).err()?;
+            let refused = check_message(subject, id, None, payload.as_bytes(), &limits).err()?;
             Some((refused.problems[0].field.clone(), refused.reason_word()))
         };
+        let with_hop = |hop: &str| {
+            let (subject, payload) = (subjects::intake(own), event(own));
+            let limits = EventLimits::DEFAULT;
+            let checked = check_message(&subject, None, Some(hop), payload.as_bytes(), &limits);
+            checked.err().map(|refused| refused.reason_word())
+        };
+        assert_eq!(
+            ["1", "2", "x"].map(with_hop),
+            [None, Some("loop"), Some("not_a_hop")]
+        );
         let refused = |field: &str, reason| Some((field.to_owned(), reason));
         let (subject, good) = (subjects::intake(own), event(own));
         assert_eq!(check(&subject, None, &good), None);

@@ -13,6 +13,7 @@ mod budget;
 mod config;
 mod connections;
 mod grpc;
+mod hops;
 mod http;
 mod intake;
 mod quota;

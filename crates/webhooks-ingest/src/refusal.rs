@@ -19,6 +19,8 @@ pub enum RefusalKind {
     WorkspaceMismatch,
     /// The id was used for another body; the first one won.
     Conflict,
+    /// It was passed on from deliveries more often than an event may be.
+    Loop,
     /// The workspace's quota is used up for the moment.
     Quota,
     /// Too many wrong credentials came from the caller's address.
@@ -54,7 +56,7 @@ impl RefusalKind {
             Self::NotFound => 404,
             Self::Method => 405,
             Self::SlowBody => 408,
-            Self::Conflict => 409,
+            Self::Conflict | Self::Loop => 409,
             Self::TooLarge => 413,
             Self::MediaType => 415,
             Self::Quota | Self::Guessing => 429,
@@ -73,6 +75,7 @@ impl RefusalKind {
             Self::MissingScope => "MISSING_SCOPE",
             Self::WorkspaceMismatch => "WORKSPACE_MISMATCH",
             Self::Conflict => "EVENT_ID_CONFLICT",
+            Self::Loop => "EVENT_LOOP",
             Self::Quota | Self::Guessing => "RATE_LIMITED",
             Self::Full => "STREAM_FULL",
             Self::Unavailable => "UNAVAILABLE",
@@ -96,6 +99,7 @@ impl RefusalKind {
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::MissingScope | Self::WorkspaceMismatch => tonic::Code::PermissionDenied,
             Self::Conflict => tonic::Code::AlreadyExists,
+            Self::Loop => tonic::Code::FailedPrecondition,
             Self::Quota | Self::Guessing => tonic::Code::ResourceExhausted,
             Self::Full | Self::Unavailable | Self::Overloaded => tonic::Code::Unavailable,
             Self::SlowBody => tonic::Code::DeadlineExceeded,
@@ -115,6 +119,7 @@ impl RefusalKind {
             Self::Unauthenticated | Self::MissingScope | Self::Guessing => "unauthorised",
             Self::WorkspaceMismatch => "tenant_mismatch",
             Self::Conflict => "conflict",
+            Self::Loop => "loop",
             Self::Quota => "quota",
             Self::Full => "full",
             Self::Unavailable => "unavailable",
@@ -323,6 +328,7 @@ mod tests {
         for kind in [
             RefusalKind::Invalid,
             RefusalKind::Conflict,
+            RefusalKind::Loop,
             RefusalKind::WorkspaceMismatch,
             RefusalKind::TooLarge,
             RefusalKind::Internal,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use uuid::Uuid;
 use webhooks_proto::{
-    internal::v1::Status,
+    internal::v1::{DeliveryJob, Status},
     v1::{DeliveryState, FailureClass, Outcome},
 };
 
@@ -29,6 +29,7 @@ fn a_delivery_arrives_signed_and_is_recorded_and_its_message_goes() {
         ensure_eq(request.verified, Some(true))?;
         ensure_eq(request.header("webhook-attempt"), Some("1"))?;
         ensure_eq(request.header("webhook-trigger"), Some("event"))?;
+        ensure_eq(request.header("x-linkbreakers-hop"), Some("1"))?;
         ensure_eq(request.header("content-type"), Some("application/json"))?;
         ensure!(
             request
@@ -76,6 +77,30 @@ fn three_attempts_with_the_same_id_and_bytes_and_then_it_failed() {
             )?;
             ensure_eq(&request.body, &requests[0].body)?;
             ensure_eq(request.verified, Some(true))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_delivery_of_an_event_that_was_passed_on_says_so_in_every_attempt() {
+    check(async {
+        let world = World::start().await?;
+        let _dispatcher = world.dispatcher(&[]).await?;
+        let webhook = Uuid::new_v4();
+        world
+            .webhook(webhook, "/status/500", Status::Active)
+            .await?;
+        let job = DeliveryJob {
+            hop: 1,
+            ..world.job(webhook, "e1")
+        };
+        let delivery = world.owe_job(&job).await?;
+        world.until_state(delivery, DeliveryState::Failed).await?;
+        let requests = world.receiver.requests();
+        ensure_eq(requests.len(), 3)?;
+        for request in &requests {
+            ensure_eq(request.header("x-linkbreakers-hop"), Some("2"))?;
         }
         Ok(())
     });

@@ -218,6 +218,7 @@ fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
                 header("Authorization", "Bearer hunter2"),
                 header("webhook-id", "forged"),
                 header("Webhook-Signature", "v1,forged"),
+                header("X-Linkbreakers-Hop", "forged"),
                 header("Content-Type", "text/plain"),
                 header("User-Agent", "forged"),
                 header("Host", "forged"),
@@ -263,6 +264,7 @@ fn a_custom_header_arrives_and_none_of_ours_can_be_set() {
         ensure_eq(request.header("transfer-encoding"), None)?;
         ensure_eq(request.header("content-type"), Some("application/json"))?;
         ensure_eq(request.header("webhook-attempt"), Some("1"))?;
+        ensure_eq(request.header("x-linkbreakers-hop"), Some("1"))?;
         ensure_eq(request.path.as_str(), "/ok?a=1&key=s+p%26ce")?;
         // Signed over our id: had one of ours been replaced, this would not hold.
         ensure_eq(request.verified, Some(true))?;

@@ -293,6 +293,7 @@ mod tests {
             "webhook-signature",
             "webhook-anything",
             "x-linkbreakers-event",
+            "x-linkbreakers-hop",
             "Proxy-Authorization",
             "Proxy-Authenticate",
             "Proxy-Connection",

@@ -19,6 +19,7 @@ mod faults;
 mod hooks;
 mod integrations;
 mod kubernetes;
+mod loops;
 mod moving;
 mod ownership;
 mod production;

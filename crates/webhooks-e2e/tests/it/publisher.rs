@@ -3,9 +3,11 @@
 use anyhow::{Context as _, ensure};
 use http::{HeaderMap, Method, header};
 use uuid::Uuid;
+use webhooks_domain::hop;
 use webhooks_loadgen::{
-    client::HttpClient,
+    client::{Answer, HttpClient},
     publish::Door,
+    receiver::Captured,
     sample::{EventSpec, EventTemplate},
     stack::{Stack, Workspace},
 };
@@ -64,5 +66,16 @@ impl Publisher {
             answer.body
         );
         Ok(spec.id)
+    }
+
+    /// Publishes what a receiver was sent, under an id of its own and with the request's hop.
+    pub(crate) async fn pass_on(&mut self, request: &Captured) -> anyhow::Result<Answer> {
+        let hop = request.headers.get(hop::HEADER).context("a hop")?;
+        let mut headers = self.headers.clone();
+        headers.insert(hop::HEADER, hop.clone());
+        headers.insert("idempotency-key", Uuid::new_v4().to_string().parse()?);
+        self.client
+            .send(Method::POST, "/v1/events", &headers, request.body.clone())
+            .await
     }
 }

@@ -182,6 +182,44 @@ async fn an_event_action_that_is_not_listed_makes_nothing() {
 }
 
 #[tokio::test]
+async fn the_hop_of_an_event_goes_with_its_deliveries_held_or_not() {
+    let stack = Stack::start().await;
+    let paused = WebhookConfig {
+        status: Status::Paused.into(),
+        ..webhook(2, WORKSPACE)
+    };
+    for config in [webhook(1, WORKSPACE), paused] {
+        stack.config.put_webhook(&config).await.unwrap();
+    }
+    let running = stack.fanout().await;
+    stack.publish(WORKSPACE, LINK, "own").await;
+    let payload = crate::support::payload(WORKSPACE, LINK, "passed-on");
+    let message = Outgoing::new(subjects::event(WORKSPACE, LINK), "passed-on", payload)
+        .header(webhooks_bus::headers::EVENT_ID, "passed-on")
+        .header(webhooks_bus::headers::WORKSPACE, &WORKSPACE.to_string())
+        .header(
+            webhooks_bus::headers::ACCEPTED_AT,
+            &SystemClock.now_micros().to_string(),
+        )
+        .header(webhooks_bus::headers::HOP, "1");
+    let published = stack.bus.publish(message, crate::support::LIMIT);
+    published.await.unwrap();
+    for stream in ["DELIVERIES-0", names::HELD] {
+        let mut hops: Vec<_> = stack
+            .jobs(stream, 2)
+            .await
+            .into_iter()
+            .map(|job| (job.delivery.unwrap().event_id, job.hop))
+            .collect();
+        hops.sort();
+        let expected = [("own".to_owned(), 0_u32), ("passed-on".to_owned(), 1)];
+        assert_eq!(hops, expected, "{stream}");
+    }
+    stack.all_acknowledged().await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_created_just_before_the_event_always_gets_it() {
     let stack = Stack::start().await;
     let running = stack.fanout().await;

@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use webhooks_domain::{
     content_type::is_json,
     event::{EVENT_ID_MAX_BYTES, reason},
+    hop::{self, Hop},
 };
 use webhooks_runtime::request_id::{REQUEST_ID, request_id, request_id_header};
 
@@ -40,6 +41,7 @@ use crate::{
     accept::{Acceptor, Door, Submission},
     auth::{Gate, Permit},
     connections::Peer,
+    hops,
     refusal::{Refusal, RefusalKind},
 };
 
@@ -51,6 +53,16 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_FIELD: &str = "Idempotency-Key";
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+const HOP: HeaderName = HeaderName::from_static(hop::HEADER);
+
+/// What can be judged of a request by its headers.
+struct Admitted {
+    permit: Permit,
+    /// The event's id, if it stands there.
+    key: Option<String>,
+    hop: Hop,
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -96,7 +108,7 @@ impl HttpDoor {
         let (parts, body) = request.into_parts();
         let headers = parts.headers;
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-        let (permit, key) = match self.admit(&headers, peer) {
+        let Admitted { permit, key, hop } = match self.admit(&headers, peer) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 // A client that asked first (`Expect: 100-continue`) has sent nothing yet.
@@ -118,6 +130,7 @@ impl HttpDoor {
             workspace: permit.workspace,
             events_per_second: permit.events_per_second,
             traceparent,
+            hop,
             request_id: Some(request_id(&headers)),
             door: Door::Http,
             received_at: None,
@@ -129,12 +142,9 @@ impl HttpDoor {
         Ok(answer::one(&accepted))
     }
 
-    /// Everything that can be judged by the headers: whose it is, and the event's id if it is there.
-    fn admit(
-        &self,
-        headers: &HeaderMap,
-        peer: Option<IpAddr>,
-    ) -> Result<(Permit, Option<String>), Refusal> {
+    /// Everything that can be judged by the headers: whose it is, the event's id if it is there, and its
+    /// hop. A hop that may not enter is refused later, with the event, as at the other doors.
+    fn admit(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Admitted, Refusal> {
         let authorization = text(headers, &header::AUTHORIZATION)?;
         let permit = self.gate.authorise(authorization, peer, headers)?;
         if !is_json(text(headers, &header::CONTENT_TYPE)?) {
@@ -152,7 +162,11 @@ impl HttpDoor {
         }
         let key = text(headers, &IDEMPOTENCY_KEY)?;
         key.map_or(Ok(()), check_key)?;
-        Ok((permit, key.map(str::to_owned)))
+        Ok(Admitted {
+            permit,
+            key: key.map(str::to_owned),
+            hop: hop_of(headers)?,
+        })
     }
 
     async fn read(&self, headers: &HeaderMap, body: Body) -> Result<body::Taken, Refusal> {
@@ -272,6 +286,14 @@ fn check_key(key: &str) -> Result<(), Refusal> {
 pub(crate) fn is_event_id(text: &str) -> bool {
     (1..=EVENT_ID_MAX_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The hop that HTTP headers, or the metadata of gRPC, say.
+///
+/// # Errors
+/// [`RefusalKind::Invalid`] with the header's name: it is none, or stands there more than once.
+pub(crate) fn hop_of(headers: &HeaderMap) -> Result<Hop, Refusal> {
+    hops::read(text(headers, &HOP)?)
 }
 
 /// A header that may stand there once, as text.

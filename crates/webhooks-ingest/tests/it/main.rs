@@ -8,6 +8,7 @@
 
 mod doors;
 mod fields;
+mod hops;
 mod outages;
 mod refusals;
 mod support;

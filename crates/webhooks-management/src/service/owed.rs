@@ -146,6 +146,7 @@ impl Owed {
             return Ok(());
         };
         let delivery = &row.delivery;
+        // Without a hop: history keeps none, and what is made anew says what an ordinary event's does.
         let job = DeliveryJob {
             delivery: Some(delivery_ref(delivery)),
             // What was tried before it fell through counts.

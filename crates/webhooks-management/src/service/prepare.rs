@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use webhooks_domain::{
+    hop::{self, Hop},
     ids::Trigger,
     sealing::Purpose,
     signing::{self, AsymmetricKey, SEED_BYTES, SigningKey},
@@ -59,7 +60,8 @@ fn quoted(text: &str) -> String {
 }
 
 impl Management {
-    /// The request that carries `body` to the webhook now.
+    /// The request that carries `body` to the webhook now. Its hop is that of a delivery which is made
+    /// anew: history keeps none.
     pub(super) fn prepare(
         &self,
         webhook: &WebhookRow,
@@ -86,6 +88,7 @@ impl Management {
             ("webhook-signature", signature),
             ("webhook-attempt", attempt.to_string()),
             ("webhook-trigger", trigger.header_word().to_owned()),
+            (hop::HEADER, Hop::default().next().get().to_string()),
             ("traceparent", traceparent),
         ]
         .map(|(name, value)| (name.to_owned(), value))

@@ -22,7 +22,8 @@ async fn event(world: &World, workspace: Uuid, id: &str) -> u64 {
     )
     .header(headers::EVENT_ID, id)
     .header(headers::WORKSPACE, &workspace.to_string())
-    .header(headers::ACCEPTED_AT, &now().to_string());
+    .header(headers::ACCEPTED_AT, &now().to_string())
+    .header(headers::HOP, "1");
     world.bus.publish(event, LIMIT).await.unwrap().seq
 }
 
@@ -155,6 +156,7 @@ async fn an_event_that_nobody_knows_of_is_offered_again_and_no_other() {
         .unwrap();
     assert_eq!(copy.header(headers::AGAIN), Some(&*lost.to_string()));
     assert_eq!(copy.header(headers::EVENT_ID), Some("lost"));
+    assert_eq!(copy.header(headers::HOP), Some("1"));
     wait_until("the check to have passed", LIMIT, async || {
         match world.store.repair_position("events").await {
             Ok(Some(position)) if position == last => Ok(()),

@@ -2,8 +2,8 @@
 //!
 //! It goes to the subject it came from, as a new message: a fresh message id, since the old one may
 //! be what was refused, and without the conditions of the old publish. What our own services need
-//! (`Wh-…` and the trace) is kept. A publisher's event keeps its identity: the id in its body, or else
-//! the message id it came with. The letter is removed only when the stream has acknowledged the
+//! (`Wh-…`, the trace and the hop) is kept. A publisher's event keeps its identity: the id in its body,
+//! or else the message id it came with. The letter is removed only when the stream has acknowledged the
 //! new message; a crash in between leaves both, and delivery ids make the second harmless.
 //!
 //! An event is judged before anything is published, by the rules it will meet: one that would be
@@ -17,7 +17,10 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use uuid::Uuid;
 use webhooks_bus::{Bus, FIRST_REFUSED, Outgoing, headers, letters_stream, names, subjects};
-use webhooks_domain::event::{EventLimits, FieldProblem, parse_event_of};
+use webhooks_domain::{
+    event::{EventLimits, FieldProblem, parse_event_of},
+    hop,
+};
 use webhooks_ingest::check_message;
 use webhooks_proto::internal::v1::DeadLetter;
 
@@ -151,8 +154,8 @@ fn objection(message: &Outgoing, stream: &str, corrected: bool) -> Option<String
     let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
     let limits = EventLimits::DEFAULT;
     let problems = if message.subject.starts_with(subjects::INTAKE_PREFIX) {
-        let id = header(headers::MSG_ID);
-        let checked = check_message(&message.subject, id, &message.payload, &limits);
+        let (id, hop) = (header(headers::MSG_ID), header(hop::HEADER));
+        let checked = check_message(&message.subject, id, hop, &message.payload, &limits);
         checked.err()?.problems
     } else if corrected && stream == names::EVENTS {
         let workspace = header(headers::WORKSPACE).and_then(|text| Uuid::try_parse(text).ok());
@@ -193,7 +196,9 @@ fn message(
     if fixed.is_none() && letter.detail.ends_with(CUT) {
         bail!("its payload was too large to be kept whole: give it with --payload");
     }
-    let kept = |name: &str| name.starts_with("Wh-") || name == headers::TRACEPARENT;
+    let kept = |name: &str| {
+        name.starts_with("Wh-") || name == headers::TRACEPARENT || name == hop::HEADER
+    };
     let payload = fixed.map_or(letter.payload, Bytes::from);
     let mut message = Outgoing::new(letter.subject, id, payload);
     if !ours {
@@ -210,10 +215,15 @@ fn message(
                 .insert(headers::MSG_ID, came_with.value.as_str());
         }
     }
-    for header in letter.headers.iter().filter(|header| kept(&header.name)) {
-        message
-            .headers
-            .insert(header.name.as_str(), header.value.as_str());
+    for header in &letter.headers {
+        // Ingest takes this one in any case.
+        let name = match header.name.eq_ignore_ascii_case(hop::HEADER) {
+            true => hop::HEADER,
+            false => header.name.as_str(),
+        };
+        if kept(name) {
+            message.headers.insert(name, header.value.as_str());
+        }
     }
     Ok((message, letter.stream))
 }
@@ -330,6 +340,21 @@ mod tests {
         assert_eq!(
             check(Some(event(WORKSPACE, r#","link":5,"device":[]"#))).unwrap(),
             "event.link must be an object, found a number (wrong_type); event.device must be an object, found an array (wrong_type)"
+        );
+        let with_hop = |hop: &str| {
+            let mut letter = letter(&subject);
+            letter.headers.push(Header {
+                name: "X-Linkbreakers-Hop".to_owned(),
+                value: hop.to_owned(),
+            });
+            let (sent, stream) = message(letter, Some(event(WORKSPACE, "")), "fresh").unwrap();
+            objection(&sent, &stream, true)
+        };
+        assert_eq!(with_hop("1"), None);
+        let circle = with_hop("2").unwrap();
+        assert!(
+            circle.starts_with("x-linkbreakers-hop ") && circle.ends_with(" (loop)"),
+            "{circle}"
         );
         let large = [event(WORKSPACE, ""), vec![b' '; 256 * 1024]].concat();
         assert!(check(Some(large)).unwrap().ends_with(" (too_large)"));

@@ -81,6 +81,7 @@ async fn offer(around: &Surroundings, seq: u64) -> anyhow::Result<bool> {
         headers::WORKSPACE,
         headers::ACCEPTED_AT,
         headers::TRACEPARENT,
+        headers::HOP,
     ] {
         if let Some(value) = event.header(name) {
             copy = copy.header(name, value);

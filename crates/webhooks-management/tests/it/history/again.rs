@@ -62,6 +62,8 @@ async fn a_retry_owes_the_same_bytes_under_the_same_message_id() {
         found["value"].as_str().unwrap().to_owned()
     };
     assert_eq!(header("webhook-id"), job.message_id);
+    // History keeps no hop: what is made anew begins where an ordinary event does.
+    assert_eq!((header("x-linkbreakers-hop").as_str(), job.hop), ("1", 0));
     let signed = verify(
         &SigningKey::parse(&secret).unwrap(),
         &header("webhook-id"),
