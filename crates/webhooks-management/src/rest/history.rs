@@ -237,7 +237,7 @@ fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {
 }
 
 /// A list whose total may be a lower bound, which is said only then.
-fn found_body<T, V: serde::Serialize>(
+pub(super) fn found_body<T, V: serde::Serialize>(
     name: &str,
     found: &Found<T>,
     view: impl Fn(&T) -> V,
