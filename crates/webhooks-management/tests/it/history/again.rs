@@ -248,6 +248,18 @@ async fn samples_are_payloads_of_the_kinds_asked_for() {
     assert_eq!(kinds, ["KIND_EXIT", "KIND_INTERACTION"]);
     let keys: Vec<_> = samples[0].as_object().unwrap().keys().collect();
     assert_eq!(keys.len(), 6, "{keys:?}");
+    // A kind that is named again is shown once.
+    let named = "triggers=KIND_EXIT,KIND_ENTRY,KIND_EXIT&triggers=KIND_ENTRY";
+    let named = format!("/v1/webhooks/sample?{named}");
+    let samples = world.get(&named, token).await;
+    let kinds: Vec<_> = samples
+        .body
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| sample["workflowStep"]["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["KIND_EXIT", "KIND_ENTRY"]);
     let wrong = world
         .get("/v1/webhooks/sample?triggers=KIND_OTHER", token)
         .await;
