@@ -23,8 +23,8 @@ use webhooks_domain::{
     webhook::WebhookStatus,
 };
 use webhooks_store::{
-    DeletedWebhook, DeliveryFilter, DeliveryRow, EventCursor, EventRow, MAX_PAGE, Past, PastConfig,
-    StatusFilter, WebhookRow,
+    DeletedWebhook, DeliveryFilter, DeliveryRow, EventContent, EventCursor, EventRow, MAX_PAGE,
+    Past, PastConfig, StatusFilter, WebhookRow,
 };
 
 use super::{Found, Management, Page};
@@ -93,6 +93,17 @@ pub struct JudgedEvent {
 }
 
 impl Management {
+    /// The workspace's event of this id, from as far back as history is kept.
+    pub(super) async fn stored_event(
+        &self,
+        workspace: Uuid,
+        id: &str,
+    ) -> Result<EventContent, ManagementError> {
+        let (store, days) = (&self.inner.store, self.inner.retention_days);
+        let event = store.get_event(workspace, id, self.now(), days).await?;
+        event.ok_or_else(|| Refusal::EventNotFound.into())
+    }
+
     /// One event of the caller's workspace, with a verdict for each webhook.
     ///
     /// # Errors
@@ -103,8 +114,7 @@ impl Management {
         id: &str,
     ) -> Result<JudgedEvent, ManagementError> {
         let store = &self.inner.store;
-        let event = store.get_event(caller.workspace, id, self.now()).await?;
-        let event = event.ok_or(Refusal::EventNotFound)?.event;
+        let event = self.stored_event(caller.workspace, id).await?.event;
         let filter = DeliveryFilter {
             event_id: Some(event.id.clone()),
             ..DeliveryFilter::default()

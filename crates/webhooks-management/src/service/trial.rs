@@ -280,8 +280,7 @@ impl Management {
         event_id: &str,
     ) -> Result<Trial, ManagementError> {
         let (workspace, now) = (webhook.workspace_id, self.now());
-        let content = self.inner.store.get_event(workspace, event_id, now).await?;
-        let content = content.ok_or(Refusal::EventNotFound)?;
+        let content = self.stored_event(workspace, event_id).await?;
         let profile = profile_of(webhook);
         let rendition =
             rendition_in(profile, &content.renditions)?.ok_or(Refusal::PayloadExpired)?;

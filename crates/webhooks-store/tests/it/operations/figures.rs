@@ -40,16 +40,33 @@ async fn events_page_newest_first() {
     let page = store.list_events(workspace, range, 10, None).await.unwrap();
     assert_eq!(page.total, 2, "from the first moment to before the last");
     let event = store
-        .get_event(workspace, "e6", NOON)
+        .get_event(workspace, "e6", NOON, 30)
         .await
         .unwrap()
         .unwrap();
     assert_eq!(event.event.accepted_at, NOON - 3 * DAY);
     assert!(!event.renditions.is_empty());
-    assert_eq!(
-        store.get_event(Uuid::new_v4(), "e6", NOON).await.unwrap(),
-        None
-    );
+    let foreign = store.get_event(Uuid::new_v4(), "e6", NOON, 30).await;
+    assert_eq!(foreign.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_id_for_as_long_as_history_is_kept() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = Uuid::new_v4();
+    let at = |days: i64| facts(workspace, Uuid::nil(), &format!("e{days}"), NOON - days * DAY);
+    let verdicts = [30, 401, 3_650].map(|days| verdict(&at(days)));
+    store.record_verdicts(&verdicts).await.unwrap();
+    let found = async |id: &str, kept_days| {
+        let event = store.get_event(workspace, id, NOON, kept_days).await;
+        event.unwrap().is_some()
+    };
+    assert!(found("e30", 30).await && !found("e401", 30).await);
+    for id in ["e30", "e401", "e3650"] {
+        assert!(found(id, 3_650).await, "{id}");
+        assert!(found(id, u32::MAX).await, "{id}");
+    }
 }
 
 #[tokio::test]
