@@ -38,6 +38,9 @@ use crate::{
 /// Most webhooks that one answer judges.
 const MAX_JUDGED: usize = 10_000;
 
+/// Most deliveries of the event that one answer looks at, the newest.
+const MAX_LOOKED_AT: usize = 100_000;
+
 /// What a verdict rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JudgedBy {
@@ -72,7 +75,8 @@ pub struct EventVerdict {
     pub fired: bool,
     /// A stable word.
     pub reason: &'static str,
-    /// All deliveries of the event to it, replays and tests included, newest first.
+    /// All deliveries of the event to it, replays and tests included, newest first (of the newest
+    /// 100,000 of the event).
     pub delivery_ids: Vec<Uuid>,
     /// What this rests on.
     pub judged_by: JudgedBy,
@@ -120,16 +124,18 @@ impl Management {
             ..DeliveryFilter::default()
         };
         let mut deliveries: BTreeMap<Uuid, Vec<DeliveryRow>> = BTreeMap::new();
-        let mut after = None;
+        let (mut after, mut looked_at) = (None, 0);
         loop {
             let page = store
                 .search_deliveries(caller.workspace, &filter, MAX_PAGE, after)
                 .await?;
+            looked_at += page.rows.len();
             for row in page.rows {
                 deliveries.entry(row.webhook_id).or_default().push(row);
             }
             after = page.next;
-            if after.is_none() || deliveries.len() >= MAX_JUDGED {
+            let enough = deliveries.len() >= MAX_JUDGED || looked_at >= MAX_LOOKED_AT;
+            if after.is_none() || enough {
                 break;
             }
         }
