@@ -277,7 +277,11 @@ async fn keys_that_have_outlived_their_day_are_purged_in_one_run_however_many() 
     world.start_service().await;
     wait_until("the purge", LIMIT, async || {
         let left = world.sql("SELECT count(*) FROM idempotency_keys").await;
-        if left.trim() == "1" { Ok(()) } else { Err(left) }
+        if left.trim() == "1" {
+            Ok(())
+        } else {
+            Err(left)
+        }
     })
     .await
     .unwrap();

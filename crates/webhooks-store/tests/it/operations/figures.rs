@@ -55,7 +55,14 @@ async fn an_event_is_found_by_its_id_for_as_long_as_history_is_kept() {
     let database = Database::fresh().await;
     let store = &database.store;
     let workspace = Uuid::new_v4();
-    let at = |days: i64| facts(workspace, Uuid::nil(), &format!("e{days}"), NOON - days * DAY);
+    let at = |days: i64| {
+        facts(
+            workspace,
+            Uuid::nil(),
+            &format!("e{days}"),
+            NOON - days * DAY,
+        )
+    };
     let verdicts = [30, 401, 3_650].map(|days| verdict(&at(days)));
     store.record_verdicts(&verdicts).await.unwrap();
     let found = async |id: &str, kept_days| {
