@@ -105,6 +105,8 @@ pub(crate) struct Rules<'a> {
 pub(crate) struct Before<'a> {
     /// Its endpoint's URL.
     pub(crate) endpoint_url: &'a str,
+    /// When its failed deliveries are tried again.
+    pub(crate) retry: RetryChoice,
     /// Its headers and credentials.
     pub(crate) extras: &'a Extras,
 }
@@ -244,6 +246,7 @@ impl Draft {
         before: Before<'_>,
     ) -> Result<Changes, ManagementError> {
         let mut judge = Judge::new(self.problems, rules.addresses, rules.retry, rules.now);
+        judge.retry_kept = Some(before.retry);
         let endpoint_url = judge.endpoint(self.endpoint_url);
         let moves = endpoint_url
             .as_deref()
@@ -305,6 +308,8 @@ pub(crate) fn judge_secret(
 struct Judge<'a> {
     policy: &'a AddressPolicy,
     retry_bounds: RetryBounds,
+    /// The policy that is there already, which the plan has no say in.
+    retry_kept: Option<RetryChoice>,
     now: i64,
     violations: Violations,
     endpoint_refused: bool,
@@ -320,6 +325,7 @@ impl<'a> Judge<'a> {
         Self {
             policy,
             retry_bounds,
+            retry_kept: None,
             now,
             violations,
             endpoint_refused: false,

@@ -136,6 +136,7 @@ impl Service {
             addresses: config.addresses.clone(),
             clock: Arc::clone(&ctx.clock),
             light_plan_webhooks: config.light_plan_webhooks,
+            retention_days: config.retention_days,
         });
         let api = bind(ctx, "api", config.api_address).await?;
         let grpc = bind(ctx, "grpc", config.grpc_address).await?;

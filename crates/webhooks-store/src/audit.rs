@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     Store,
     error::StoreError,
-    history::MAX_PAGE,
+    history::{MAX_COUNTED, MAX_PAGE},
     pg::{self, Micros, storable},
 };
 
@@ -148,8 +148,10 @@ pub struct AuditCursor {
 pub struct AuditPage {
     /// The entries, newest first.
     pub rows: Vec<AuditRow>,
-    /// How many match in all.
+    /// How many match in all, exact up to [`MAX_COUNTED`].
     pub total: i64,
+    /// There are more than `total`.
+    pub total_is_lower_bound: bool,
     /// Whether another page follows.
     pub more: bool,
 }
@@ -174,7 +176,8 @@ macro_rules! matching {
     };
 }
 
-const TOTAL: &str = matching!("SELECT count(*)", "");
+/// The log is kept for ever: it is counted up to a number, and not to its beginning.
+const TOTAL: &str = matching!("SELECT count(*) FROM (SELECT 1", " LIMIT $7) counted");
 
 const PAGE: &str = matching!(
     "SELECT *",
@@ -228,8 +231,8 @@ impl Store {
         write(&mut *self.pool.acquire().await?, entry).await
     }
 
-    /// A page of the workspace's entries, newest first, beginning after `after`, with the exact
-    /// number of all that match. `page_size` is capped at [`MAX_PAGE`].
+    /// A page of the workspace's entries, newest first, beginning after `after`, with the number
+    /// of all that match, counted up to [`MAX_COUNTED`]. `page_size` is capped at [`MAX_PAGE`].
     ///
     /// # Errors
     /// When the database fails.
@@ -259,6 +262,7 @@ impl Store {
             .bind(&actor)
             .bind(filter.from.map(Micros))
             .bind(filter.to.map(Micros))
+            .bind(MAX_COUNTED + 1)
             .fetch_one(&mut *tx)
             .await?;
         let found = sqlx::query(PAGE)
@@ -275,6 +279,11 @@ impl Store {
             .await?;
         tx.commit().await?;
         let (rows, more) = pg::page(&found, page_size, AuditRow::of)?;
-        Ok(AuditPage { rows, total, more })
+        Ok(AuditPage {
+            rows,
+            total: total.min(MAX_COUNTED),
+            total_is_lower_bound: total > MAX_COUNTED,
+            more,
+        })
     }
 }

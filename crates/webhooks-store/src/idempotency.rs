@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Store,
     error::StoreError,
-    pg::{Micros, int, storable},
+    pg::{Micros, bigint, int, storable},
 };
 
 /// How long an answer is kept.
@@ -22,8 +22,8 @@ pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long a claim without an answer keeps others out. Longer than any request may take.
 pub const IDEMPOTENCY_LEASE: Duration = Duration::from_secs(60);
 
-/// Most rows that one [`Store::purge_idempotent`] removes.
-const PURGE_ROWS: i64 = 10_000;
+/// Most keys that one [`Store::purge_idempotent`] removes.
+pub const MAX_PURGED: u64 = 10_000;
 
 /// A key in the scope of its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,15 +215,15 @@ impl Store {
         Ok(())
     }
 
-    /// Removes keys that have outlived [`IDEMPOTENCY_KEPT`], at most 10,000 a call; answers how
-    /// many.
+    /// Removes keys that have outlived [`IDEMPOTENCY_KEPT`], the oldest first, at most
+    /// [`MAX_PURGED`] a call; answers how many. As many as that: there may be more.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn purge_idempotent(&self, now: i64) -> Result<u64, StoreError> {
         let done = sqlx::query(PURGE)
             .bind(Micros(before(now, IDEMPOTENCY_KEPT)))
-            .bind(PURGE_ROWS)
+            .bind(bigint(MAX_PURGED))
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())

@@ -48,7 +48,9 @@ pub use history::{
 };
 pub use history::{MAX_PULSE, Pulse};
 pub use history::{MAX_WATCHED, WatchedDelivery};
-pub use idempotency::{Begun, IDEMPOTENCY_KEPT, IDEMPOTENCY_LEASE, IdempotencyKey, KeptAnswer};
+pub use idempotency::{
+    Begun, IDEMPOTENCY_KEPT, IDEMPOTENCY_LEASE, IdempotencyKey, KeptAnswer, MAX_PURGED,
+};
 pub use outbox::{OutboxKind, OutboxRow, OutboxStep};
 pub use pg::{Day, storable};
 pub use pool::{Store, StoreSettings};

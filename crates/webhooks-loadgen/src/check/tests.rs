@@ -407,7 +407,6 @@ fn an_attempt_that_was_made_and_logged_twice_needs_a_kill_too() {
                 ..evidence.attempts[0].clone()
             };
             evidence.attempts.push(again);
-            evidence.deliveries[0].attempts += 1;
             evidence.bus_kills = Some(Vec::new());
         }
     };

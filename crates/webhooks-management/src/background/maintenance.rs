@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use webhooks_store::Day;
+use webhooks_store::{Day, MAX_PURGED};
 
 use super::{Surroundings, pause};
 
@@ -16,6 +16,10 @@ const AHEAD_DAYS: u16 = 7;
 /// ones and those with long schedules.
 const CLOSED_AFTER_DAYS: i32 = 1;
 
+/// Most batches of keys that one run removes, of [`MAX_PURGED`] each: a million an hour, which is more
+/// than callers can leave behind for long.
+const PURGE_BATCHES: u32 = 100;
+
 /// Runs at start and then every hour, until shutdown.
 pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Result<()> {
     loop {
@@ -28,12 +32,26 @@ pub(super) async fn run(around: Surroundings, retention_days: u32) -> anyhow::Re
         let closed = around.store.close_partitions_older_than(over).await?;
         let news = now.saturating_sub(NEWS_DAYS * DAY_MICROS);
         around.store.forget_health_news(news).await?;
-        let purged = around.store.purge_idempotent(now).await?;
+        let purged = purge(&around, now).await?;
         tracing::info!(made, dropped, closed, purged, "history.maintained");
         if pause(&around, EVERY).await {
             return Ok(());
         }
     }
+}
+
+/// Removes the idempotency keys that have outlived their time; answers how many. What one run leaves,
+/// at [`PURGE_BATCHES`] or at shutdown, is the next one's.
+async fn purge(around: &Surroundings, now: i64) -> anyhow::Result<u64> {
+    let mut purged = 0;
+    for _ in 0..PURGE_BATCHES {
+        let removed = around.store.purge_idempotent(now).await?;
+        purged += removed;
+        if removed < MAX_PURGED || around.shutdown.is_cancelled() {
+            break;
+        }
+    }
+    Ok(purged)
 }
 
 /// How long mails that went out, and events that were acted on, are remembered: longer than stream

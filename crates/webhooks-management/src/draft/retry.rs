@@ -137,7 +137,9 @@ impl Judge<'_> {
             return None;
         }
         let policy = policy_of(choice?);
-        self.retry_within_plan(Some(policy.max_attempts), Some(age_of(&policy)));
+        if !self.keeps_retry(&policy) {
+            self.retry_within_plan(Some(policy.max_attempts), Some(age_of(&policy)));
+        }
         choice
     }
 
@@ -191,7 +193,9 @@ impl Judge<'_> {
         } else {
             policy.max_age.filter(|_| fine("maxAge"))
         };
-        self.retry_within_plan(attempts, age);
+        if !(whole && self.keeps_retry(&policy)) {
+            self.retry_within_plan(attempts, age);
+        }
         if self.violations.count() > before || !whole {
             return None;
         }
@@ -201,6 +205,12 @@ impl Judge<'_> {
             Some(_) => RetryChoice::Resilient,
             None => RetryChoice::Custom(numbers),
         })
+    }
+
+    /// Whether it is the policy that is there already, however it is spelled: what exists is never
+    /// refused.
+    fn keeps_retry(&self, policy: &RetryPolicy) -> bool {
+        self.retry_kept.map(policy_of).as_ref() == Some(policy)
     }
 
     fn retry_within_plan(&mut self, max_attempts: Option<u32>, age: Option<Duration>) {

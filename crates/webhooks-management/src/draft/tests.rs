@@ -40,6 +40,7 @@ fn strict() -> Rules<'static> {
 fn changes(draft: Draft) -> Result<Changes, ManagementError> {
     let before = Before {
         endpoint_url: "https://example.com/hook",
+        retry: RetryChoice::default(),
         extras: &Extras::default(),
     };
     draft.judge_changes(&strict(), before)
@@ -85,6 +86,7 @@ fn a_url_is_judged_with_the_key_that_is_appended_to_it() {
     let stored = stored.judge_new(&strict()).unwrap();
     let before = Before {
         endpoint_url: &stored.endpoint_url,
+        retry: RetryChoice::default(),
         extras: &stored.extras,
     };
     let longer = Draft {
@@ -96,6 +98,7 @@ fn a_url_is_judged_with_the_key_that_is_appended_to_it() {
     let long = url(2_040);
     let before = Before {
         endpoint_url: &long,
+        retry: RetryChoice::default(),
         extras: &Extras::default(),
     };
     let key = Draft {
@@ -119,6 +122,7 @@ fn stored_credentials_are_not_led_to_another_host() {
     let stored = stored.judge_new(&strict()).unwrap();
     let before = Before {
         endpoint_url: &stored.endpoint_url,
+        retry: RetryChoice::default(),
         extras: &stored.extras,
     };
     let to = |url: &str| Draft {
@@ -508,6 +512,7 @@ fn what_the_face_could_not_read_is_not_judged_again() {
     let stored = stored.judge_new(&strict()).unwrap();
     let before = Before {
         endpoint_url: "https://example.org/",
+        retry: RetryChoice::default(),
         extras: &stored.extras,
     };
     let error = half.judge_changes(&strict(), before).unwrap_err();

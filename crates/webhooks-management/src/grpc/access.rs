@@ -250,14 +250,15 @@ impl WorkspaceService for Grpc {
                 from,
                 to,
             };
-            let page = self
+            let found = self
                 .management
                 .list_audit_log(&caller, &filter, size, &request.page_token)
                 .await?;
             Ok(Response::new(v1::ListAuditLogResponse {
-                entries: page.rows.iter().map(entry).collect(),
-                next_page_token: page.next.unwrap_or_default(),
-                total_count: i64::try_from(page.total).unwrap_or(i64::MAX),
+                entries: found.page.rows.iter().map(entry).collect(),
+                next_page_token: found.page.next.unwrap_or_default(),
+                total_count: i64::try_from(found.page.total).unwrap_or(i64::MAX),
+                total_count_is_lower_bound: found.total_is_lower_bound,
             }))
         })
         .await

@@ -17,7 +17,7 @@ use super::{
     answer::{encode, json as json_answer, refusal_body},
     json_body,
     query::ListQuery,
-    request::{path_text, read_optional},
+    request::{path_text, read_nothing, read_optional},
     routes::{History, Route},
     webhooks::answered,
 };
@@ -59,20 +59,9 @@ impl Rest {
         let text = path_text(params);
         let id = text.as_deref().and_then(parse_id);
         match what {
-            History::RetryDelivery
-            | History::TestWebhook
-            | History::ChallengeWebhook
-            | History::CreateJob => {
+            History::TestWebhook | History::CreateJob => {
                 let (body, once) = read_optional(route, request).await?;
                 let answer = match what {
-                    History::RetryDelivery => {
-                        self.management.retry_delivery(caller, id, once, FACE).await
-                    }
-                    History::ChallengeWebhook => {
-                        self.management
-                            .challenge_webhook(caller, id, once, FACE)
-                            .await
-                    }
                     History::TestWebhook => {
                         let event = read_event_id(&body)?;
                         self.management
@@ -88,21 +77,30 @@ impl Rest {
                 };
                 Ok(answered(answer?))
             }
-            History::CancelDelivery
+            History::RetryDelivery
+            | History::ChallengeWebhook
+            | History::CancelDelivery
             | History::PauseJob
             | History::ResumeJob
             | History::CancelJob => {
-                // There is nothing to say beside the key.
-                let (_, once) = read_optional(route, request).await?;
+                let once = read_nothing(route, request).await?;
                 let management = &self.management;
                 let state = match what {
-                    History::PauseJob => JobState::Paused,
-                    History::ResumeJob => JobState::Running,
-                    History::CancelJob => JobState::Cancelled,
-                    _ => {
+                    History::RetryDelivery => {
+                        let made = management.retry_delivery(caller, id, once, FACE);
+                        return Ok(answered(made.await?));
+                    }
+                    History::ChallengeWebhook => {
+                        let asked = management.challenge_webhook(caller, id, once, FACE);
+                        return Ok(answered(asked.await?));
+                    }
+                    History::CancelDelivery => {
                         let cancelled = management.cancel_delivery(caller, id, once, FACE);
                         return Ok(answered(cancelled.await?));
                     }
+                    History::PauseJob => JobState::Paused,
+                    History::ResumeJob => JobState::Running,
+                    _ => JobState::Cancelled,
                 };
                 let set = management.set_job_state(caller, id, state, once, FACE);
                 Ok(answered(set.await?))
@@ -237,7 +235,7 @@ fn encode_job(row: &JobRow) -> Result<Vec<u8>, ManagementError> {
 }
 
 /// A list whose total may be a lower bound, which is said only then.
-fn found_body<T, V: serde::Serialize>(
+pub(super) fn found_body<T, V: serde::Serialize>(
     name: &str,
     found: &Found<T>,
     view: impl Fn(&T) -> V,

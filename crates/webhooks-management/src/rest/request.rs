@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use webhooks_domain::content_type;
 
-use super::{body::MAX_BODY_BYTES, routes::Route};
+use super::{body::MAX_BODY_BYTES, object::ObjectReader, routes::Route};
 use crate::{
     error::{ManagementError, Violation, parse_id},
     service::{IfMatch, Once},
@@ -72,6 +72,23 @@ pub(super) async fn read_optional(
         hash: request_hash(route.verb, &parts, &body),
     });
     Ok((body, once))
+}
+
+/// The same for a call that has nothing to say beside its key: no body, an empty one, or `{}`.
+pub(super) async fn read_nothing(
+    route: &Route,
+    request: Request,
+) -> Result<Option<Once>, ManagementError> {
+    let (body, once) = read_optional(route, request).await?;
+    says_nothing(&body)?;
+    Ok(once)
+}
+
+fn says_nothing(body: &[u8]) -> Result<(), ManagementError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    ObjectReader::of(body)?.finish(&[]).verdict(())
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
@@ -217,6 +234,31 @@ mod tests {
             hash("POST", "/v1/webhooks", Some("\"1\""), b"{}"),
         ] {
             assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_by_no_body_or_by_an_object_without_members() {
+        for nothing in ["", "{}", " {\n} "] {
+            says_nothing(nothing.as_bytes()).unwrap();
+        }
+        for (something, field, reason) in [
+            (r#"{"x":1}"#, "x", "unknown_field"),
+            ("{{{", "", "malformed_json"),
+            (" ", "", "malformed_json"),
+            ("{}{}", "", "malformed_json"),
+            ("null", "", "not_an_object"),
+            ("[]", "", "not_an_object"),
+        ] {
+            let refused = says_nothing(something.as_bytes()).unwrap_err();
+            let [problem] = refused.violations() else {
+                panic!("{something}: {refused:?}")
+            };
+            assert_eq!(
+                (problem.field.as_str(), problem.reason),
+                (field, reason),
+                "{something}"
+            );
         }
     }
 

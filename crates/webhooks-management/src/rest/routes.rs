@@ -184,7 +184,7 @@ impl Route {
         ["POST", "PUT", "PATCH"].contains(&self.verb)
     }
 
-    /// Whether a call has a body.
+    /// Whether a call has a body, or may have one.
     pub(crate) fn writes(&self) -> bool {
         matches!(
             self.action,
@@ -197,6 +197,10 @@ impl Route {
                         | History::ChallengeWebhook
                         | History::PreviewWebhook
                         | History::CreateJob
+                        | History::CancelDelivery
+                        | History::PauseJob
+                        | History::ResumeJob
+                        | History::CancelJob
                 )
                 | Action::Tenancy(
                     Tenancy::CreateToken | Tenancy::UpdateToken | Tenancy::SetAuthorities

@@ -12,6 +12,7 @@ use super::{
     Rest,
     access_view::{AuditView, TokenView, allowances, plans, scopes},
     answer::{encode, json as json_answer, refusal_body},
+    history::found_body,
     json_body, list_body,
     object::ObjectReader,
     openapi,
@@ -77,12 +78,11 @@ impl Rest {
                 let filter = audit_filter(&query, &mut problems);
                 let size = problems.take(query.page_size());
                 problems.verdict()?;
-                let page = self
+                let found = self
                     .management
                     .list_audit_log(&caller, &filter, size, query.page_token())
                     .await?;
-                let views: Vec<_> = page.rows.iter().map(AuditView::of).collect();
-                list_body("entries", &views, page.next, page.total)
+                found_body("entries", &found, AuditView::of)
             }
             Tenancy::GetAuthorities => {
                 let found = self.management.authorities(&caller).await?;

@@ -3,11 +3,11 @@
 use uuid::Uuid;
 use webhooks_store::{AuditCursor, AuditFilter, AuditRow};
 
-use super::{Management, Page};
+use super::{Found, Management, Page};
 use crate::{auth::Caller, error::ManagementError, page::ListScope};
 
 impl Management {
-    /// Who changed what in the caller's workspace, newest first.
+    /// Who changed what in the caller's workspace, newest first. The total is counted up to 10,000.
     ///
     /// # Errors
     /// The page token is not for this list.
@@ -17,7 +17,7 @@ impl Management {
         filter: &AuditFilter,
         page_size: u32,
         page_token: &str,
-    ) -> Result<Page<AuditRow>, ManagementError> {
+    ) -> Result<Found<AuditRow>, ManagementError> {
         let text = |wish: &Option<String>| wish.clone().unwrap_or_default();
         let time = |wish: Option<i64>| wish.map_or_else(String::new, |at| at.to_string());
         let parts = [
@@ -44,13 +44,16 @@ impl Management {
             .list_audit(caller.workspace, filter, page_size, after)
             .await?;
         let last = page.rows.last().filter(|_| page.more);
-        Ok(Page {
-            next: last.map(|row| {
-                let number = u128::try_from(row.id).unwrap_or(0);
-                self.token_after(scope, row.at, Uuid::from_u128(number))
-            }),
-            total: u64::try_from(page.total).unwrap_or(0),
-            rows: page.rows,
+        Ok(Found {
+            page: Page {
+                next: last.map(|row| {
+                    let number = u128::try_from(row.id).unwrap_or(0);
+                    self.token_after(scope, row.at, Uuid::from_u128(number))
+                }),
+                total: u64::try_from(page.total).unwrap_or(0),
+                rows: page.rows,
+            },
+            total_is_lower_bound: page.total_is_lower_bound,
         })
     }
 }

@@ -23,8 +23,8 @@ use webhooks_domain::{
     webhook::WebhookStatus,
 };
 use webhooks_store::{
-    DeletedWebhook, DeliveryFilter, DeliveryRow, EventCursor, EventRow, MAX_PAGE, Past, PastConfig,
-    StatusFilter, WebhookRow,
+    DeletedWebhook, DeliveryFilter, DeliveryRow, EventContent, EventCursor, EventRow, MAX_PAGE,
+    Past, PastConfig, StatusFilter, WebhookRow,
 };
 
 use super::{Found, Management, Page};
@@ -37,6 +37,9 @@ use crate::{
 
 /// Most webhooks that one answer judges.
 const MAX_JUDGED: usize = 10_000;
+
+/// Most deliveries of the event that one answer looks at, the newest.
+const MAX_LOOKED_AT: usize = 100_000;
 
 /// What a verdict rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +75,8 @@ pub struct EventVerdict {
     pub fired: bool,
     /// A stable word.
     pub reason: &'static str,
-    /// All deliveries of the event to it, replays and tests included, newest first.
+    /// All deliveries of the event to it, replays and tests included, newest first (of the newest
+    /// 100,000 of the event).
     pub delivery_ids: Vec<Uuid>,
     /// What this rests on.
     pub judged_by: JudgedBy,
@@ -93,6 +97,17 @@ pub struct JudgedEvent {
 }
 
 impl Management {
+    /// The workspace's event of this id, from as far back as history is kept.
+    pub(super) async fn stored_event(
+        &self,
+        workspace: Uuid,
+        id: &str,
+    ) -> Result<EventContent, ManagementError> {
+        let (store, days) = (&self.inner.store, self.inner.retention_days);
+        let event = store.get_event(workspace, id, self.now(), days).await?;
+        event.ok_or_else(|| Refusal::EventNotFound.into())
+    }
+
     /// One event of the caller's workspace, with a verdict for each webhook.
     ///
     /// # Errors
@@ -103,23 +118,24 @@ impl Management {
         id: &str,
     ) -> Result<JudgedEvent, ManagementError> {
         let store = &self.inner.store;
-        let event = store.get_event(caller.workspace, id, self.now()).await?;
-        let event = event.ok_or(Refusal::EventNotFound)?.event;
+        let event = self.stored_event(caller.workspace, id).await?.event;
         let filter = DeliveryFilter {
             event_id: Some(event.id.clone()),
             ..DeliveryFilter::default()
         };
         let mut deliveries: BTreeMap<Uuid, Vec<DeliveryRow>> = BTreeMap::new();
-        let mut after = None;
+        let (mut after, mut looked_at) = (None, 0);
         loop {
             let page = store
                 .search_deliveries(caller.workspace, &filter, MAX_PAGE, after)
                 .await?;
+            looked_at += page.rows.len();
             for row in page.rows {
                 deliveries.entry(row.webhook_id).or_default().push(row);
             }
             after = page.next;
-            if after.is_none() || deliveries.len() >= MAX_JUDGED {
+            let enough = deliveries.len() >= MAX_JUDGED || looked_at >= MAX_LOOKED_AT;
+            if after.is_none() || enough {
                 break;
             }
         }

@@ -82,11 +82,12 @@ impl Management {
         if let Some(webhook) = webhook {
             self.get_webhook(caller, webhook).await?;
         }
-        let (interval, from, to) = query.judge(self.now())?;
+        let now = self.now();
+        let (interval, from, to) = query.judge(now)?;
         let measures = self
             .inner
             .store
-            .measure(caller.workspace, webhook, interval, (from, to))
+            .measure(caller.workspace, webhook, interval, (from, to), now)
             .await?;
         Ok(Metrics {
             interval,

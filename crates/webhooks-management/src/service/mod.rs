@@ -107,6 +107,7 @@ struct Inner {
     addresses: AddressPolicy,
     clock: Arc<dyn Clock>,
     light_plan_webhooks: u32,
+    retention_days: u32,
     calls: TaskTracker,
     owed: Owed,
     tail: TailHub,
@@ -131,6 +132,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Webhooks on the Light plan.
     pub light_plan_webhooks: u32,
+    /// How many days history is kept.
+    pub retention_days: u32,
 }
 
 /// A page of a list.
@@ -175,6 +178,7 @@ impl Management {
                 addresses: parts.addresses,
                 clock: parts.clock,
                 light_plan_webhooks: parts.light_plan_webhooks,
+                retention_days: parts.retention_days,
                 calls: TaskTracker::new(),
             }),
         }

@@ -3,7 +3,7 @@
 //! A test goes through the same pipeline as everything else, flagged TEST: it counts for no total
 //! and for nobody's health. A preview sends nothing.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -144,7 +144,8 @@ impl Management {
         self.prepare(&webhook, &message, attempt, body.into(), Signature::Shown)
     }
 
-    /// Payloads as a webhook of the caller's workspace would get them, one for each kind.
+    /// Payloads as a webhook of the caller's workspace would get them, one for each kind, however often
+    /// it is named.
     ///
     /// # Errors
     /// A kind is none.
@@ -167,8 +168,10 @@ impl Management {
         }
         violations.verdict(())?;
         let now = self.now();
+        let mut seen = HashSet::new();
         wanted
             .into_iter()
+            .filter(|kind| seen.insert(*kind))
             .map(|kind| {
                 let link = Uuid::from_bytes(rand::random());
                 let event = sample::event(kind, fresh(caller.workspace, link, now));
@@ -277,8 +280,7 @@ impl Management {
         event_id: &str,
     ) -> Result<Trial, ManagementError> {
         let (workspace, now) = (webhook.workspace_id, self.now());
-        let content = self.inner.store.get_event(workspace, event_id, now).await?;
-        let content = content.ok_or(Refusal::EventNotFound)?;
+        let content = self.stored_event(workspace, event_id).await?;
         let profile = profile_of(webhook);
         let rendition =
             rendition_in(profile, &content.renditions)?.ok_or(Refusal::PayloadExpired)?;

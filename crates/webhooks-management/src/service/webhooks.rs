@@ -274,6 +274,7 @@ impl Management {
             };
             let before = Before {
                 endpoint_url: &row.endpoint_url,
+                retry: row.options.retry,
                 extras: &stored,
             };
             let changes = draft.clone().judge_changes(&rules, before)?;

@@ -3,8 +3,9 @@
 use reqwest::Method;
 use serde_json::json;
 use webhooks_domain::webhook::Plan;
+use webhooks_proto::v1::{self, workspace_service_client::WorkspaceServiceClient};
 
-use crate::support::{World, id_of, webhook_body};
+use crate::support::{World, id_of, webhook_body, with_token};
 
 #[tokio::test]
 async fn a_change_tells_who_made_it_and_from_where() {
@@ -115,6 +116,55 @@ async fn the_log_is_filtered_paged_and_a_workspaces_own() {
     let other_filter = format!("/v1/audit-log?pageSize=3&pageToken={page}");
     let reply = world.get(&other_filter, token).await;
     assert_eq!(reply.body["codeType"], "INVALID_PAGE_TOKEN");
+}
+
+#[tokio::test]
+async fn a_long_log_is_counted_to_a_limit_and_read_beyond_it() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Free).await;
+    let token = workspace.token.as_str();
+    let fill = format!(
+        "INSERT INTO audit_log (workspace_id, actor, action, subject, at)
+         SELECT '{}', 'system', 'webhook.update', 's' || n, to_timestamp(n)
+         FROM generate_series(1, 10001) n",
+        workspace.id
+    );
+    world.sql(&fill).await;
+    // The moment of the last of them.
+    let before_last = "actor=system&to=1970-01-01T02:46:41Z";
+    for (query, at_least) in [(before_last, false), ("actor=system", true), ("", true)] {
+        let path = format!("/v1/audit-log?pageSize=1&{query}");
+        let reply = world.get(&path, token).await;
+        assert_eq!(reply.body["totalCount"], 10_000, "{query}");
+        let marked = reply.body.get("totalCountIsLowerBound");
+        assert_eq!(marked, at_least.then_some(&json!(true)), "{query}");
+    }
+    let (mut seen, mut page) = (0, String::new());
+    loop {
+        let path = format!("/v1/audit-log?actor=system&pageSize=1000&pageToken={page}");
+        let reply = world.get(&path, token).await;
+        seen += reply.body["entries"].as_array().unwrap().len();
+        match reply.body["nextPageToken"].as_str() {
+            Some(next) => page = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen, 10_001);
+
+    let mut client = WorkspaceServiceClient::new(world.channel().await);
+    for (actor, total, at_least) in [("system", 10_000, true), ("operator", 2, false)] {
+        let request = v1::ListAuditLogRequest {
+            actor: actor.into(),
+            ..v1::ListAuditLogRequest::default()
+        };
+        let log = client.list_audit_log(with_token(token, request)).await;
+        let log = log.unwrap().into_inner();
+        assert_eq!(
+            (log.total_count, log.total_count_is_lower_bound),
+            (total, at_least),
+            "{actor}"
+        );
+    }
 }
 
 #[tokio::test]

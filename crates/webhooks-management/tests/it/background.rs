@@ -262,3 +262,29 @@ async fn spooled_reports_are_drained_and_poison_is_kept() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn keys_that_have_outlived_their_day_are_purged_in_one_run_however_many() {
+    let mut world = World::start().await;
+    world.stop_service().await;
+    let fill = "INSERT INTO idempotency_keys (token_id, key, request_hash, started_at)
+        SELECT 'AAAA', 'old-' || n, 'x', now() - interval '25 hours'
+        FROM generate_series(1, 25000) n;
+        INSERT INTO idempotency_keys (token_id, key, request_hash, started_at)
+        VALUES ('AAAA', 'young', 'x', now() - interval '23 hours')";
+    world.sql(fill).await;
+    // The next run is an hour away, so what goes now goes in the first.
+    world.start_service().await;
+    wait_until("the purge", LIMIT, async || {
+        let left = world.sql("SELECT count(*) FROM idempotency_keys").await;
+        if left.trim() == "1" {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    })
+    .await
+    .unwrap();
+    let left = world.sql("SELECT key FROM idempotency_keys").await;
+    assert_eq!(left.trim(), "young");
+}

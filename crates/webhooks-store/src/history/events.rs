@@ -11,9 +11,8 @@ use crate::{
     pg::{self, Day, Micros, storable},
 };
 
-/// How far back an event is looked for by its id alone, in days. Longer than history is usually
-/// kept; days without a table cost nothing.
-const DAYS_BACK: i32 = 400;
+/// Most days back that an event is looked for by its id alone: history is never kept longer.
+const MOST_DAYS_BACK: u32 = 3_650;
 
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +106,9 @@ SELECT count(*) FROM (SELECT 1 FROM events e WHERE e.workspace_id = $1 AND e.day
   AND e.accepted_at >= $4 AND e.accepted_at < $5 AND e.event_seq > 0 LIMIT $6) counted";
 
 impl Store {
-    /// The workspace's event of this id, the newest when history has several.
+    /// The workspace's event of this id, the newest when history has several; `kept_days` is how long
+    /// history is kept (at most 3,650), and as far back it is looked for. Days without a table cost
+    /// next to nothing.
     ///
     /// # Errors
     /// When the database fails.
@@ -116,9 +117,12 @@ impl Store {
         workspace: Uuid,
         id: &str,
         now: i64,
+        kept_days: u32,
     ) -> Result<Option<EventContent>, StoreError> {
-        let today = Day::of_micros(now).plus(1);
-        let days: Vec<Day> = (0..DAYS_BACK).map(|back| today.plus(-back)).collect();
+        // A clock may be ahead at the one end, and a day not dropped yet at the other.
+        let tomorrow = Day::of_micros(now).plus(1);
+        let back = pg::int(kept_days.min(MOST_DAYS_BACK)) + 2;
+        let days: Vec<Day> = (0..=back).map(|back| tomorrow.plus(-back)).collect();
         let row = sqlx::query(ONE)
             .bind(days)
             .bind(workspace)

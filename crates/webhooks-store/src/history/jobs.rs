@@ -154,7 +154,7 @@ pub struct JobRow {
     pub state: JobState,
     /// Rows looked at.
     pub examined: i64,
-    /// Rows that it is about.
+    /// Rows that it is about; of a dry run, the deliveries that the job would make.
     pub matched: i64,
     /// Deliveries made.
     pub replayed: i64,

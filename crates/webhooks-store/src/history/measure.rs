@@ -3,7 +3,7 @@
 //!
 //! A range is bounded by who asks. Within it at most the newest [`MAX_MEASURED`] deliveries are
 //! looked at; when there are more, the answer says so. What the counters of days know (deliveries by
-//! state, for whole days) is exact at any size.
+//! state, tests among them) then stands for the days that lie wholly in the range, exact at any size.
 
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row as _, postgres::PgRow};
 use uuid::Uuid;
@@ -177,6 +177,12 @@ impl Range {
         }
     }
 
+    /// Whether all of a day lies in the range, as far as the day has come by `now`.
+    fn has_whole(&self, day: Day, now: i64) -> bool {
+        let ends = day.start().saturating_add(Interval::Day.micros());
+        self.from <= day.start() && (ends <= self.to || now <= self.to)
+    }
+
     /// The newest deliveries of the range, tests left out, as `w`.
     fn window(&self, limit: i64) -> QueryBuilder<Postgres> {
         let mut sql = QueryBuilder::new(
@@ -200,7 +206,7 @@ impl Range {
 }
 
 impl Store {
-    /// Measures the deliveries made from `from` to before `to` (microseconds).
+    /// Measures the deliveries made from `from` to before `to` (microseconds), as of `now`.
     ///
     /// # Errors
     /// When the database fails.
@@ -210,6 +216,7 @@ impl Store {
         webhook: Option<Uuid>,
         interval: Interval,
         (from, to): (i64, i64),
+        now: i64,
     ) -> Result<Measures, StoreError> {
         let range = Range {
             workspace,
@@ -223,7 +230,7 @@ impl Store {
         let looked_at: i64 = buckets.iter().map(|bucket| bucket.counts.deliveries).sum();
         let partial = looked_at >= MAX_MEASURED;
         if partial && interval == Interval::Day {
-            whole_days(&mut tx, range, &mut buckets).await?;
+            whole_days(&mut tx, range, now, &mut buckets).await?;
         }
         let mut totals = Counts::default();
         for bucket in &buckets {
@@ -298,10 +305,12 @@ FROM w GROUP BY 1 ORDER BY 1",
 }
 
 /// Puts what the counters know of whole days in the place of what was looked at. The counters know
-/// tests too, and no attempts.
+/// tests too, and no attempts. Days that lie partly in the range stay as looked at: their counters are
+/// of all of the day.
 async fn whole_days(
     connection: &mut PgConnection,
     range: Range,
+    now: i64,
     buckets: &mut Vec<Bucket>,
 ) -> Result<(), StoreError> {
     let mut sql = QueryBuilder::new(
@@ -318,21 +327,30 @@ FROM delivery_counts WHERE ",
         .push_bind(Day::of_micros(range.to.saturating_sub(1)))
         .push(" GROUP BY day ORDER BY day");
     let rows = sql.build().fetch_all(connection).await?;
-    let looked_at = std::mem::take(buckets);
     for row in &rows {
         let day: Day = row.try_get("day")?;
-        let of_day = looked_at
-            .iter()
+        if !range.has_whole(day, now) {
+            continue;
+        }
+        let counts = Counts::of(row)?;
+        let looked_at = buckets
+            .iter_mut()
             .find(|bucket| Day::of_micros(bucket.start) == day);
-        buckets.push(Bucket {
-            start: day.start(),
-            counts: Counts {
-                attempts: of_day.map_or(0, |bucket| bucket.counts.attempts),
-                ..Counts::of(row)?
-            },
-            latency: of_day.map_or_else(Latency::default, |bucket| bucket.latency),
-        });
+        match looked_at {
+            Some(bucket) => {
+                bucket.counts = Counts {
+                    attempts: bucket.counts.attempts,
+                    ..counts
+                };
+            }
+            None => buckets.push(Bucket {
+                start: day.start(),
+                counts,
+                latency: Latency::default(),
+            }),
+        }
     }
+    buckets.sort_unstable_by_key(|bucket| bucket.start);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 use futures::future::join_all;
 use uuid::Uuid;
-use webhooks_store::{Begun, IdempotencyKey, StoreError};
+use webhooks_store::{Begun, IdempotencyKey, MAX_PURGED, StoreError};
 
 use crate::support::{Database, NOON, SECOND, actor, new_webhook};
 
@@ -87,6 +87,23 @@ async fn answers_are_kept_for_a_day_and_then_purged() {
         Begun::Fresh
     );
     assert_eq!(store.purge_idempotent(NOON + 2 * DAY).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_purge_removes_a_bounded_number_of_the_oldest_keys() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    sqlx::raw_sql(
+        "INSERT INTO idempotency_keys (token_id, key, request_hash, started_at)
+         SELECT 'AAAA', n::text, 'x', to_timestamp(n) FROM generate_series(1, 10001) n",
+    )
+    .execute(&database.sql)
+    .await
+    .unwrap();
+    assert_eq!(store.purge_idempotent(NOON).await.unwrap(), MAX_PURGED);
+    let left = database.texts("SELECT key FROM idempotency_keys").await;
+    assert_eq!(left, ["10001"]);
+    assert_eq!(store.purge_idempotent(NOON).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -127,6 +127,60 @@ fn a_plan_bounds_the_attempts() {
 }
 
 #[test]
+fn a_policy_that_is_there_already_is_beyond_no_plan() {
+    let with_kept = |kept: RetryChoice, draft: RetryDraft| {
+        judged(FREE, |judge| {
+            judge.retry_kept = Some(kept);
+            judge.retry(Some(draft))
+        })
+    };
+    let ten = RetryNumbers {
+        max_attempts: 10,
+        base_ms: 30_000,
+        factor_milli: 2_000,
+        cap_ms: 3_600_000,
+        jitter_milli: 200,
+        max_age_ms: 0,
+    };
+    let numbers = |max_attempts| RetryDraft {
+        max_attempts: Some(max_attempts),
+        ..RetryDraft::default()
+    };
+    let spelled = RetryDraft {
+        base_seconds: Some(30.0),
+        factor: Some(2.0),
+        cap_seconds: Some(3_600.0),
+        jitter: Some(0.2),
+        max_age_seconds: Some(0.0),
+        ..numbers(10)
+    };
+    let kept = RetryChoice::Custom(ten);
+    for same in [numbers(10), spelled.clone()] {
+        assert_eq!(with_kept(kept, same), Ok(Some(kept)));
+    }
+    let resilient = RetryChoice::Resilient;
+    let same = with_kept(resilient, preset("resilient"));
+    assert_eq!(same, Ok(Some(resilient)));
+    // Whatever is changed is judged, also what becomes less and is still too much.
+    let over = vec![("retryPolicy.maxAttempts".to_owned(), "plan_limit")];
+    let jittery = RetryDraft {
+        jitter: Some(0.3),
+        ..spelled
+    };
+    for other in [numbers(9), numbers(11), jittery, preset("resilient")] {
+        assert_eq!(with_kept(kept, other), Err(over.clone()));
+    }
+    assert_eq!(with_kept(resilient, numbers(10)), Err(over));
+    // What any policy may have is asked of this one, too.
+    let broken = RetryDraft {
+        factor: Some(0.0),
+        ..numbers(10)
+    };
+    let said = with_kept(kept, broken).unwrap_err();
+    assert!(said.contains(&("retryPolicy.factor".to_owned(), "out_of_bounds")));
+}
+
+#[test]
 fn every_number_that_is_none_is_named() {
     let said = |draft: RetryDraft, bounds: RetryBounds| -> Vec<(String, &'static str)> {
         judged(bounds, |judge| judge.retry(Some(draft))).unwrap_err()

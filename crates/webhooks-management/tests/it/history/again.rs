@@ -13,7 +13,10 @@ use webhooks_proto::{
 };
 
 use super::{delivery_in, failed, id_in, post, record, stage};
-use crate::support::{delivered, delivery, owed, tell, uuid, with_token};
+use crate::{
+    document::Stage,
+    support::{World, delivered, delivery, owed, refused, tell, uuid, with_token},
+};
 
 #[tokio::test]
 async fn a_retry_owes_the_same_bytes_under_the_same_message_id() {
@@ -110,6 +113,73 @@ async fn what_was_not_sent_is_taken_back() {
     let ended = post(&world, &cancel(&over), token, &[]).await;
     assert_eq!(ended.status, StatusCode::CONFLICT);
     assert_eq!(ended.body["codeType"], "DELIVERY_ENDED");
+}
+
+#[tokio::test]
+async fn a_call_that_has_nothing_to_say_takes_no_body_or_an_empty_object() {
+    let world = World::start().await;
+    let typed: &[(&str, &str)] = &[("content-type", "application/json")];
+    let untyped: &[(&str, &str)] = &[];
+    let calls = |stage: &Stage| {
+        let (delivery, webhook, job) = (stage.delivery, stage.webhook, &stage.job);
+        // A job that nobody has begun yet goes on anyway, so each of these can be done after the others.
+        [
+            format!("/v1/deliveries/{delivery}/retry"),
+            format!("/v1/webhooks/{webhook}/challenge"),
+            format!("/v1/deliveries/{delivery}/cancel"),
+            format!("/v1/jobs/{job}/resume"),
+            format!("/v1/jobs/{job}/pause"),
+            format!("/v1/jobs/{job}/cancel"),
+        ]
+    };
+    let stage = Stage::set(&world).await;
+    let token = stage.workspace.token.as_str();
+    let ask = async |path: &str, headers: &[(&str, &str)], body: &str| {
+        let body = Some(body.to_owned());
+        world.send(Method::POST, path, token, headers, body).await
+    };
+    for path in calls(&stage) {
+        let member = ask(&path, typed, r#"{"x":1}"#).await;
+        assert_eq!(
+            refused(&member, 400, "INVALID_ARGUMENT"),
+            [("x".to_owned(), "unknown_field".to_owned())],
+            "{path}"
+        );
+        for (body, reason) in [
+            ("{{{", "malformed_json"),
+            ("[]", "not_an_object"),
+            ("null", "not_an_object"),
+        ] {
+            let reply = ask(&path, typed, body).await;
+            assert_eq!(
+                refused(&reply, 400, "INVALID_ARGUMENT"),
+                [(String::new(), reason.to_owned())],
+                "{path} {body}"
+            );
+        }
+        let reply = ask(&path, untyped, "{}").await;
+        refused(&reply, 415, "UNSUPPORTED_MEDIA_TYPE");
+    }
+    let made = world.get("/v1/deliveries", token).await;
+    assert_eq!(made.body["totalCount"], 1, "nothing was done");
+    assert_eq!(made.body["deliveries"][0]["state"], "PENDING");
+    let job = world.get(&format!("/v1/jobs/{}", stage.job), token).await;
+    assert_eq!(job.body["job"]["state"], "PENDING");
+
+    for (headers, body) in [
+        (typed, Some("{}")),
+        (typed, Some("")),
+        (untyped, Some("")),
+        (untyped, None),
+    ] {
+        let stage = Stage::set(&world).await;
+        for path in calls(&stage) {
+            let token = stage.workspace.token.as_str();
+            let body = body.map(str::to_owned);
+            let reply = world.send(Method::POST, &path, token, headers, body).await;
+            assert_eq!(reply.status, StatusCode::OK, "{path}: {reply:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -250,6 +320,18 @@ async fn samples_are_payloads_of_the_kinds_asked_for() {
     assert_eq!(kinds, ["KIND_EXIT", "KIND_INTERACTION"]);
     let keys: Vec<_> = samples[0].as_object().unwrap().keys().collect();
     assert_eq!(keys.len(), 6, "{keys:?}");
+    // A kind that is named again is shown once.
+    let named = "triggers=KIND_EXIT,KIND_ENTRY,KIND_EXIT&triggers=KIND_ENTRY";
+    let named = format!("/v1/webhooks/sample?{named}");
+    let samples = world.get(&named, token).await;
+    let kinds: Vec<_> = samples
+        .body
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| sample["workflowStep"]["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["KIND_EXIT", "KIND_ENTRY"]);
     let wrong = world
         .get("/v1/webhooks/sample?triggers=KIND_OTHER", token)
         .await;

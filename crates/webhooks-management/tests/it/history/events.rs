@@ -11,7 +11,7 @@ use webhooks_proto::v1::{self, event_history_service_client::EventHistoryService
 use webhooks_store::{Actor, HealthNews};
 
 use super::{record, stage};
-use crate::support::{delivery, id_of, now, webhook_body, with_token};
+use crate::support::{World, delivery, id_of, now, webhook_body, with_token};
 
 #[tokio::test]
 async fn an_event_tells_of_every_webhook_why() {
@@ -83,6 +83,24 @@ async fn an_event_tells_of_every_webhook_why() {
     };
     let same = client.get_event(with_token(token, request)).await.unwrap();
     assert_eq!(same.get_ref().verdicts.len(), verdicts.len());
+}
+
+#[tokio::test]
+async fn an_event_that_is_listed_is_found_by_its_id_however_old() {
+    let world = World::with(&[("WEBHOOKS_HISTORY_RETENTION_DAYS", "3650")]).await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let webhook = world.webhook(token).await;
+    let mut old = delivery(workspace.id, webhook, "old");
+    old.created_at -= 1_000 * 86_400 * 1_000_000;
+    let id = ids::delivery_id(workspace.id, &old.event_id, webhook, old.created_at);
+    old.delivery_id = id.into_bytes().to_vec().into();
+    record(&world, &[&old], false).await;
+    let listed = world.get("/v1/events", token).await;
+    assert_eq!(listed.body["events"][0]["id"], "old", "{listed:?}");
+    let event = world.get("/v1/events/old", token).await;
+    assert_eq!(event.status, StatusCode::OK, "{event:?}");
+    assert_eq!(event.body["verdicts"][0]["fired"], true);
 }
 
 #[tokio::test]

@@ -189,7 +189,7 @@ async fn every_bad_option_is_named_at_once() {
     };
     let three = world.post(token, &patient(3)).await;
     assert_eq!(three.status, StatusCode::OK, "{three:?}");
-    // A downgrade keeps what exists, and changes that do not touch it.
+    // A downgrade keeps what exists, and changes that leave it as it is.
     let pro = world.workspace(Plan::Pro).await;
     let eleven = world.post(&pro.token, &patient(11)).await;
     refused(&eleven, 400, "INVALID_ARGUMENT");
@@ -198,10 +198,18 @@ async fn every_bad_option_is_named_at_once() {
     world.operator.set_plan(pro.id, Plan::Free).await.unwrap();
     let renamed = world.patch(&id, &pro.token, &json!({ "name": "y" })).await;
     assert_eq!(renamed.body["webhook"]["retryPolicy"]["maxAttempts"], 10);
-    let again = json!({ "retryPolicy": { "maxAttempts": 10 } });
-    refused(
-        &world.patch(&id, &pro.token, &again).await,
-        400,
-        "INVALID_ARGUMENT",
-    );
+    let shown = json!({ "retryPolicy": renamed.body["webhook"]["retryPolicy"] });
+    for same in [shown, json!({ "retryPolicy": { "maxAttempts": 10 } })] {
+        let again = world.patch(&id, &pro.token, &same).await;
+        assert_eq!(again.status, StatusCode::OK, "{again:?}");
+        assert_eq!(again.body["webhook"]["retryPolicy"]["maxAttempts"], 10);
+    }
+    for attempts in [9, 11] {
+        let other = json!({ "retryPolicy": { "maxAttempts": attempts } });
+        let other = world.patch(&id, &pro.token, &other).await;
+        assert_eq!(
+            refused(&other, 400, "INVALID_ARGUMENT"),
+            [owned(("retryPolicy.maxAttempts", "plan_limit"))]
+        );
+    }
 }

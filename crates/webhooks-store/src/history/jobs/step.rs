@@ -1,5 +1,7 @@
 //! One step of a job: what it looks at, and the deliveries that it makes.
 
+use std::collections::HashSet;
+
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::FailureClass, ids::Trigger};
@@ -46,7 +48,7 @@ CROSS JOIN LATERAL (
 const EVENTS: &str = concat!(
     "SELECT ",
     columns!(),
-    "
+    ", e.renditions IS NOT NULL AS kept
 FROM events e WHERE e.workspace_id = $1 AND e.day BETWEEN $2 AND $3
   AND e.accepted_at >= $4 AND e.accepted_at < $5 AND e.event_seq > 0
   AND (e.day, e.accepted_at, e.event_seq) > ($6, $7, $8)
@@ -94,6 +96,36 @@ JOIN deliveries d ON d.day = u.day AND d.id = u.id AND d.workspace_id = $3
 LEFT JOIN events e ON e.day = coalesce(d.event_day, d.day) AND e.workspace_id = d.workspace_id
   AND e.event_id = d.event_id
 WHERE d.snapshot IS NULL OR e.event_id IS NULL";
+
+/// Which of these deliveries can be replayed: their payload is there.
+const KEPT: &str = "
+SELECT d.id FROM unnest($1::date[], $2::uuid[]) u(day, id)
+JOIN deliveries d ON d.day = u.day AND d.id = u.id AND d.workspace_id = $3
+JOIN events e ON e.day = coalesce(d.event_day, d.day) AND e.workspace_id = d.workspace_id
+  AND e.event_id = d.event_id
+WHERE d.snapshot IS NOT NULL AND e.renditions IS NOT NULL";
+
+/// The deliveries of these events that come before these deliveries of them, in the job's range, and that
+/// can be replayed or waited for; see [`SETTLED`]. The offset keeps the planner from walking the webhook's
+/// log instead.
+const EARLIER: &str = "
+SELECT found.* FROM unnest($2::text[], $4::date[], $5::timestamptz[], $6::uuid[])
+  u(event_id, day, created_at, id)
+CROSS JOIN LATERAL (
+  (SELECT d.id, d.created_at, d.event_id, d.link_id, d.state, d.trigger, d.last_error_class,
+     d.last_status_code, coalesce(d.event_day, d.day) AS event_day, d.snapshot IS NOT NULL AS told
+   FROM events e JOIN deliveries d ON d.day = e.day AND d.workspace_id = e.workspace_id
+     AND d.created_at = e.accepted_at AND d.event_id = e.event_id
+   WHERE e.day = u.day AND e.workspace_id = $1 AND e.event_id = u.event_id AND d.webhook_id = $3
+     AND d.trigger = 'EVENT' OFFSET 0)
+  UNION ALL
+  (SELECT d.id, d.created_at, d.event_id, d.link_id, d.state, d.trigger, d.last_error_class,
+     d.last_status_code, coalesce(d.event_day, d.day) AS event_day, d.snapshot IS NOT NULL AS told
+   FROM deliveries d WHERE d.workspace_id = $1 AND d.event_id = u.event_id
+     AND d.webhook_id = $3 AND d.trigger <> 'EVENT' AND d.trigger <> 'TEST' OFFSET 0)
+) found
+WHERE found.created_at >= $7 AND (found.created_at, found.id) < (u.created_at, u.id)
+  AND (found.told OR found.created_at > $8)";
 
 /// A delivery that a job looks at.
 struct Candidate {
@@ -186,22 +218,23 @@ pub(super) async fn replay(
     };
     let wanted =
         |one: &Candidate| one.matches(job.kind, &job.filter) && !settled.contains(&one.event_id);
-    let fresh: Vec<Uuid> = candidates
-        .iter()
-        .filter(|one| wanted(one) && one.created_at > now.saturating_sub(owed::VERDICT_PATIENCE))
-        .map(|one| one.id)
-        .collect();
-    let unready = match job.dry_run {
-        true => Vec::new(),
-        false => unready(&mut *connection, job, &fresh).await?,
-    };
+    let wanted_ones: Vec<&Candidate> = candidates.iter().filter(|one| wanted(one)).collect();
+    let fresh_from = now.saturating_sub(owed::VERDICT_PATIENCE);
+    let (mut unready, mut would_make) = (Vec::new(), HashSet::new());
+    if job.dry_run {
+        would_make = first_ones(&mut *connection, job, &wanted_ones, fresh_from).await?;
+    } else {
+        let fresh = wanted_ones.iter().filter(|one| one.created_at > fresh_from);
+        let fresh: Vec<Uuid> = fresh.map(|one| one.id).collect();
+        unready = among(&mut *connection, UNREADY, job, &fresh).await?;
+    }
     let full = i64::try_from(candidates.len()).unwrap_or(i64::MAX) >= WINDOW;
     let mut step = Step {
         at_the_end: !full,
         ..Step::default()
     };
     let mut pairs: Vec<(Uuid, Uuid)> = Vec::new();
-    for one in candidates {
+    for one in &candidates {
         if pairs.len() >= row.most() {
             step.at_the_end = false;
             break;
@@ -212,12 +245,14 @@ pub(super) async fn replay(
         }
         step.examined += 1;
         step.cursor = Some((one.created_at, one.id.to_string()));
-        if wanted(&one) {
+        if job.dry_run {
+            step.matched += i64::from(would_make.contains(&one.id));
+        } else if wanted(one) {
             step.matched += 1;
             pairs.push((one.id, row.replay_id(&one.event_id)));
         }
     }
-    if !job.dry_run && !pairs.is_empty() {
+    if !pairs.is_empty() {
         let made =
             owed::replay(connection, job.workspace_id, &pairs, row.created_at, tally).await?;
         step.made = i64::try_from(made).unwrap_or(i64::MAX);
@@ -255,8 +290,8 @@ pub(super) async fn missing(
         .await?;
     let events = found
         .iter()
-        .map(EventRow::of)
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|row| Ok((EventRow::of(row)?, row.try_get("kept")?)))
+        .collect::<Result<Vec<(EventRow, bool)>, StoreError>>()?;
     let wanted = |event: &EventRow| {
         let link = job
             .filter
@@ -266,8 +301,8 @@ pub(super) async fn missing(
     };
     let ids = events
         .iter()
-        .filter(|event| wanted(event))
-        .map(|event| (event.id.clone(), Day::of_micros(event.accepted_at)))
+        .filter(|(event, _)| wanted(event))
+        .map(|(event, _)| (event.id.clone(), Day::of_micros(event.accepted_at)))
         .unzip();
     let had = having(&mut *connection, DELIVERED_AT_ALL, job, ids).await?;
     let full = i64::try_from(events.len()).unwrap_or(i64::MAX) >= WINDOW;
@@ -276,7 +311,7 @@ pub(super) async fn missing(
         ..Step::default()
     };
     let most = i64::try_from(row.most()).unwrap_or(i64::MAX);
-    for event in events {
+    for (event, kept) in events {
         if step.matched >= most {
             step.at_the_end = false;
             break;
@@ -286,10 +321,12 @@ pub(super) async fn missing(
         if !wanted(&event) || had.contains(&event.id) {
             continue;
         }
-        step.matched += 1;
         if job.dry_run {
+            // What is past its retention would not be made.
+            step.matched += i64::from(kept);
             continue;
         }
+        step.matched += 1;
         if make_missing(&mut *connection, row, &event, missing, tally).await? {
             step.made += 1;
         } else {
@@ -335,9 +372,59 @@ async fn make_missing(
     Ok(made == Some(true))
 }
 
-/// See [`UNREADY`].
-async fn unready(
+/// Of the deliveries that a dry run is about, those by which the job would make one: of each event the
+/// first that can be replayed, unless the event had one before these. What is younger than `fresh_from`
+/// the job would wait for.
+async fn first_ones(
     connection: &mut PgConnection,
+    job: &NewJob,
+    wanted: &[&Candidate],
+    fresh_from: i64,
+) -> Result<HashSet<Uuid>, StoreError> {
+    let ids: Vec<Uuid> = wanted.iter().map(|one| one.id).collect();
+    let kept = among(&mut *connection, KEPT, job, &ids).await?;
+    let kept: HashSet<Uuid> = kept.into_iter().collect();
+    let mut seen = HashSet::new();
+    let first: Vec<&Candidate> = wanted
+        .iter()
+        .copied()
+        .filter(|one| one.created_at > fresh_from || kept.contains(&one.id))
+        .filter(|one| seen.insert(one.event_id.as_str()))
+        .collect();
+    if first.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = first.iter().map(|one| one.id).collect();
+    let events: Vec<&str> = first.iter().map(|one| one.event_id.as_str()).collect();
+    let days: Vec<Day> = first.iter().map(|one| one.event_day).collect();
+    let times: Vec<Micros> = first.iter().map(|one| Micros(one.created_at)).collect();
+    let rows = sqlx::query(EARLIER)
+        .bind(job.workspace_id)
+        .bind(events)
+        .bind(job.webhook_id)
+        .bind(days)
+        .bind(times)
+        .bind(ids)
+        .bind(Micros(job.since))
+        .bind(Micros(fresh_from))
+        .fetch_all(connection)
+        .await?;
+    let mut counted = HashSet::new();
+    for row in &rows {
+        let earlier = Candidate::of(row)?;
+        if earlier.matches(job.kind, &job.filter) {
+            counted.insert(earlier.event_id);
+        }
+    }
+    let first = first.into_iter();
+    let new = first.filter(|one| !counted.contains(&one.event_id));
+    Ok(new.map(|one| one.id).collect())
+}
+
+/// Which of these deliveries the query finds.
+async fn among(
+    connection: &mut PgConnection,
+    query: &'static str,
     job: &NewJob,
     ids: &[Uuid],
 ) -> Result<Vec<Uuid>, StoreError> {
@@ -345,7 +432,7 @@ async fn unready(
         return Ok(Vec::new());
     }
     let days: Vec<Day> = ids.iter().map(|id| Day::of_delivery(*id)).collect();
-    Ok(sqlx::query_scalar(UNREADY)
+    Ok(sqlx::query_scalar(query)
         .bind(days)
         .bind(ids)
         .bind(job.workspace_id)

@@ -1,5 +1,6 @@
 //! Jobs: what they find, how fast they go, and who may stop them.
 
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use webhooks_domain::{delivery::DeliveryState, endpoint::outcome::Outcome, ids::Trigger};
 use webhooks_store::{
@@ -201,6 +202,95 @@ async fn what_is_missing_is_made_from_the_events() {
     assert_eq!(owed[0].delivery.event_id, "missing");
     let body = String::from_utf8(owed[0].body.clone().unwrap().to_vec()).unwrap();
     assert!(body.contains("{\"now\":true}"), "{body}");
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_what_the_job_would_make() {
+    let database = Database::fresh().await;
+    let store = &database.store;
+    let workspace = database.workspace().await;
+    let (webhook, other) = (Uuid::new_v4(), Uuid::new_v4());
+    store
+        .ensure_partitions(day(NOON).plus(-2), 4)
+        .await
+        .unwrap();
+    // Three events failed, and one of them again at each of two replays.
+    let all = [0, 1, 2].map(|n| facts(workspace, webhook, &format!("e{n}"), NOON - DAY + n));
+    store
+        .record_verdicts(&all.each_ref().map(verdict))
+        .await
+        .unwrap();
+    let failed = |facts: &DeliveryFacts| {
+        report(
+            facts,
+            DeliveryState::Failed,
+            attempt(1, facts.created_at, Outcome::Timeout),
+        )
+    };
+    let mut reports: Vec<_> = all.iter().map(failed).collect();
+    let actor = actor();
+    for n in 1..=2 {
+        let asked = wish(&actor, NOON + n * SECOND);
+        let key = Uuid::from_u128(u128::try_from(n).unwrap());
+        let made = store
+            .replay_delivery(workspace, all[0].delivery_id, key, asked)
+            .await
+            .unwrap();
+        let Replay::Made(replay) = made else {
+            panic!("{made:?}")
+        };
+        reports.push(failed(&DeliveryFacts {
+            delivery_id: replay.id,
+            trigger: Trigger::Replay,
+            created_at: replay.created_at,
+            ..all[0].clone()
+        }));
+    }
+    store.record_reports(&reports).await.unwrap();
+    // So many others lie between that no step sees both, and the payload of one event has gone.
+    let fill = format!(
+        "INSERT INTO deliveries (day, id, workspace_id, webhook_id, event_id, event_type, lbid,
+           trigger, created_at, event_seq, state, state_at, completed_at)
+         SELECT '2026-01-14', gen_random_uuid(), '{workspace}', '{webhook}', 'other-' || n,
+           'step.completed', 'l', 'EVENT', to_timestamp({at}) + (n + 10) * interval '1 ms', 1,
+           'DELIVERED', now(), now()
+         FROM generate_series(1, 1500) n;
+         UPDATE events SET renditions = NULL WHERE event_id = 'e2'",
+        at = (NOON - DAY) / SECOND,
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill))
+        .execute(&database.sql)
+        .await
+        .unwrap();
+
+    let later = NOON + 3 * DAY;
+    let count = async |new: NewJob| {
+        let id = new.id;
+        store.create_job(&new, wish(&actor, later)).await.unwrap();
+        let (done, _) = run(&database, later).await;
+        assert_eq!((done.job.id, done.state), (id, JobState::Succeeded));
+        (done.examined, done.matched, done.replayed, done.skipped)
+    };
+    let filter = JobFilter {
+        states: vec![DeliveryState::Failed],
+        ..JobFilter::default()
+    };
+    let replay = NewJob {
+        filter,
+        ..job(workspace, webhook, JobType::Replay)
+    };
+    let missing = job(workspace, other, JobType::ReplayMissing);
+    let dry = |of: &NewJob| NewJob {
+        id: Uuid::new_v4(),
+        dry_run: true,
+        ..of.clone()
+    };
+    let recovery = job(workspace, webhook, JobType::RecoverFailed);
+    assert_eq!(count(dry(&recovery)).await, (1_505, 2, 0, 0));
+    assert_eq!(count(dry(&replay)).await, (1_505, 2, 0, 0));
+    assert_eq!(count(replay).await, (1_505, 5, 2, 3));
+    assert_eq!(count(dry(&missing)).await, (3, 2, 0, 0));
+    assert_eq!(count(missing).await, (3, 3, 2, 1));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use webhooks_domain::{
     endpoint::outcome::{FailureClass, Outcome},
     ids::Trigger,
 };
-use webhooks_store::{DeliveryFilter, DeliveryRow, MAX_EXAMINED};
+use webhooks_store::{DeliveryCursor, DeliveryFilter, DeliveryRow, MAX_COUNTED, MAX_EXAMINED};
 
 use super::{DAY, named, search};
 use crate::support::{Database, NOON, SECOND, attempt, day, facts, report, verdict};
@@ -276,4 +276,142 @@ async fn pages_of_a_workspace_hold_each_delivery_once() {
         assert_eq!(seen.len(), 25);
         assert!(seen.is_sorted_by(|a, b| (a.created_at, a.id) > (b.created_at, b.id)));
     }
+}
+
+/// Every row that the pages of a search lead to, of which each tells that there are more than are counted.
+async fn read_on(
+    database: &Database,
+    workspace: Uuid,
+    filter: &DeliveryFilter,
+) -> Vec<DeliveryCursor> {
+    let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = database
+            .store
+            .search_deliveries(workspace, filter, 1_000, after)
+            .await
+            .unwrap();
+        assert!(page.total_is_lower_bound && page.total <= MAX_COUNTED);
+        assert_eq!(page.more, page.next.is_some());
+        found.extend(page.rows.iter().map(DeliveryRow::cursor));
+        after = page.next;
+        pages += 1;
+        assert!(pages < 50, "it does not end");
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(
+        found.is_sorted_by(|a, b| (a.created_at, a.id) > (b.created_at, b.id)),
+        "newest first, each once"
+    );
+    found
+}
+
+#[tokio::test]
+async fn of_one_event_every_delivery_is_reached_however_many() {
+    let database = Database::fresh().await;
+    let workspace = Uuid::new_v4();
+    database
+        .store
+        .ensure_partitions(day(NOON), 1)
+        .await
+        .unwrap();
+    // One event that 10,500 webhooks got at its moment, and of which 700 replays were asked for later.
+    let insert = format!(
+        "INSERT INTO events (day, workspace_id, event_id, accepted_at, event_timestamp, event_seq,
+           renderer_version, lbid, event_type, step_kind, event_action, body_codec)
+         VALUES ('2026-01-15', '{workspace}', 'big', to_timestamp({at}), now(), 1, 1, 'l',
+           'step.completed', 'KIND_EXIT', 'CLIENT_REDIRECT', 0);
+         INSERT INTO deliveries (day, id, workspace_id, webhook_id, event_id, event_type, lbid,
+           trigger, created_at, event_seq, state, state_at, completed_at)
+         SELECT '2026-01-15', gen_random_uuid(), '{workspace}', gen_random_uuid(), 'big',
+           'step.completed', 'l', CASE WHEN n < 10500 THEN 'EVENT' ELSE 'REPLAY' END,
+           to_timestamp({at}) + greatest(n - 10499, 0) / 2 * interval '1 s', 1, 'DELIVERED', now(), now()
+         FROM generate_series(0, 11199) n;
+         INSERT INTO delivery_counts VALUES
+           (gen_random_uuid(), '2026-01-15', '{workspace}', 0, 0, 0, 11200, 0, 0);
+         ANALYZE;",
+        at = NOON / SECOND,
+    );
+    sqlx::raw_sql(AssertSqlSafe(insert))
+        .execute(&database.sql)
+        .await
+        .unwrap();
+    let all = DeliveryFilter {
+        event_id: Some("big".into()),
+        ..DeliveryFilter::default()
+    };
+    let found = read_on(&database, workspace, &all).await;
+    assert_eq!(found.len(), 11_200);
+    let first = database
+        .store
+        .search_deliveries(workspace, &all, 1, None)
+        .await
+        .unwrap();
+    assert_eq!(first.total, MAX_COUNTED);
+    let made = DeliveryFilter {
+        trigger: Some(Trigger::Event),
+        created_before: Some(NOON + 1),
+        ..all.clone()
+    };
+    assert_eq!(read_on(&database, workspace, &made).await.len(), 10_500);
+    // What is little enough is counted to the last one.
+    let replays = DeliveryFilter {
+        trigger: Some(Trigger::Replay),
+        ..all
+    };
+    assert_eq!(search(&database, workspace, replays).await.len(), 700);
+}
+
+#[tokio::test]
+async fn of_one_journey_every_delivery_is_reached_however_many_events_it_has() {
+    let database = Database::fresh().await;
+    let (workspace, webhook) = (Uuid::new_v4(), Uuid::new_v4());
+    database
+        .store
+        .ensure_partitions(day(NOON), 1)
+        .await
+        .unwrap();
+    // 10,500 events, three at each moment; one of seven was delivered, and replayed a second and a half
+    // later.
+    let insert = format!(
+        "INSERT INTO events (day, workspace_id, event_id, accepted_at, event_timestamp, event_seq,
+           renderer_version, lbid, event_type, step_kind, event_action, body_codec)
+         SELECT '2026-01-15', '{workspace}', 'e' || n, to_timestamp({at}) + n / 3 * interval '1 s',
+           now(), n + 1, 1, 'long', 'step.completed', 'KIND_EXIT', 'CLIENT_REDIRECT', 0
+         FROM generate_series(0, 10499) n;
+         INSERT INTO deliveries (day, id, workspace_id, webhook_id, event_id, event_type, lbid,
+           trigger, created_at, event_seq, state, state_at, completed_at)
+         SELECT '2026-01-15', gen_random_uuid(), '{workspace}', '{webhook}', 'e' || n,
+           'step.completed', 'long', made.trigger,
+           to_timestamp({at}) + n / 3 * interval '1 s' + made.later, n + 1, 'DELIVERED', now(), now()
+         FROM generate_series(0, 10499, 7) n
+         CROSS JOIN (VALUES ('EVENT', interval '0'), ('REPLAY', interval '1500 ms'))
+           made(trigger, later);
+         INSERT INTO delivery_counts VALUES
+           ('{webhook}', '2026-01-15', '{workspace}', 0, 0, 0, 3000, 0, 0);
+         ANALYZE;",
+        at = NOON / SECOND,
+    );
+    sqlx::raw_sql(AssertSqlSafe(insert))
+        .execute(&database.sql)
+        .await
+        .unwrap();
+    let all = DeliveryFilter {
+        lbid: Some("long".into()),
+        ..DeliveryFilter::default()
+    };
+    assert_eq!(read_on(&database, workspace, &all).await.len(), 3_000);
+    let part = DeliveryFilter {
+        created_from: Some(NOON + 1_000 * SECOND),
+        created_before: Some(NOON + 3_000 * SECOND),
+        trigger: Some(Trigger::Event),
+        ..named(all.clone(), webhook)
+    };
+    // Every seventh of the 6,000 events that begin with number 3,000.
+    let found = read_on(&database, workspace, &part).await;
+    assert_eq!(found.len(), (3_000..9_000).filter(|n| n % 7 == 0).count());
+    let nothing = named(all, Uuid::new_v4());
+    assert!(read_on(&database, workspace, &nothing).await.is_empty());
 }
