@@ -17,8 +17,9 @@ use webhooks_domain::{
     webhook::Plan,
 };
 use webhooks_store::{
-    Actor, AttemptRecord, DeletedWorkspace, DeliveryRow, NewToken, NewWorkspace, Store, StoreError,
-    TokenKeyType, TokenRow, WorkspaceCursor, WorkspacePage, WorkspacePatch, WorkspaceRow,
+    Actor, AttemptRecord, DeletedWorkspace, DeliveryRow, IdempotencyKey, KeptAnswer, NewToken,
+    NewWorkspace, Store, StoreError, TokenKeyType, TokenRow, WorkspaceCursor, WorkspacePage,
+    WorkspacePatch, WorkspaceRow,
 };
 
 use crate::{
@@ -119,6 +120,18 @@ impl Operator {
         &self,
         draft: WorkspaceDraft,
     ) -> Result<WorkspaceRow, ManagementError> {
+        self.make_workspace_for(draft, None).await
+    }
+
+    /// As [`Self::make_workspace`]; the creation is tied to an idempotency key that is held.
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) async fn make_workspace_for(
+        &self,
+        draft: WorkspaceDraft,
+        claim: Option<IdempotencyKey<'_>>,
+    ) -> Result<WorkspaceRow, ManagementError> {
         let wish = draft.judge_new()?;
         let new = NewWorkspace {
             id: wish.id.unwrap_or_else(Uuid::now_v7),
@@ -129,7 +142,7 @@ impl Operator {
         };
         let made = self
             .store
-            .create_workspace_with(&new, &wish.settings, &self.actor)
+            .create_workspace_with(&new, &wish.settings, claim, &self.actor)
             .await;
         let row = made.map_err(|error| match error {
             StoreError::Conflict(_) => ManagementError::WorkspaceGone,
@@ -242,6 +255,21 @@ impl Operator {
     /// does (then the token is made and becomes known to ingest as soon as management runs; its text
     /// is lost, make another).
     pub async fn create_token(&self, wish: TokenWish) -> Result<Token, ManagementError> {
+        let token = self.create_token_and(wish, |_| Ok(None)).await?;
+        self.in_force(token.1).await?;
+        Ok(token.0)
+    }
+
+    /// Makes a token and keeps, in the same transaction, what `keep` makes of it under an idempotency
+    /// key. It is not in force yet: the workspace's outbox has it.
+    ///
+    /// # Errors
+    /// As [`Self::create_token`], or as `keep`.
+    pub(crate) async fn create_token_and(
+        &self,
+        wish: TokenWish,
+        keep: impl FnOnce(&Token) -> Result<Option<Kept>, ManagementError>,
+    ) -> Result<(Token, Uuid), ManagementError> {
         let workspace = self.workspace(wish.workspace).await?;
         if wish
             .member_email
@@ -266,14 +294,25 @@ impl Operator {
             expires_at: wish.expires_at,
             now: self.clock.now_micros(),
         };
-        let made = self.store.create_token(&new, None, &self.actor).await;
+        let kept = keep(&token)?;
+        let answer = kept.as_ref().map(|kept| KeptAnswer {
+            key: IdempotencyKey {
+                token_id: &kept.holder,
+                key: &kept.key,
+            },
+            status: http::StatusCode::OK.as_u16(),
+            body: &kept.body,
+            subject: Some(kept.subject),
+        });
+        let made = self.store.create_token(&new, answer, &self.actor).await;
         made.map_err(|error| match error {
             StoreError::Full { limit, .. } => ManagementError::TokenLimit(limit),
             StoreError::NotFound(_) => ManagementError::WorkspaceNotFound,
+            // The claim outlived its lease and someone else took it: that call gives the answer.
+            StoreError::Conflict(_) if kept.is_some() => ManagementError::IdempotencyInProgress,
             other => other.into(),
         })?;
-        self.in_force(workspace.id).await?;
-        Ok(token)
+        Ok((token, workspace.id))
     }
 
     /// Ends a token; false when the workspace has no such token, or it had ended.
@@ -331,4 +370,14 @@ fn told(row: &WorkspaceRow) -> (Option<u32>, Option<u32>, bool, &[String]) {
         settings.endpoint_verification,
         &settings.verification_exempt_hosts,
     )
+}
+
+/// An answer that is kept with the token it shows, under a key that is held.
+pub(crate) struct Kept {
+    /// Whose key it is.
+    pub(crate) holder: String,
+    pub(crate) key: String,
+    /// The answer's body, sealed.
+    pub(crate) body: Vec<u8>,
+    pub(crate) subject: Uuid,
 }

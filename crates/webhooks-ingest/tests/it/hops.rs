@@ -92,8 +92,7 @@ async fn an_event_that_was_passed_on_twice_goes_in_a_circle_and_is_refused_at_ev
         .post_with(&[(HOP, "2")], format!("[{}]", event("e1", "")))
         .await;
     assert_eq!(array.status, 200, "{array:?}");
-    let refused =
-        r#"{"id":"e1","status":"refused","error":{"code":409,"codeType":"EVENT_LOOP","#;
+    let refused = r#"{"id":"e1","status":"refused","error":{"code":409,"codeType":"EVENT_LOOP","#;
     assert!(array.body.contains(refused), "{array:?}");
 
     let status = stack.grpc_passes_on("2", &event("e1", "")).await;

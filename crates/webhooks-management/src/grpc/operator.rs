@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{ManagementError, parse_id},
     page::page_size_of,
-    service::{IssueFace, LimitsDraft, TokenDraft, WorkspaceDraft},
+    service::{IssueFace, LimitsDraft, TokenDraft, WorkspaceDraft, WorkspaceFace},
     violations::Violations,
 };
 
@@ -42,15 +42,16 @@ impl OperatorService for Grpc {
                 exempt_hosts: Some(request.verification_exempt_hosts),
                 problems: Violations::default(),
             };
-            let operator = self.management.operator(actor);
-            let work = Box::pin(async move {
-                let row = operator.make_workspace(draft).await?;
-                let count = operator.webhook_count(row.id).await?;
-                let workspace = Some(workspace(&row, count));
-                let answer = v1::CreateWorkspaceResponse { workspace };
-                Ok::<_, ManagementError>(answer.encode_to_vec())
-            });
-            let answer = self.management.operate_once(once, Some(refuse), work);
+            let face = WorkspaceFace {
+                encode: |row, count| {
+                    let workspace = Some(workspace(row, count));
+                    Ok(v1::CreateWorkspaceResponse { workspace }.encode_to_vec())
+                },
+                refuse: Some(refuse),
+            };
+            let answer = self
+                .management
+                .create_workspace(actor, Ok(draft), once, face);
             answered(&answer.await?)
         })
         .await

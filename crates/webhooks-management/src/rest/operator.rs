@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::ManagementError,
-    service::{IssueFace, LimitsDraft, Management, WorkspaceDraft},
+    service::{IssueFace, LimitsDraft, Management, WorkspaceDraft, WorkspaceFace},
     view::DeliveryView,
     violations::Violations,
 };
@@ -76,9 +76,15 @@ impl Rest {
             }
             Operate::CreateWorkspace => {
                 let (body, once) = read_once(route, request).await?;
-                let work = Box::pin(create(self.management.clone(), actor, body));
-                let work = self.management.operate_once(once, Some(refusal_body), work);
-                Ok(answered(work.await?))
+                let face = WorkspaceFace {
+                    encode: |row, count| {
+                        encode(&json!({ "workspace": WorkspaceView::of(row, count) }))
+                    },
+                    refuse: Some(refusal_body),
+                };
+                let draft = read_workspace(&body);
+                let made = self.management.create_workspace(actor, draft, once, face);
+                Ok(answered(made.await?))
             }
             Operate::UpdateWorkspace => {
                 let (body, once) = read_once(route, request).await?;
@@ -98,17 +104,6 @@ impl Rest {
             }
         }
     }
-}
-
-async fn create(
-    management: Management,
-    actor: Actor,
-    body: bytes::Bytes,
-) -> Result<Vec<u8>, ManagementError> {
-    let operator = management.operator(actor);
-    let row = operator.make_workspace(read_workspace(&body)?).await?;
-    let count = operator.webhook_count(row.id).await?;
-    encode(&json!({ "workspace": WorkspaceView::of(&row, count) }))
 }
 
 async fn update(

@@ -84,7 +84,7 @@ pub use trial::{TEST_WINDOW, TESTS_PER_WINDOW};
 pub(crate) use trial::{profile_of, rendition_in, snapshot};
 pub use usage::{Usage, UsageQuery};
 pub use webhooks::IfMatch;
-pub use workspaces::{IssueFace, LimitsDraft, WorkspaceDraft};
+pub use workspaces::{IssueFace, LimitsDraft, WorkspaceDraft, WorkspaceFace};
 
 /// How long NATS may take to give a sign of life before a change is begun.
 const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(2);

@@ -9,14 +9,15 @@ use webhooks_store::{Actor, WorkspaceCursor, WorkspaceRow};
 
 use super::{
     Answer, Management, Once, Page, TokenDraft,
-    once::Claim,
+    once::{Claim, store_key},
     tokens::{TOKEN_SHOWN, packed, unpacked},
 };
 use crate::{
     auth::Caller,
     error::ManagementError,
-    operator::{Operator, TokenWish},
+    operator::{Kept, Operator, TokenWish},
     page::ListScope,
+    secrets,
 };
 
 pub use crate::operator::{LimitsDraft, WorkspaceDraft};
@@ -40,6 +41,15 @@ pub struct IssueFace {
     pub refuse: Option<fn(&ManagementError) -> Vec<u8>>,
 }
 
+/// How a face puts a workspace that an operator has made.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkspaceFace {
+    /// Encodes it, with the number of its webhooks.
+    pub encode: fn(&WorkspaceRow, i64) -> Result<Vec<u8>, ManagementError>,
+    /// Encodes a refusal; `None` = refusals are not kept.
+    pub refuse: Option<fn(&ManagementError) -> Vec<u8>>,
+}
+
 fn operator_keys() -> Caller {
     Caller {
         token_id: OPERATOR_KEYS.to_owned(),
@@ -58,6 +68,53 @@ impl Management {
             std::sync::Arc::clone(&inner.clock),
             actor,
         )
+    }
+
+    /// Makes a workspace, at most once for an idempotency key: who takes the key over of a call that was
+    /// cut off gets what that one made.
+    ///
+    /// # Errors
+    /// The draft breaks rules, the change could not be made, or the key is in use.
+    pub async fn create_workspace(
+        &self,
+        actor: Actor,
+        draft: Result<WorkspaceDraft, ManagementError>,
+        once: Option<Once>,
+        face: WorkspaceFace,
+    ) -> Result<Answer, ManagementError> {
+        let this = self.clone();
+        self.to_the_end(async move {
+            let operator = operator_keys();
+            let hands = this.operator(actor);
+            let result = match this.claim(&operator, once.as_ref()).await? {
+                Claim::Answered(answer) => return Ok(answer),
+                Claim::Made(id, _) => this.shown(&hands, hands.workspace(id).await, face).await,
+                Claim::Do => {
+                    let made = async {
+                        let draft = draft?;
+                        this.read_model_is_there().await?;
+                        let claim = once.as_ref().map(|once| store_key(&operator, once));
+                        hands.make_workspace_for(draft, claim).await
+                    };
+                    let made = made.await;
+                    this.shown(&hands, made, face).await
+                }
+            };
+            this.conclude_with(&operator, once.as_ref(), face.refuse, result)
+                .await
+        })
+        .await
+    }
+
+    async fn shown(
+        &self,
+        hands: &Operator,
+        made: Result<WorkspaceRow, ManagementError>,
+        face: WorkspaceFace,
+    ) -> Result<Vec<u8>, ManagementError> {
+        let row = made?;
+        let count = hands.webhook_count(row.id).await?;
+        (face.encode)(&row, count)
     }
 
     /// Runs an operator's call to its end, at most once for an idempotency key.
@@ -105,7 +162,8 @@ impl Management {
     /// what the face could read, or why it could not.
     ///
     /// # Errors
-    /// As [`Self::issue_token`], or the key is in use.
+    /// There is no such workspace, the draft breaks rules, the change could not be made, or the key is in
+    /// use.
     pub async fn issue_once(
         &self,
         actor: Actor,
@@ -125,29 +183,36 @@ impl Management {
                     return Ok(answer);
                 }
                 Claim::Do | Claim::Made(..) => {
-                    let issued = async {
-                        let token = this.issue_token(actor, workspace?, draft?).await?;
-                        Ok(((face.encode)(&token)?, Some(packed(token.id()))))
-                    };
-                    issued.await
+                    this.issue(actor, workspace, draft, once.as_ref(), face)
+                        .await
                 }
             };
-            this.conclude_about(&operator, once.as_ref(), face.refuse, result)
-                .await
+            let (result, told) = match result {
+                Ok((body, subject, workspace)) => (Ok((body, Some(subject))), Some(workspace)),
+                Err(error) => (Err(error), None),
+            };
+            let answer = this
+                .conclude_about(&operator, once.as_ref(), face.refuse, result)
+                .await?;
+            if let Some(workspace) = told {
+                this.inner.outbox.settled(workspace).await?;
+            }
+            Ok(answer)
         })
         .await
     }
 
-    /// Makes a token of a workspace, with the scopes that the draft names.
-    ///
-    /// # Errors
-    /// There is no such workspace, the draft breaks rules, or the change could not be made.
-    pub async fn issue_token(
+    /// Makes a token of a workspace, with the scopes that the draft names. With a key its answer is kept
+    /// in the same transaction: a token whose text nobody knows is never left behind.
+    async fn issue(
         &self,
         actor: Actor,
-        workspace: Uuid,
-        draft: TokenDraft,
-    ) -> Result<Token, ManagementError> {
+        workspace: Result<Uuid, ManagementError>,
+        draft: Result<TokenDraft, ManagementError>,
+        once: Option<&Once>,
+        face: IssueFace,
+    ) -> Result<(Vec<u8>, Uuid, Uuid), ManagementError> {
+        let (workspace, draft) = (workspace?, draft?);
         let operator = self.operator(actor);
         let sandbox = operator.workspace(workspace).await?.settings.sandbox;
         let wish = TokenWish {
@@ -159,7 +224,22 @@ impl Management {
             ..draft.judge_issue(workspace, self.now())?
         };
         self.read_model_is_there().await?;
-        operator.create_token(wish).await
+        let keep = |token: &Token| {
+            let Some(once) = once else {
+                return Ok(None);
+            };
+            let holder = operator_keys();
+            let (key, body) = (store_key(&holder, once), (face.encode)(token)?);
+            let sealed = secrets::seal_answer(&self.inner.keyring, holder.workspace, key, &body);
+            Ok(Some(Kept {
+                key: once.key.clone(),
+                body: sealed.map_err(ManagementError::internal)?,
+                subject: packed(token.id()),
+                holder: holder.token_id,
+            }))
+        };
+        let (token, workspace) = operator.create_token_and(wish, keep).await?;
+        Ok(((face.encode)(&token)?, packed(token.id()), workspace))
     }
 
     /// All workspaces, oldest first, each with its number of webhooks.

@@ -9,6 +9,7 @@ use crate::{
     Actor, Store,
     audit::{self, Entry},
     error::StoreError,
+    idempotency::{self, IdempotencyKey},
     pg::{Micros, bigint, int, storable},
 };
 
@@ -56,11 +57,12 @@ impl Store {
         new: &NewWorkspace,
         actor: &Actor,
     ) -> Result<WorkspaceRow, StoreError> {
-        self.create_workspace_with(new, &WorkspaceSettings::default(), actor)
+        self.create_workspace_with(new, &WorkspaceSettings::default(), None, actor)
             .await
     }
 
-    /// Makes a workspace with settings, or returns the one that has this id already, unchanged.
+    /// Makes a workspace with settings, or returns the one that has this id already, unchanged. The
+    /// creation is tied to `claim`, so that whoever takes that key over learns of it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when a workspace of this id was deleted.
@@ -68,6 +70,7 @@ impl Store {
         &self,
         new: &NewWorkspace,
         settings: &WorkspaceSettings,
+        claim: Option<IdempotencyKey<'_>>,
         actor: &Actor,
     ) -> Result<WorkspaceRow, StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -94,6 +97,9 @@ impl Store {
             .ok_or(StoreError::Conflict("workspace id"))?;
         if done.rows_affected() == 1 {
             log(&mut tx, actor, "workspace.create", new.now, None, &row).await?;
+            if let Some(claim) = claim {
+                idempotency::bind_subject(&mut tx, claim, new.id).await?;
+            }
             tx.commit().await?;
         }
         Ok(row)

@@ -196,9 +196,8 @@ fn message(
     if fixed.is_none() && letter.detail.ends_with(CUT) {
         bail!("its payload was too large to be kept whole: give it with --payload");
     }
-    let kept = |name: &str| {
-        name.starts_with("Wh-") || name == headers::TRACEPARENT || name == hop::HEADER
-    };
+    let kept =
+        |name: &str| name.starts_with("Wh-") || name == headers::TRACEPARENT || name == hop::HEADER;
     let payload = fixed.map_or(letter.payload, Bytes::from);
     let mut message = Outgoing::new(letter.subject, id, payload);
     if !ours {

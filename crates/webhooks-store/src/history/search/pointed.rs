@@ -45,7 +45,7 @@ impl Search<'_> {
             .push(") ORDER BY created_at DESC, id DESC LIMIT ")
             .push_bind(self.wanted(0))
             .push(") page ON true ORDER BY page.created_at DESC, page.id DESC");
-        let answer = sql.build().fetch_all(connection).await?;
+        let answer = sql.build().fetch_all(&mut *connection).await?;
         let (total, moments): (i64, i64) = match answer.first() {
             Some(row) => (row.try_get("total")?, row.try_get("moments")?),
             None => (0, 0),
