@@ -453,8 +453,15 @@ impl Shared {
     }
 
     async fn follow_for_ever(&self) {
+        let mut connections = self.bus().await.connections();
         loop {
-            if let Err(error) = self.follow().await {
+            // With a new connection anew: the server may have forgotten the watch, which the client misses
+            // only after 10 s and more, and deaths would not be seen until then.
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                _ = connections.changed() => Ok(()),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "following leases anew");
             }
             self.view().synced = false;

@@ -20,8 +20,7 @@ use webhooks_domain::{
     event::Profile,
     signing::SigningKey,
     webhook::{
-        DEFAULT_TRIGGERS, DeliveryOrder, HeldChoice, MAX_LINKS, MAX_NAME_CHARS, TRIGGER_KINDS,
-        WebhookSource,
+        DEFAULT_TRIGGERS, DeliveryOrder, HeldChoice, MAX_LINKS, TRIGGER_KINDS, WebhookSource,
     },
 };
 use webhooks_runtime::Secret;
@@ -30,6 +29,7 @@ use webhooks_store::{RateChoice, RetryChoice, WebhookOptions};
 use crate::{
     error::{ManagementError, parse_id},
     extras::{Auth, Extras},
+    names::wrong_name,
     violations::Violations,
     words::{ShownStatus, parse_source},
 };
@@ -365,16 +365,8 @@ impl<'a> Judge<'a> {
 
     fn name(&mut self, name: Option<String>) -> Option<String> {
         let name = name?;
-        if name.trim().is_empty() {
-            self.refuse("name", "blank", "must not be blank");
-        } else if name.chars().count() > MAX_NAME_CHARS {
-            self.refuse(
-                "name",
-                "too_long",
-                format!("has at most {MAX_NAME_CHARS} characters"),
-            );
-        } else if name.chars().any(char::is_control) {
-            self.refuse("name", "control_character", "has no control characters");
+        if let Some((reason, message)) = wrong_name(&name) {
+            self.refuse("name", reason, message);
         }
         Some(name)
     }

@@ -63,6 +63,56 @@ fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_on
     });
 }
 
+/// Waits until one member, and not `before`, has every partition; tells its name.
+async fn the_only_owner(world: &World, before: &str) -> anyhow::Result<String> {
+    wait_until("one owner of everything", LIMIT, async || {
+        let owners = world.owners().await?;
+        match owners.iter().next() {
+            Some((name, 16)) if name != before => Ok(name.clone()),
+            _ => Err(format!("{owners:?}")),
+        }
+    })
+    .await
+}
+
+#[test]
+fn what_an_owner_still_finishes_is_left_to_it_however_often_its_partition_moves_on() {
+    check(async {
+        let world = World::start().await?;
+        let first = world.dispatcher(&[]).await?;
+        let slow = Uuid::new_v4();
+        world.webhook(slow, "/hang/10", Status::Active).await?;
+        let mut owed = Vec::new();
+        for n in 0..8 {
+            owed.push(world.owe(slow, &format!("slow-{n}")).await?);
+        }
+        world.until_count(8).await?;
+        let name = the_only_owner(&world, "").await?;
+        let second = world.dispatcher(&[]).await?;
+        let began = Instant::now();
+        // Everything goes to the second and from it to a third, while the first waits for its answers.
+        let moves = async {
+            let name = the_only_owner(&world, &name).await?;
+            let third = world.dispatcher(&[]).await?;
+            second.stop().await?;
+            the_only_owner(&world, &name).await?;
+            anyhow::Ok((third, began.elapsed()))
+        };
+        let (stopped, moved) = tokio::join!(first.stop(), moves);
+        stopped?;
+        let (third, took) = moved?;
+        ensure!(took < Duration::from_secs(9), "too late to show anything: {took:?}");
+        for delivery in owed {
+            world
+                .until_state(delivery, DeliveryState::Delivered)
+                .await?;
+        }
+        world.until_settled().await?;
+        ensure_eq(world.receiver.requests().len(), 8)?;
+        third.stop().await
+    });
+}
+
 #[test]
 fn a_partition_that_is_lost_and_comes_back_leaves_to_the_task_before_what_that_has_in_hand() {
     check(async {
@@ -200,21 +250,7 @@ fn two_dispatchers_share_the_partitions_evenly() {
         let first = world.dispatcher(&[]).await?;
         let second = world.dispatcher(&[]).await?;
         let owners = async || {
-            let mut owners = std::collections::BTreeMap::<String, usize>::new();
-            for partition in 0..16 {
-                let subject = format!("$KV.LEASES.p.{partition}");
-                let found = world
-                    .bus
-                    .get_last("KV_LEASES", &subject)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                let Some(found) = found else {
-                    return Err("a partition without an owner".to_owned());
-                };
-                let lease =
-                    PartitionLease::decode(found.payload).map_err(|error| error.to_string())?;
-                *owners.entry(lease.owner).or_default() += 1;
-            }
+            let owners = world.owners().await?;
             let counts: Vec<usize> = owners.values().copied().collect();
             if counts == [8, 8] {
                 Ok(())

@@ -374,6 +374,22 @@ impl World {
         .await
     }
 
+    /// How many partitions each member has; an error while one of them has no owner.
+    pub(crate) async fn owners(&self) -> Result<BTreeMap<String, usize>, String> {
+        use prost::Message as _;
+        let mut owners = BTreeMap::new();
+        for partition in 0..16 {
+            let subject = format!("$KV.LEASES.p.{partition}");
+            let found = self.bus.get_last("KV_LEASES", &subject).await;
+            let Some(found) = found.map_err(|error| error.to_string())? else {
+                return Err(format!("partition {partition} has no owner"));
+            };
+            let lease = PartitionLease::decode(found.payload).map_err(|error| error.to_string())?;
+            *owners.entry(lease.owner).or_default() += 1;
+        }
+        Ok(owners)
+    }
+
     /// Waits until nothing is owed any more.
     pub(crate) async fn until_settled(&self) -> anyhow::Result<()> {
         wait_until("nothing owed", LIMIT, async || {

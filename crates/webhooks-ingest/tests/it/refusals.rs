@@ -1,13 +1,17 @@
 //! What is refused, and in which words.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use webhooks_bus::ConfigWriter;
+use webhooks_devstack::wait_until;
 use webhooks_proto::v1::PublishEventRequest;
 use webhooks_runtime::callers::CallerSettings;
 
-use crate::support::{LIMIT, OTHER, Options, Stack, event, event_of, raw, request, token};
+use crate::support::{LIMIT, OTHER, Options, Stack, event, event_of, post_to, raw, request, token};
 
 #[tokio::test]
 async fn credentials_are_judged_before_anything_else() {
@@ -66,6 +70,115 @@ async fn credentials_are_judged_before_anything_else() {
         .unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(stack.events(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_within_five_seconds_and_no_other() {
+    let stack = Stack::start().await;
+    let revoked = token(2);
+    stack.put_token(&revoked, &["events:write"]).await;
+    let ask = async || post_to(stack.http, &revoked, &[], event("e", "")).await;
+    wait_until("the token to be known", LIMIT, async || match ask().await {
+        answer if answer.status == 202 => Ok(()),
+        answer => Err(answer),
+    })
+    .await
+    .unwrap();
+    let config = ConfigWriter::new(&stack.bus);
+    config.delete_token(revoked.id()).await.unwrap();
+    let limit = Duration::from_secs(5);
+    let ended = wait_until("the token's end", limit, async || match ask().await {
+        answer if answer.status == 202 => Err(answer),
+        answer => Ok(answer),
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        (ended.status, ended.member("codeType")),
+        (401, "UNAUTHENTICATED")
+    );
+    let other = stack.post(event("e", "")).await;
+    assert_eq!((other.status, other.member("duplicate")), (202, "true"));
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_and_the_next_request_is_served() {
+    let stack = Stack::start().await;
+    let heads = [
+        format!("x-large: {}\r\n", "x".repeat(70 * 1024)),
+        "x-many: 1\r\n".repeat(10_000),
+    ];
+    for (number, lines) in heads.iter().enumerate() {
+        let body = event(&format!("large-{number}"), "");
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n{lines}content-length: {}\r\n\r\n",
+            stack.token.reveal(),
+            body.len()
+        );
+        let refused = raw(stack.http, &[head.as_bytes(), body.as_bytes()].concat()).await;
+        assert!((400..500).contains(&refused.status), "{refused:?}");
+        let proper = stack.post(event(&format!("proper-{number}"), "")).await;
+        assert_eq!(proper.status, 202, "{proper:?}");
+    }
+    assert_eq!(stack.events(2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_can_send_nothing() {
+    let stack = Stack::start().await;
+    let authorization = format!("Bearer {}", stack.token.reveal());
+    let origin = ("origin", "https://elsewhere.example");
+    let silent = |answer: &crate::support::Answer| {
+        let head = answer.head.to_ascii_lowercase();
+        assert!(!head.contains("\naccess-control-"), "{answer:?}");
+    };
+    // What a form of any page sends without asking first.
+    for kind in [
+        "text/plain",
+        "text/plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ] {
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("content-type", kind),
+            origin,
+        ];
+        let body = event("e", "");
+        let answer = request(stack.http, "POST", "/v1/events", &headers, body.as_bytes()).await;
+        assert_eq!(
+            (answer.status, answer.member("codeType")),
+            (415, "UNSUPPORTED_MEDIA_TYPE"),
+            "{kind}"
+        );
+        silent(&answer);
+    }
+    // What a script has to ask for first.
+    let asks = [
+        origin,
+        ("access-control-request-method", "POST"),
+        (
+            "access-control-request-headers",
+            "authorization,content-type",
+        ),
+    ];
+    let answer = request(stack.http, "OPTIONS", "/v1/events", &asks, b"").await;
+    assert_eq!(
+        (answer.status, answer.member("codeType")),
+        (405, "METHOD_NOT_ALLOWED")
+    );
+    silent(&answer);
+    // Another method than the one that it was sent with.
+    let overrides = [
+        ("authorization", authorization.as_str()),
+        ("x-http-method-override", "POST"),
+    ];
+    let answer = request(stack.http, "GET", "/v1/events", &overrides, b"").await;
+    assert_eq!(answer.status, 405, "{answer:?}");
+    assert!(stack.events(0).await.is_empty());
+    let taken = stack.post_with(&[origin], event("e", "")).await;
+    assert_eq!(taken.status, 202, "{taken:?}");
+    silent(&taken);
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+use webhooks_domain::webhook::MAX_NAME_CHARS;
+
 use super::*;
 use crate::{
     error::Violation,
@@ -283,6 +285,8 @@ fn names_are_bounded_in_characters() {
     assert_eq!(problems(&error), [("name".to_owned(), "too_long")]);
     let error = named("a\0b".into()).unwrap_err();
     assert_eq!(problems(&error), [("name".to_owned(), "control_character")]);
+    let error = named("\u{200b}\u{feff}".into()).unwrap_err();
+    assert_eq!(problems(&error), [("name".to_owned(), "blank")]);
 }
 
 #[test]

@@ -68,6 +68,8 @@ async fn document(world: &World) -> (Value, Vec<Operation>) {
 pub(crate) struct Stage {
     pub(crate) workspace: Workspace,
     pub(crate) webhook: Uuid,
+    /// What the webhook signs with, as its creation told it.
+    secret: String,
     pub(crate) delivery: Uuid,
     pub(crate) event: String,
     pub(crate) token: String,
@@ -80,7 +82,9 @@ impl Stage {
         let workspace = world.workspace(Plan::Enterprise).await;
         // With a public key, for who looks it up.
         let wish = signed_body("a webhook");
-        let webhook = id_of(&world.post(&workspace.token, &wish).await);
+        let made = world.post(&workspace.token, &wish).await;
+        let webhook = id_of(&made);
+        let secret = made.body["webhook"]["secret"].as_str().unwrap().to_owned();
         let event = Uuid::new_v4().to_string();
         let verdict = verdict(&delivery(workspace.id, webhook, &event));
         let id = verdict.deliveries[0].delivery_id;
@@ -108,6 +112,7 @@ impl Stage {
         Self {
             workspace,
             webhook,
+            secret,
             delivery: id,
             event,
             token,
@@ -195,7 +200,7 @@ async fn entries(world: &World, workspace: Uuid) -> i64 {
 async fn every_operation_answers_as_described_and_every_change_leaves_a_trace() {
     let world = World::start().await;
     let (document, operations) = document(&world).await;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut shown) = (Vec::new(), Vec::new());
     for operation in operations.iter().filter(|one| one.is_json()) {
         // One of its own for each, since some of them end what they are about.
         let stage = Stage::set(&world).await;
@@ -239,6 +244,15 @@ async fn every_operation_answers_as_described_and_every_change_leaves_a_trace() 
         let before = entries(&world, watched).await;
         let token = token_of(operation, &stage.workspace);
         let reply = call(&world, operation, &id, token, body).await;
+        // The secret was told at the creation; nobody hears it again, with its prefix or without.
+        let (_, bytes) = stage.secret.split_once('_').unwrap();
+        if reply.body.to_string().contains(bytes) {
+            wrong.push(format!("{}: shows the webhook's secret", operation.id));
+        }
+        let new = ["/webhook/secret", "/secret"].map(|place| reply.body.pointer(place));
+        if new.iter().any(Option::is_some) {
+            shown.push(operation.id.as_str());
+        }
         let responses = &operation.described["responses"];
         let status = reply.status.as_str().to_owned();
         let Some(response) = responses.get(&status) else {
@@ -281,6 +295,9 @@ async fn every_operation_answers_as_described_and_every_change_leaves_a_trace() 
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // These make a new one, and tell it once.
+    shown.sort_unstable();
+    assert_eq!(shown, ["createWebhook", "rotateWebhookSecret"]);
 }
 
 #[tokio::test]

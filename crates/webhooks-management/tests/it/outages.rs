@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use webhooks_bus::{Outgoing, subjects};
@@ -13,12 +14,12 @@ use webhooks_domain::{
 };
 use webhooks_proto::internal::v1::{ReportRequest, report_service_client::ReportServiceClient};
 use webhooks_store::{
-    Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, SealedSecret,
-    WebhookOptions,
+    Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, NewWorkspace, SealedSecret,
+    WebhookOptions, WorkspaceSettings,
 };
 
 use crate::support::{
-    ENCRYPTION_KEYS, INTERNAL_TOKEN, LIMIT, World, delivered, delivery, id_of, now, webhook_body,
+    ENCRYPTION_KEYS, INTERNAL_TOKEN, LIMIT, OPERATOR_TOKEN, World, delivered, delivery, id_of, now, webhook_body,
     with_token,
 };
 
@@ -134,6 +135,61 @@ async fn without_nats_nothing_is_changed_and_reading_goes_on() {
         "a 503 is no answer to keep"
     );
     assert_eq!(world.configured(id_of(&made)).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_workspace_whose_maker_was_killed_is_made_once() {
+    let world = World::start().await;
+    let body = json!({ "name": "cut off" }).to_string();
+    let mut hash = Sha256::new();
+    for part in ["POST", "/v1/operator/workspaces"] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(&body);
+    let lease = i64::try_from((IDEMPOTENCY_LEASE + Duration::from_secs(1)).as_micros()).unwrap();
+    let claim = IdempotencyKey {
+        token_id: "operator",
+        key: "k",
+    };
+    let begun = world
+        .store
+        .begin_idempotent(claim, hash.finalize().into(), now() - lease)
+        .await
+        .unwrap();
+    assert_eq!(begun, Begun::Fresh);
+    let new = NewWorkspace {
+        id: Uuid::new_v4(),
+        name: "cut off".into(),
+        plan: Plan::Free,
+        owner_member: Uuid::new_v4(),
+        now: now() - lease,
+    };
+    let settings = WorkspaceSettings::default();
+    world
+        .store
+        .create_workspace_with(&new, &settings, Some(claim), &Actor::System)
+        .await
+        .unwrap();
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "k"),
+    ];
+    for replayed in [false, true] {
+        let reply = world
+            .send(
+                Method::POST,
+                "/v1/operator/workspaces",
+                OPERATOR_TOKEN,
+                &headers,
+                Some(body.clone()),
+            )
+            .await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        assert_eq!(reply.body["workspace"]["id"], new.id.to_string());
+        let told = reply.headers.contains_key("idempotent-replayed");
+        assert_eq!(told, replayed);
+    }
 }
 
 /// The bucket takes nothing, but its leader answers: NATS that dies between the sign of life and the

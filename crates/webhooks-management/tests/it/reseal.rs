@@ -125,3 +125,30 @@ async fn what_no_key_opens_is_counted_and_left_as_it_is() {
     assert_eq!(progress, Progress { done: 0, stuck: 1 });
     assert_eq!(remaining(&world.store, &new).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn a_sealed_row_that_is_copied_to_another_webhook_opens_nothing() {
+    let world = World::start().await;
+    let victim = world.workspace(Plan::Enterprise).await;
+    let thief = world.workspace(Plan::Enterprise).await;
+    let theirs = world.webhook(&victim.token).await;
+    let mut own = Vec::new();
+    for _ in 0..3 {
+        own.push(world.webhook(&thief.token).await);
+    }
+    let keys = Keyring::parse(ENCRYPTION_KEYS).unwrap();
+    assert_eq!(unopened(&world.store, &keys).await.unwrap(), 0);
+    // From another workspace, then from another webhook of the same one; the version is the same.
+    for (count, from, to) in [(1, theirs, own[0]), (2, own[1], own[2])] {
+        let statement = format!(
+            "UPDATE webhook_secrets AS own SET nonce = other.nonce, ciphertext = other.ciphertext \
+             FROM webhook_secrets AS other \
+             WHERE own.webhook_id = '{to}' AND other.webhook_id = '{from}' \
+             AND own.kind = 'SIGNING' AND other.kind = 'SIGNING' AND own.version = other.version \
+             RETURNING 'copied'"
+        );
+        assert_eq!(world.sql(&statement).await.trim(), "copied");
+        let found = unopened(&world.store, &keys).await.unwrap();
+        assert_eq!(found, count, "{from} to {to}");
+    }
+}

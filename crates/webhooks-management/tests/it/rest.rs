@@ -220,6 +220,47 @@ async fn every_refusal_is_flat_and_names_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_refused_change_of_what_only_we_set_leaves_the_webhook_as_it_was() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let id = world.webhook(token).await.to_string();
+    let path = format!("/v1/webhooks/{id}");
+    let before = world.get(&path, token).await;
+    for (key, reason) in [
+        ("id", "read_only"),
+        ("workspaceId", "read_only"),
+        ("createdBy", "read_only"),
+        ("createdByEmail", "read_only"),
+        ("createdAt", "read_only"),
+        ("updatedAt", "read_only"),
+        ("lastSentAt", "read_only"),
+        ("lastDeliveredAt", "read_only"),
+        ("successCount", "read_only"),
+        ("failureCount", "read_only"),
+        ("statusReason", "read_only"),
+        ("statusLabel", "read_only"),
+        ("publicKey", "read_only"),
+        ("revision", "read_only"),
+        ("verified", "read_only"),
+        ("secret", "read_only"),
+        ("consecutiveFailures", "unknown_field"),
+        ("plan", "unknown_field"),
+    ] {
+        // Beside something that may be changed, as it was shown and as something else.
+        for value in [before.body["webhook"][key].clone(), json!(7)] {
+            let mut body = json!({ "name": "other" });
+            body[key] = value;
+            let reply = world.patch(&id, token, &body).await;
+            refused(&reply, 400, "INVALID_ARGUMENT");
+            assert_eq!(fields(&reply), [key]);
+            assert_eq!(reply.body["details"][0]["reason"], reason, "{key}");
+        }
+        assert_eq!(world.get(&path, token).await.body, before.body, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn the_same_key_does_the_same_thing_once() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;

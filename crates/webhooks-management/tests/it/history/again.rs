@@ -2,6 +2,7 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use webhooks_domain::{
     ids,
     signing::{SigningKey, verify},
@@ -254,6 +255,38 @@ async fn a_test_goes_the_way_of_every_delivery_and_a_preview_goes_nowhere() {
     let retry = format!("/v1/deliveries/{}/retry", id_in(&past));
     let off = post(&world, &retry, token, &[]).await;
     assert_eq!(off.body["codeType"], "WEBHOOK_DISABLED");
+}
+
+#[tokio::test]
+async fn a_strangers_event_is_tested_and_previewed_like_one_that_never_was() {
+    let (world, workspace, webhook, _) = stage().await;
+    let stranger = world.workspace(Plan::Enterprise).await;
+    let theirs = world.webhook(&stranger.token).await;
+    let event = delivery(stranger.id, theirs, "a stranger's");
+    record(&world, &[&event], false).await;
+    for call in ["test", "preview"] {
+        let ask = async |webhook: Uuid, token: &str, event: &str| {
+            let path = format!("/v1/webhooks/{webhook}/{call}");
+            let wish = json!({ "eventId": event });
+            world.write(Method::POST, &path, token, &[], &wish).await
+        };
+        let unknown = ask(webhook, &workspace.token, "never was").await;
+        assert!(
+            refused(&unknown, 404, "EVENT_NOT_FOUND").is_empty(),
+            "{call}"
+        );
+        let foreign = ask(webhook, &workspace.token, "a stranger's").await;
+        assert_eq!(
+            (foreign.status, &foreign.body),
+            (unknown.status, &unknown.body),
+            "{call}"
+        );
+        // It is there, for whose it is.
+        let known = ask(theirs, &stranger.token, "a stranger's").await;
+        assert_eq!(known.status, StatusCode::OK, "{call}: {known:?}");
+    }
+    let made = world.get("/v1/deliveries", &workspace.token).await;
+    assert_eq!(made.body["totalCount"], 0, "nothing was made");
 }
 
 #[tokio::test]

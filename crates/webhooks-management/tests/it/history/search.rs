@@ -1,8 +1,10 @@
 //! Deliveries found by what is known of them, and figures over them.
 
 use reqwest::StatusCode;
+use serde_json::json;
 use tonic::Code;
 use uuid::Uuid;
+use webhooks_domain::webhook::Plan;
 use webhooks_proto::v1::{
     self, delivery_service_client::DeliveryServiceClient,
     metrics_service_client::MetricsServiceClient,
@@ -101,6 +103,75 @@ async fn deliveries_are_searched_over_both_faces_and_tokens_stay_with_their_sear
         .await
         .unwrap_err();
     assert_eq!(wrong.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_strangers_webhook_has_the_deliveries_of_an_unknown_one() {
+    let (world, workspace, webhook, _) = stage().await;
+    record(&world, &[&delivery(workspace.id, webhook, "e1")], false).await;
+    let stranger = world.workspace(Plan::Enterprise).await;
+    let list = async |token: &str, webhook: Uuid| {
+        let path = format!("/v1/deliveries?webhookId={webhook}");
+        world.get(&path, token).await
+    };
+    let unknown = list(&stranger.token, Uuid::new_v4()).await;
+    assert_eq!(unknown.status, StatusCode::OK, "{unknown:?}");
+    assert_eq!(unknown.body, json!({ "deliveries": [], "totalCount": 0 }));
+    let foreign = list(&stranger.token, webhook).await;
+    assert_eq!(
+        (foreign.status, &foreign.body),
+        (unknown.status, &unknown.body)
+    );
+    let known = list(&workspace.token, webhook).await;
+    assert_eq!(known.body["totalCount"], 1, "{known:?}");
+}
+
+#[tokio::test]
+async fn what_is_searched_for_is_text_and_no_pattern_or_statement() {
+    let marks = ["' or 1=1--", "%", "_", "*", ">", "a.b"];
+    let (world, workspace, webhook, _) = stage().await;
+    let token = workspace.token.as_str();
+    let kept = async |keys: &[&str]| {
+        let all: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let mut one = delivery(workspace.id, webhook, key);
+                one.lbid = (*key).to_owned();
+                one
+            })
+            .collect();
+        record(&world, &all.iter().collect::<Vec<_>>(), false).await;
+    };
+    let encoded = |text: &str| -> String {
+        let bytes = text.bytes();
+        bytes.map(|byte| format!("%{byte:02X}")).collect()
+    };
+    let check = async |mark: &str, times: usize| {
+        for field in ["eventId", "lbid"] {
+            let path = format!("/v1/deliveries?{field}={}", encoded(mark));
+            let list = world.get(&path, token).await;
+            assert_eq!(list.status, StatusCode::OK, "{list:?}");
+            let rows = list.body["deliveries"].as_array().unwrap();
+            let found: Vec<_> = rows.iter().map(|row| &row["eventId"]).collect();
+            assert_eq!(found, vec![mark; times], "{field}");
+            assert_eq!(list.body["totalCount"], times, "{field}={mark}");
+        }
+        let event = world
+            .get(&format!("/v1/events/{}", encoded(mark)), token)
+            .await;
+        assert_eq!(event.status == StatusCode::OK, times == 1, "{event:?}");
+    };
+    // What each of them would find, were it a pattern.
+    kept(&["x", "a-b"]).await;
+    for mark in marks {
+        check(mark, 0).await;
+    }
+    kept(&marks).await;
+    for mark in marks {
+        check(mark, 1).await;
+    }
+    let all = world.get("/v1/deliveries", token).await;
+    assert_eq!(all.body["totalCount"], 8);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use webhooks_domain::webhook::Plan;
+use webhooks_domain::webhook::{MAX_NAME_CHARS, Plan};
 use webhooks_proto::v1::{
     self, delivery_service_client::DeliveryServiceClient,
     event_history_service_client::EventHistoryServiceClient, job_service_client::JobServiceClient,
@@ -13,7 +13,7 @@ use webhooks_proto::v1::{
     workspace_service_client::WorkspaceServiceClient,
 };
 
-use crate::support::{OPERATOR_TOKEN, World, fields, webhook_body, with_token};
+use crate::support::{OPERATOR_TOKEN, World, fields, id_of, refused, webhook_body, with_token};
 
 #[tokio::test]
 async fn times_beyond_time_are_refused_all_at_once() {
@@ -141,6 +141,7 @@ async fn names_show_something_and_nesting_has_an_end() {
     };
     for (name, expected) in [
         ("  ", "blank"),
+        ("\u{200b}\u{2060}\u{feff}", "blank"),
         ("a\u{0}b", "control_character"),
         ("a\nb", "control_character"),
     ] {
@@ -179,6 +180,45 @@ async fn names_show_something_and_nesting_has_an_end() {
         );
     }
     assert_eq!(world.get("/v1/webhooks", token).await.status, 200, "alive");
+}
+
+#[tokio::test]
+async fn a_name_comes_back_as_it_was_given_whatever_its_letters() {
+    let world = World::start().await;
+    let workspace = world.workspace(Plan::Enterprise).await;
+    let token = workspace.token.as_str();
+    let mut webhooks = WebhookServiceClient::new(world.channel().await);
+    // What turns the direction, what is not seen, what looks like other letters, and the longest.
+    let longest = "😀".repeat(MAX_NAME_CHARS);
+    for name in [
+        "exe.\u{202e}gnp",
+        "a\u{200b}b",
+        "Заказы",
+        "\u{430}dmin",
+        &longest,
+    ] {
+        let made = world.post(token, &webhook_body(name)).await;
+        assert_eq!(made.status, 200, "{made:?}");
+        assert_eq!(made.body["webhook"]["name"], name);
+        let id = id_of(&made).to_string();
+        let shown = world.get(&format!("/v1/webhooks/{id}"), token).await;
+        assert_eq!(shown.body["webhook"]["name"], name);
+        let request = with_token(token, v1::GetWebhookRequest { id });
+        let shown = webhooks.get_webhook(request).await.unwrap().into_inner();
+        assert_eq!(shown.webhook.unwrap().name, name);
+    }
+    let too_long = "x".repeat(10_000);
+    for (name, reason) in [
+        (too_long.as_str(), "too_long"),
+        ("\u{200b}\u{202e}\u{2060}\u{feff}", "blank"),
+    ] {
+        let reply = world.post(token, &webhook_body(name)).await;
+        assert_eq!(
+            refused(&reply, 400, "INVALID_ARGUMENT"),
+            [("name".to_owned(), reason.to_owned())]
+        );
+    }
+    assert_eq!(world.get("/v1/webhooks", token).await.body["totalCount"], 5);
 }
 
 /// What a refusal says over REST, as gRPC puts it.
