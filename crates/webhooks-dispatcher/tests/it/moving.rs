@@ -101,7 +101,10 @@ fn what_an_owner_still_finishes_is_left_to_it_however_often_its_partition_moves_
         let (stopped, moved) = tokio::join!(first.stop(), moves);
         stopped?;
         let (third, took) = moved?;
-        ensure!(took < Duration::from_secs(9), "too late to show anything: {took:?}");
+        ensure!(
+            took < Duration::from_secs(9),
+            "too late to show anything: {took:?}"
+        );
         for delivery in owed {
             world
                 .until_state(delivery, DeliveryState::Delivered)

@@ -14,13 +14,13 @@ use webhooks_domain::{
 };
 use webhooks_proto::internal::v1::{ReportRequest, report_service_client::ReportServiceClient};
 use webhooks_store::{
-    Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, NewWorkspace, SealedSecret,
-    WebhookOptions, WorkspaceSettings,
+    Actor, Begun, Extras, IDEMPOTENCY_LEASE, IdempotencyKey, NewWebhook, NewWorkspace,
+    SealedSecret, WebhookOptions, WorkspaceSettings,
 };
 
 use crate::support::{
-    ENCRYPTION_KEYS, INTERNAL_TOKEN, LIMIT, OPERATOR_TOKEN, World, delivered, delivery, id_of, now, webhook_body,
-    with_token,
+    ENCRYPTION_KEYS, INTERNAL_TOKEN, LIMIT, OPERATOR_TOKEN, World, delivered, delivery, id_of, now,
+    webhook_body, with_token,
 };
 
 #[tokio::test]
