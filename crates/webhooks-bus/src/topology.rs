@@ -194,7 +194,7 @@ pub fn buckets(settings: &BusSettings) -> Vec<kv::Config> {
             max_bytes: 256 * 1024 * 1024,
             ..base(names::STATS)
         },
-        // Some 3 kB for an endpoint that has failed: who is full of them stops counting for the others.
+        // Up to some 3 kB (computed) for an endpoint that has failed. Full, nobody's failures are counted.
         kv::Config {
             max_bytes: 1024 * 1024 * 1024,
             ..base(names::HEALTH)

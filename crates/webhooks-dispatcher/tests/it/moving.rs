@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use prost::Message as _;
 use uuid::Uuid;
+use webhooks_bus::StoredMessage;
 use webhooks_devstack::wait_until;
 use webhooks_proto::{
     internal::v1::{DeliveryJob, PartitionLease, Status},
@@ -203,9 +204,17 @@ fn what_the_only_dispatcher_had_on_the_wire_when_it_stood_still_is_sent_again() 
         };
         let delivery = world.owe_job(&job).await?;
         world.until_count(1).await?;
+        let name = the_only_owner(&world, "").await?;
         stand_still(&sleeper).await?;
-        // Longer than its lease lives, and than its attempt may take.
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        // Its membership lives for 3 s without it, longer than its attempt may take.
+        let key = format!("$KV.LEASES.m.{name}");
+        wait_until("the end of its membership", LIMIT, async || {
+            match world.bus.get_last("KV_LEASES", &key).await {
+                Ok(found) if found.as_ref().is_none_or(StoredMessage::is_end_of_key) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
         world.webhook(webhook, "/ok", Status::Active).await?;
         go_on(&sleeper).await?;
         let reports = world
