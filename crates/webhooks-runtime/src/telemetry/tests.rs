@@ -1,6 +1,6 @@
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,6 +20,13 @@ use super::{
     meter_provider, set_parent, subscriber,
 };
 use crate::settings::{Env, Settings as _};
+
+/// One test with a subscriber at a time. Whether anybody wants a span is decided for the process: beside a
+/// subscriber that wants it, one that wants none is given it too.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Clone, Default)]
 struct Captured(Arc<Mutex<Vec<u8>>>);
@@ -55,6 +62,7 @@ impl SpanExporter for Collected {
 
 #[test]
 fn a_log_line_is_flat_json_and_the_filter_holds() {
+    let _alone = alone();
     let captured = Captured::default();
     let subscriber = tracing_subscriber::registry()
         .with(log_layer("info,quiet=off,webhooks::done=warn", captured.clone()).unwrap());
@@ -82,6 +90,7 @@ fn a_log_line_is_flat_json_and_the_filter_holds() {
 
 #[test]
 fn libraries_do_not_log_what_goes_through_them_whatever_the_filter_says() {
+    let _alone = alone();
     let captured = Captured::default();
     let none: Option<tracing_subscriber::layer::Identity> = None;
     let subscriber = subscriber("trace,async_nats=trace", captured.clone(), none).unwrap();
@@ -105,6 +114,7 @@ fn libraries_do_not_log_what_goes_through_them_whatever_the_filter_says() {
 
 #[test]
 fn without_export_spans_do_not_exist() {
+    let _alone = alone();
     let none: Option<tracing_subscriber::layer::Identity> = None;
     let subscriber = subscriber("trace", Captured::default(), none).unwrap();
     tracing::subscriber::with_default(subscriber, || {
@@ -121,6 +131,7 @@ fn without_export_spans_do_not_exist() {
 
 #[test]
 fn with_export_a_span_continues_the_incoming_trace() {
+    let _alone = alone();
     let exporter = Collected::default();
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())
