@@ -1,8 +1,10 @@
 //! Attempt reports: in batches over gRPC, and onto the REPORTS stream while management is away.
 //!
 //! A report counts as recorded when management has committed it or the stream has acknowledged it;
-//! only then is the delivery's message acknowledged. Batches form by themselves: what arrives
-//! while a call is under way goes with the next one, so a lone report waits for nothing.
+//! only then is the delivery's message acknowledged. A lone report goes at once. The next call keeps
+//! its distance from the one before it, and takes along what has come meanwhile: a call costs
+//! management and PostgreSQL a transaction, whatever is in it, and nobody waits for most reports.
+//! What somebody does wait for (the next delivery in an endpoint's order) hurries.
 //!
 //! Only what management says about a report itself (its arguments are invalid) makes a dead letter of
 //! it, and only when it is alone; whatever else comes back, also that a resource is exhausted (which
@@ -46,6 +48,13 @@ const MAX_BATCH: usize = 500;
 /// Calls under way at a time.
 const CALLS: usize = 4;
 
+/// Least time between the beginnings of two calls, unless there are [`ENOUGH`] reports for the next one.
+/// What a process that is killed has sent and not yet recorded is sent again: some 25 ms more of it.
+const APART: Duration = Duration::from_millis(25);
+
+/// Reports that make a call worth while at once.
+const ENOUGH: usize = 100;
+
 /// Reports that wait; beyond that attempts wait to be recorded.
 const QUEUE: usize = 8_192;
 
@@ -77,7 +86,17 @@ const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 struct Waiting {
     report: Arc<DeliveryReport>,
+    haste: Haste,
     done: oneshot::Sender<()>,
+}
+
+/// Whether somebody waits for a report to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// Nobody does: it goes with others.
+    None,
+    /// The next delivery in the order of its endpoint.
+    NextInOrder,
 }
 
 /// Where reports go.
@@ -172,7 +191,12 @@ impl Reporter {
 
     /// Returns when the report is durable. Waits through any outage.
     pub(crate) async fn record(&self, report: DeliveryReport) {
-        self.queue.record(report).await;
+        self.record_in(Haste::None, report).await;
+    }
+
+    /// The same, in haste or not.
+    pub(crate) async fn record_in(&self, haste: Haste, report: DeliveryReport) {
+        self.queue.record(haste, report).await;
     }
 
     /// What is recorded of these deliveries; nothing when management is not there, or does not say in
@@ -235,11 +259,12 @@ impl<D: Destination> Queue<D> {
         (queue, run(shared, receiver))
     }
 
-    async fn record(&self, report: DeliveryReport) {
+    async fn record(&self, haste: Haste, report: DeliveryReport) {
         let report = Arc::new(report);
         let (done, recorded) = oneshot::channel();
         let waiting = Waiting {
             report: report.clone(),
+            haste,
             done,
         };
         if self.sender.send(waiting).await.is_err() {
@@ -256,6 +281,7 @@ impl<D: Destination> Queue<D> {
             let (done, _) = oneshot::channel();
             let alone = vec![Waiting {
                 report: report.clone(),
+                haste,
                 done,
             }];
             let delivered = AssertUnwindSafe(self.shared.deliver(alone)).catch_unwind();
@@ -273,10 +299,13 @@ impl<D: Destination> Queue<D> {
 async fn run<D: Destination>(shared: Arc<Shared<D>>, mut queue: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(CALLS));
     let mut batch = Vec::new();
+    let mut next_call = Instant::now();
     while let Ok(place) = places.clone().acquire_owned().await {
-        if queue.recv_many(&mut batch, MAX_BATCH).await == 0 {
+        gather(&mut queue, &mut batch, next_call).await;
+        if batch.is_empty() {
             break;
         }
+        next_call = Instant::now() + APART;
         let (shared, waiting) = (shared.clone(), std::mem::take(&mut batch));
         #[expect(
             clippy::disallowed_methods,
@@ -290,6 +319,20 @@ async fn run<D: Destination>(shared: Arc<Shared<D>>, mut queue: mpsc::Receiver<W
     // All places back: everything has been handed on.
     let all = places.acquire_many(u32::try_from(CALLS).unwrap_or(1)).await;
     tracing::debug!(complete = all.is_ok(), "reporter.ended");
+}
+
+/// Waits for reports, and from the first on until `next_call` for more of them. None = no more come.
+async fn gather(queue: &mut mpsc::Receiver<Waiting>, batch: &mut Vec<Waiting>, next_call: Instant) {
+    let mut came = queue.recv_many(batch, MAX_BATCH).await;
+    while came > 0 && batch.len() < ENOUGH {
+        let new = batch.iter().rev().take(came);
+        if new.map(|one| one.haste).any(|haste| haste != Haste::None) {
+            return;
+        }
+        let room = MAX_BATCH - batch.len();
+        let more = queue.recv_many(batch, room);
+        came = tokio::time::timeout_at(next_call, more).await.unwrap_or(0);
+    }
 }
 
 impl Outside {
@@ -500,16 +543,73 @@ mod tests {
 
     /// Records these, all of them waiting before the first batch is made.
     async fn record_all(reports: &[i64]) -> Arc<Scripted> {
+        let recorded = async move |queue: Queue<Scripted>| {
+            let all = reports
+                .iter()
+                .map(|at| queue.record(Haste::None, report(*at)));
+            join_all(all).await;
+        };
+        record_as(recorded).await
+    }
+
+    /// Records as it is told, and waits for the end of it.
+    async fn record_as(recorded: impl AsyncFnOnce(Queue<Scripted>)) -> Arc<Scripted> {
         let scripted = Arc::new(Scripted::default());
         let (queue, running) = Queue::new(scripted.clone());
-        let recorded = async move {
-            join_all(reports.iter().map(|at| queue.record(report(*at)))).await;
-        };
-        let both = async { tokio::join!(biased; recorded, running) };
+        let both = async { tokio::join!(biased; recorded(queue), running) };
         tokio::time::timeout(Duration::from_secs(60), both)
             .await
             .expect("every report is recorded");
         scripted
+    }
+
+    /// How long a report takes that comes so long after another one.
+    async fn second_after(pause: Duration, haste: Haste) -> (Duration, u32) {
+        let mut took = Duration::ZERO;
+        let seen = record_as(async |queue| {
+            queue.record(Haste::None, report(FINE)).await;
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            queue.record(haste, report(10 + FINE)).await;
+            took = began.elapsed();
+        })
+        .await;
+        (took, seen.calls.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_keep_their_distance_unless_somebody_waits() {
+        let soon = Duration::from_millis(10);
+        // The clock of tokio's timers has steps of a millisecond.
+        let step = Duration::from_millis(2);
+        let (took, _) = second_after(soon, Haste::None).await;
+        assert!(
+            took >= APART - soon && took <= APART - soon + step,
+            "{took:?}"
+        );
+        assert!(second_after(soon, Haste::NextInOrder).await.0 <= step);
+        assert!(second_after(APART + step, Haste::None).await.0 <= step);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_the_next_call_goes_with_it_and_enough_of_it_goes_at_once() {
+        let reports_after_the_first = async |count: usize| {
+            let mut took = Duration::ZERO;
+            let seen = record_as(async |queue| {
+                queue.record(Haste::None, report(FINE)).await;
+                let began = Instant::now();
+                let more = (0..count).map(|_| queue.record(Haste::None, report(FINE)));
+                join_all(more).await;
+                took = began.elapsed();
+            })
+            .await;
+            (seen.calls.load(Ordering::Relaxed), took)
+        };
+        let (calls, took) = reports_after_the_first(ENOUGH - 1).await;
+        assert_eq!(calls, 2);
+        assert!(took >= APART, "{took:?}");
+        let (calls, took) = reports_after_the_first(ENOUGH).await;
+        assert_eq!((calls, took), (2, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use crate::{
     line::{Rank, Release},
     panics::{self, surviving},
     partition_io::{self as io, Settled},
+    reporter::Haste,
 };
 
 impl Partition {
@@ -25,6 +26,11 @@ impl Partition {
                 _ => endpoint.ended(attempted.result.timings.total, now),
             }
         }
+        let endpoint = self.endpoints.get_mut(&webhook);
+        let haste = match endpoint.is_some_and(|endpoint| endpoint.line().is_ordered()) {
+            true => Haste::NextInOrder,
+            false => Haste::None,
+        };
         let counted = self.count(&attempted, wire.epoch);
         self.pump(webhook);
         let in_memory = match attempted.next {
@@ -49,6 +55,7 @@ impl Partition {
             self.tenure.clone(),
             attempted,
             in_memory,
+            haste,
         );
         let settled = move |then| Settled::Recorded {
             webhook,

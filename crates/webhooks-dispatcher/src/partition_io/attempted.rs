@@ -17,6 +17,7 @@ use crate::{
     finished::ENDED,
     job::Job,
     report::{self, Execution},
+    reporter::Haste,
     shared::Shared,
     tenure::Tenure,
 };
@@ -29,6 +30,7 @@ pub(crate) fn record(
     tenure: Arc<Tenure>,
     attempted: Attempted,
     in_memory: bool,
+    haste: Haste,
 ) -> Settling {
     async move {
         let Attempted {
@@ -73,7 +75,7 @@ pub(crate) fn record(
             dispatcher: &shared.name,
         };
         let report = report::of_attempt(&job, &execution, &result, state, next_at, now);
-        let recorded = shared.reporter.record(report);
+        let recorded = shared.reporter.record_in(haste, report);
         match next {
             Some(Next::GiveUp) if panicked => {
                 bury_stored(&shared, partition, job.key).await;
