@@ -19,7 +19,7 @@ const MAX_READ_BYTES: u32 = 4 * 1024 * 1024;
 const END_OF_BATCH: u16 = 204;
 
 /// Status of the answer that there is nothing.
-const NOTHING_FOUND: u16 = 404;
+pub(crate) const NOTHING_FOUND: u16 = 404;
 
 /// Headers in which the server tells what a message was.
 const TOLD: [&str; 6] = [

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
+    batch::NOTHING_FOUND,
     bus::Bus,
     error::{BusError, unavailable},
 };
@@ -75,6 +76,22 @@ pub struct ConsumerState {
     pub pending: u64,
     /// Messages that it holds unacknowledged.
     pub unacknowledged: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Extent {
+    config: Copies,
+    state: LastSeq,
+}
+
+#[derive(serde::Deserialize)]
+struct Copies {
+    num_replicas: usize,
+}
+
+#[derive(serde::Deserialize)]
+struct LastSeq {
+    last_seq: u64,
 }
 
 #[derive(serde::Deserialize)]
@@ -230,6 +247,36 @@ impl Bus {
     /// When the stream does not answer.
     pub async fn last_seq(&self, stream: &str) -> Result<u64, BusError> {
         self.state(stream).await.map(|state| state.last_seq)
+    }
+
+    /// The stream's last sequence, and how many copies of the stream there are, from its leader.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub(crate) async fn last_seq_and_copies(&self, stream: &str) -> Result<(u64, usize), BusError> {
+        let found: Extent = self.info_of(stream).await?;
+        Ok((found.state.last_seq, found.config.num_replicas))
+    }
+
+    /// Whether the stream has nothing newer than `seq`. Any copy of the stream answers, one that lags
+    /// too; where there is only one, the answer is as true as the leader's, and much cheaper: it is a
+    /// direct get, which does not go through the server's one queue of API requests and is no JSON.
+    ///
+    /// # Errors
+    /// When the stream does not answer.
+    pub(crate) async fn nothing_after(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
+        let question = serde_json::json!({ "next_by_subj": ">", "seq": seq + 1 });
+        let ask = format!("$JS.API.DIRECT.GET.{stream}");
+        let answer = self.client().request(ask, question.to_string().into());
+        let answer = answer.await.map_err(unavailable)?;
+        match answer.status.map(|status| status.as_u16()) {
+            None => Ok(false),
+            Some(NOTHING_FOUND) => Ok(true),
+            Some(status) => {
+                let text = answer.description.unwrap_or_default();
+                Err(BusError::Unavailable(format!("{status} {text}")))
+            }
+        }
     }
 
     /// How many messages a stream holds.

@@ -5,7 +5,7 @@ mod server;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -173,5 +173,59 @@ async fn what_is_written_after_a_restart_of_the_server_is_seen_at_once() -> anyh
         mirror.catch_up().await?;
     }
     end.cancel();
+    Ok(())
+}
+
+/// Remembers the newest revision of the token.
+#[derive(Default)]
+struct Newest {
+    revision: AtomicI64,
+}
+
+impl ConfigSink for Newest {
+    fn webhook(&self, _id: Uuid, _config: Option<WebhookConfig>) {}
+
+    fn token(&self, _id: &str, config: Option<TokenConfig>) {
+        let revision = config.map_or(0, |config| config.revision);
+        self.revision.store(revision, Ordering::SeqCst);
+    }
+
+    fn reset(&self) {}
+}
+
+async fn api_requests(bus: &Bus) -> anyhow::Result<u64> {
+    Ok(bus.jetstream().query_account().await?.requests.total)
+}
+
+#[tokio::test]
+async fn whoever_asks_after_a_write_has_it_and_asks_no_queue_when_there_is_nothing()
+-> anyhow::Result<()> {
+    let (_nats, bus, _dir) = server::start().await?;
+    let (sink, writer) = (Arc::new(Newest::default()), ConfigWriter::new(&bus));
+    let stop = CancellationToken::new();
+    let mirror = ConfigMirror::start(&bus, sink.clone(), stop.clone());
+    for revision in 1..=300 {
+        writer.put_token(&token(revision, "events:write")).await?;
+        mirror.catch_up().await?;
+        let seen = sink.revision.load(Ordering::SeqCst);
+        ensure!(seen == revision, "{revision} was written, {seen} is seen");
+    }
+    // What was deleted leaves a place that nothing stands at.
+    writer.delete_token(ID).await?;
+    mirror.catch_up().await?;
+    ensure!(sink.revision.load(Ordering::SeqCst) == 0, "still there");
+
+    const QUESTIONS: u64 = 1_000;
+    let before = api_requests(&bus).await?;
+    for _ in 0..QUESTIONS {
+        mirror.catch_up().await?;
+    }
+    let asked = api_requests(&bus).await? - before;
+    // The leader is asked twice a second, whoever else asks.
+    ensure!(
+        asked < QUESTIONS / 4,
+        "{asked} of {QUESTIONS} went to the API"
+    );
+    stop.cancel();
     Ok(())
 }
