@@ -77,7 +77,8 @@ impl Partition {
             Gate::Hold => {
                 self.held.noted(job.webhook);
                 let place = (job.owed_by(), job.webhook, job.rank());
-                let held = io::hold(self.shared.clone(), self.partition, job);
+                let (shared, tenure) = (self.shared.clone(), self.tenure.clone());
+                let held = io::hold(shared, self.partition, tenure, job);
                 return self.leave(place, held);
             }
             Gate::LookAgain => return self.look_again(job),

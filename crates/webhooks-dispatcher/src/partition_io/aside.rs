@@ -18,6 +18,7 @@ use crate::{
     job::{Job, MessageKey},
     panics, report,
     shared::Shared,
+    tenure::Tenure,
 };
 
 /// When a delivery is tried again to be held that found HELD full.
@@ -52,10 +53,15 @@ fn is_of_webhook(detail: &str) -> bool {
 }
 
 /// Moves a delivery to HELD. Where a webhook holds as many as it may, the delivery ends, which is
-/// recorded; where the stream is full, it is parked and tried again.
-pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
+/// recorded; where the stream is full, it is parked and tried again. Whose partition it no longer is
+/// leaves it to the next owner.
+pub(crate) fn hold(shared: Arc<Shared>, partition: u16, tenure: Arc<Tenure>, job: Job) -> Settling {
     async move {
-        match write_held(&shared, partition, &job).await {
+        let written = tenure.hold(write_held(&shared, partition, &job)).await;
+        let Some(written) = written else {
+            return Settled::let_go(job.key);
+        };
+        match written {
             Ok(held) => {
                 let now = shared.clock.now_micros();
                 if shared.cancelled.contains(job.delivery)
@@ -81,10 +87,13 @@ pub(crate) fn hold(shared: Arc<Shared>, partition: u16, job: Job) -> Settling {
             Err(error @ PublishError::Full(_)) => {
                 tracing::warn!(%error, delivery.id = %job.delivery, "delivery not held yet");
                 let due = now_in(&shared, HOLD_AGAIN_AFTER);
-                schedule(&shared, partition, &job, job.attempt, job.park + 1, due).await;
-                Settled::Done {
-                    key: job.key,
-                    finished: None,
+                let parked = schedule(&shared, partition, &job, job.attempt, job.park + 1, due);
+                match tenure.hold(parked).await {
+                    Some(()) => Settled::Done {
+                        key: job.key,
+                        finished: None,
+                    },
+                    None => Settled::let_go(job.key),
                 }
             }
             // Perhaps it is held already: a repeat has the same id.
