@@ -390,7 +390,7 @@ mod tests {
             "UNAVAILABLE",
             "looked up"
         );
-        for _ in 0..200 {
+        for _ in 0..10_000 {
             refusal("guess", &here).await;
         }
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, to_bytes},
+    body::{Body, HttpBody as _, to_bytes},
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
 };
 use bytes::Bytes;
@@ -151,6 +151,10 @@ fn not_a_tag() -> ManagementError {
 }
 
 pub(super) async fn read_body(body: Body) -> Result<Bytes, ManagementError> {
+    // What says itself that it is too large need not be waited for.
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(ManagementError::BodyTooLarge(MAX_BODY_BYTES));
+    }
     let read = tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await;
     let read = read.map_err(|_| ManagementError::BodyTooSlow)?;
     // Cut off by the peer, or too large: the peer that went away reads no answer.

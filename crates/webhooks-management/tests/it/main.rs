@@ -8,6 +8,8 @@ mod audit;
 #[cfg(test)]
 mod background;
 #[cfg(test)]
+mod bytes;
+#[cfg(test)]
 mod challenges;
 #[cfg(test)]
 mod document;
@@ -21,6 +23,8 @@ mod history;
 mod looks;
 #[cfg(test)]
 mod methods;
+#[cfg(test)]
+mod nonsense;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]

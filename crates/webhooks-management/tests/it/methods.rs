@@ -8,7 +8,9 @@ use bytes::{Buf as _, BufMut as _};
 use http::{HeaderMap, uri::PathAndQuery};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
+use prost_types::{
+    DescriptorProto, FileDescriptorProto, FileDescriptorSet, field_descriptor_proto::Type,
+};
 use tokio::{net::TcpStream, time::Instant};
 use tonic::{
     Code, Status,
@@ -42,30 +44,38 @@ const FILTERS: [&str; 1] = ["ListDeliveries"];
 const OTHERWISE: [(&str, &str); 1] = [("GetDeliveryRequestContent", "getDeliveryRequest")];
 
 /// A method as it is declared.
-struct Method {
-    name: String,
-    path: String,
-    operator: bool,
-    request: DescriptorProto,
+pub(crate) struct Method {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) operator: bool,
+    /// Its answer has no end.
+    pub(crate) streams: bool,
+    pub(crate) request: DescriptorProto,
 }
 
-/// Every public method that management serves.
-fn methods() -> Vec<Method> {
-    let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
-    let files = files.file.iter();
-    let files: Vec<_> = files
-        .filter(|file| file.package() == "linkbreakers.webhooks.v1")
-        .collect();
-    let messages: BTreeMap<_, _> = files
-        .iter()
-        .flat_map(|file| &file.message_type)
+/// The files that declare the public API.
+fn files() -> Vec<FileDescriptorProto> {
+    let mut files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;
+    files.retain(|file| file.package() == "linkbreakers.webhooks.v1");
+    files
+}
+
+/// Every message of the public API, by the name that fields call it.
+pub(crate) fn messages() -> BTreeMap<String, DescriptorProto> {
+    let messages = files().into_iter().flat_map(|file| file.message_type);
+    messages
         .map(|message| {
             (
                 format!(".linkbreakers.webhooks.v1.{}", message.name()),
                 message,
             )
         })
-        .collect();
+        .collect()
+}
+
+/// Every public method that management serves.
+pub(crate) fn methods() -> Vec<Method> {
+    let (files, messages) = (files(), messages());
     let mut all = Vec::new();
     for service in files.iter().flat_map(|file| &file.service) {
         // Ingest's own door.
@@ -81,7 +91,8 @@ fn methods() -> Vec<Method> {
                     method.name()
                 ),
                 operator: service.name() == "OperatorService",
-                request: (*messages[method.input_type()]).clone(),
+                streams: method.server_streaming(),
+                request: messages[method.input_type()].clone(),
             });
         }
     }
@@ -112,7 +123,7 @@ impl Method {
 
 /// Messages as their bytes.
 #[derive(Debug, Clone, Copy, Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;

@@ -290,7 +290,7 @@ async fn the_same_key_does_the_same_thing_once() {
     refused(&again, 400, "INVALID_ARGUMENT");
     assert_eq!(again.headers["idempotent-replayed"], "true");
 
-    let many = join_all((0..30).map(|_| create("k3", "parallel"))).await;
+    let many = join_all((0..50).map(|_| create("k3", "parallel"))).await;
     let made: HashSet<_> = many
         .iter()
         .filter(|reply| reply.status == StatusCode::OK)
