@@ -41,6 +41,7 @@ impl EventHistoryService for Grpc {
             Ok(Response::new(v1::GetEventResponse {
                 event: Some(event_message(&judged.event)),
                 verdicts: judged.verdicts.iter().map(verdict_message).collect(),
+                verdicts_truncated: judged.truncated,
             }))
         })
         .await

@@ -94,6 +94,8 @@ pub struct JudgedEvent {
     /// One for each webhook of the workspace (at most 10,000). Then for those deleted since that have
     /// deliveries of it or would have: of the latter, among the first 1,000 that were deleted.
     pub verdicts: Vec<EventVerdict>,
+    /// There are more webhooks, or more deliveries of the event, than one answer looks at.
+    pub truncated: bool,
 }
 
 impl Management {
@@ -139,6 +141,7 @@ impl Management {
                 break;
             }
         }
+        let mut truncated = after.is_some();
         let mut verdicts = Vec::new();
         let mut after = None;
         loop {
@@ -155,7 +158,9 @@ impl Management {
                 let of_it = deliveries.remove(&webhook.id).unwrap_or_default();
                 verdicts.push(judge(webhook, past.get(&webhook.id), &event, &of_it));
             }
-            if !page.more || verdicts.len() >= MAX_JUDGED {
+            let enough = verdicts.len() >= MAX_JUDGED;
+            if !page.more || enough {
+                truncated |= page.more;
                 break;
             }
         }
@@ -164,7 +169,11 @@ impl Management {
             .map(|one: &EventVerdict| one.webhook_id)
             .collect();
         verdicts.extend(self.judge_deleted(&event, &listed, deliveries).await?);
-        Ok(JudgedEvent { event, verdicts })
+        Ok(JudgedEvent {
+            event,
+            verdicts,
+            truncated,
+        })
     }
 
     /// The verdicts on webhooks that are not `listed`, since they were deleted: on those that have one

@@ -55,7 +55,11 @@ pub(super) fn event_view(event: &EventRow) -> Value {
 /// An event and its verdicts.
 pub(super) fn judged_view(judged: &JudgedEvent) -> Value {
     let verdicts: Vec<_> = judged.verdicts.iter().map(verdict_view).collect();
-    json!({ "event": event_view(&judged.event), "verdicts": verdicts })
+    json!({
+        "event": event_view(&judged.event),
+        "verdicts": verdicts,
+        "verdictsTruncated": judged.truncated,
+    })
 }
 
 fn verdict_view(verdict: &EventVerdict) -> Value {

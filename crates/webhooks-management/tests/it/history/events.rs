@@ -86,6 +86,33 @@ async fn an_event_tells_of_every_webhook_why() {
 }
 
 #[tokio::test]
+async fn an_event_of_more_webhooks_than_an_answer_judges_says_so() {
+    let (world, workspace, webhook, _) = stage().await;
+    let token = workspace.token.as_str();
+    let fired = delivery(workspace.id, webhook, "e");
+    record(&world, &[&fired], false).await;
+    let add = async |count: u32| {
+        let statement = format!(
+            "INSERT INTO webhooks
+             SELECT (jsonb_populate_record(w, jsonb_build_object('id', gen_random_uuid()))).*
+             FROM webhooks w, generate_series(1, {count}) WHERE w.id = '{webhook}'"
+        );
+        world.sql(&statement).await;
+    };
+    let mut client = EventHistoryServiceClient::new(world.channel().await);
+    for (more, truncated) in [(9_999, false), (1, true)] {
+        add(more).await;
+        let event = world.get("/v1/events/e", token).await;
+        assert_eq!(event.body["verdicts"].as_array().unwrap().len(), 10_000);
+        assert_eq!(event.body["verdictsTruncated"], truncated);
+        let request = v1::GetEventRequest { id: "e".into() };
+        let same = client.get_event(with_token(token, request)).await.unwrap();
+        assert_eq!(same.get_ref().verdicts.len(), 10_000);
+        assert_eq!(same.get_ref().verdicts_truncated, truncated);
+    }
+}
+
+#[tokio::test]
 async fn an_event_that_is_listed_is_found_by_its_id_however_old() {
     let world = World::with(&[("WEBHOOKS_HISTORY_RETENTION_DAYS", "3650")]).await;
     let workspace = world.workspace(Plan::Enterprise).await;
