@@ -3,8 +3,9 @@
 //! A report counts as recorded when management has committed it or the stream has acknowledged it;
 //! only then is the delivery's message acknowledged. A lone report goes at once. The next call keeps
 //! its distance from the one before it, and takes along what has come meanwhile: a call costs
-//! management and PostgreSQL a transaction, whatever is in it, and nobody waits for most reports.
-//! What somebody does wait for (the next delivery in an endpoint's order) hurries.
+//! management and PostgreSQL a transaction, whatever is in it, and nobody waits for the reports of most
+//! attempts. What somebody waits for (the next delivery in an endpoint's order, whoever ends one
+//! delivery after another) hurries.
 //!
 //! Only what management says about a report itself (its arguments are invalid) makes a dead letter of
 //! it, and only when it is alone; whatever else comes back, also that a resource is exhausted (which
@@ -95,8 +96,8 @@ struct Waiting {
 pub(crate) enum Haste {
     /// Nobody does: it goes with others.
     None,
-    /// The next delivery in the order of its endpoint.
-    NextInOrder,
+    /// Somebody does: it goes with the next call that there is a place for.
+    Awaited,
 }
 
 /// Where reports go.
@@ -191,7 +192,7 @@ impl Reporter {
 
     /// Returns when the report is durable. Waits through any outage.
     pub(crate) async fn record(&self, report: DeliveryReport) {
-        self.record_in(Haste::None, report).await;
+        self.record_in(Haste::Awaited, report).await;
     }
 
     /// The same, in haste or not.
@@ -587,7 +588,7 @@ mod tests {
             took >= APART - soon && took <= APART - soon + step,
             "{took:?}"
         );
-        assert!(second_after(soon, Haste::NextInOrder).await.0 <= step);
+        assert!(second_after(soon, Haste::Awaited).await.0 <= step);
         assert!(second_after(APART + step, Haste::None).await.0 <= step);
     }
 

@@ -28,7 +28,7 @@ impl Partition {
         }
         let endpoint = self.endpoints.get_mut(&webhook);
         let haste = match endpoint.is_some_and(|endpoint| endpoint.line().is_ordered()) {
-            true => Haste::NextInOrder,
+            true => Haste::Awaited,
             false => Haste::None,
         };
         let counted = self.count(&attempted, wire.epoch);
