@@ -6,9 +6,9 @@
 //! * *Have I seen everything that was written before now?* [`ConfigMirror::catch_up`] asks the
 //!   stream's leader for its last sequence and waits until the mirror has passed it. Fan-out asks
 //!   after every pull, so a webhook whose creation was answered catches the next event. Where the
-//!   stream has one copy only, that copy is asked first whether there is anything newer at all:
-//!   there hardly ever is, and that question costs the server a fraction
-//!   ([`Bus::nothing_after`]). A copy that may lag behind the leader is never asked.
+//!   stream has one copy only, that copy is asked first whether what was seen last is the newest
+//!   there is: it nearly always is, and that question costs the server a fraction. A copy that may
+//!   lag behind the leader is never asked.
 //! * *How old is my view?* [`ConfigMirror::fresh_as_of`]: a dispatcher whose view is older than
 //!   its limit starts nothing, so a webhook that was disabled is not called for longer.
 
@@ -148,7 +148,9 @@ impl Shared {
         let seen = *self.position.borrow();
         // Whatever keeps the cheap question from being answered: the leader knows.
         if self.has_one_copy()
-            && matches!(self.bus.nothing_after(CONFIG_STREAM, seen).await, Ok(true))
+            && matches!(self.bus.is_newest(CONFIG_STREAM, seen).await, Ok(true))
+            // Nothing was forgotten meanwhile.
+            && *self.position.borrow() >= seen
         {
             self.is_fresh_as_of(asked);
             return Ok(());
@@ -158,8 +160,16 @@ impl Shared {
 
     async fn catch_up_with_leader(&self) -> Result<(), BusError> {
         let asked = Instant::now();
-        let (last, copies) = self.bus.last_seq_and_copies(CONFIG_STREAM).await?;
-        *lock(&self.one_copy) = (copies == 1).then_some(asked);
+        let alone = self.ask_leader().await;
+        *lock(&self.one_copy) = matches!(alone, Ok(true)).then_some(asked);
+        alone?;
+        self.is_fresh_as_of(asked);
+        Ok(())
+    }
+
+    /// Waits for everything that the leader has, and says whether its copy of the stream is the only one.
+    async fn ask_leader(&self) -> Result<bool, BusError> {
+        let (last, alone) = self.bus.last_seq_and_whether_alone(CONFIG_STREAM).await?;
         if last < *self.position.borrow() {
             // The bucket went back: it is another one.
             self.reopen.notify_one();
@@ -173,8 +183,7 @@ impl Shared {
             self.reopen.notify_one();
             return Err(BusError::Unavailable("the read model lags".to_owned()));
         }
-        self.is_fresh_as_of(asked);
-        Ok(())
+        Ok(alone)
     }
 
     fn has_one_copy(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Reading single messages and sequences, always from the stream's leader.
+//! Reading single messages and sequences, from the stream's leader unless it says otherwise.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -82,6 +82,12 @@ pub struct ConsumerState {
 struct Extent {
     config: Copies,
     state: LastSeq,
+    cluster: Option<Peers>,
+}
+
+#[derive(serde::Deserialize)]
+struct Peers {
+    replicas: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -249,29 +255,47 @@ impl Bus {
         self.state(stream).await.map(|state| state.last_seq)
     }
 
-    /// The stream's last sequence, and how many copies of the stream there are, from its leader.
+    /// The stream's last sequence, and whether there is one copy of the stream, from its leader.
     ///
     /// # Errors
     /// When the stream does not answer.
-    pub(crate) async fn last_seq_and_copies(&self, stream: &str) -> Result<(u64, usize), BusError> {
+    pub(crate) async fn last_seq_and_whether_alone(
+        &self,
+        stream: &str,
+    ) -> Result<(u64, bool), BusError> {
         let found: Extent = self.info_of(stream).await?;
-        Ok((found.state.last_seq, found.config.num_replicas))
+        // While a stream moves, others have copies whatever its configuration says.
+        let others = found.cluster.and_then(|cluster| cluster.replicas);
+        let alone = found.config.num_replicas == 1 && others.is_none_or(|others| others.is_empty());
+        Ok((found.state.last_seq, alone))
     }
 
-    /// Whether the stream has nothing newer than `seq`. Any copy of the stream answers, one that lags
-    /// too; where there is only one, the answer is as true as the leader's, and much cheaper: it is a
-    /// direct get, which does not go through the server's one queue of API requests and is no JSON.
+    /// Whether `seq` is the newest message of the stream, and there. Any copy of the stream answers, one
+    /// that lags too; where there is only one, the answer is as true as the leader's, and much cheaper: it
+    /// is a direct get, which does not go through the server's one queue of API requests.
+    ///
+    /// False also when `seq` is not there any more, and when a mirror answers.
     ///
     /// # Errors
     /// When the stream does not answer.
-    pub(crate) async fn nothing_after(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
-        let question = serde_json::json!({ "next_by_subj": ">", "seq": seq + 1 });
+    pub(crate) async fn is_newest(&self, stream: &str, seq: u64) -> Result<bool, BusError> {
+        // A batch of one also tells how many come after it. The batch's end is not waited for.
+        let question = serde_json::json!({ "next_by_subj": ">", "seq": seq.max(1), "batch": 1 });
         let ask = format!("$JS.API.DIRECT.GET.{stream}");
         let answer = self.client().request(ask, question.to_string().into());
         let answer = answer.await.map_err(unavailable)?;
         match answer.status.map(|status| status.as_u16()) {
-            None => Ok(false),
-            Some(NOTHING_FOUND) => Ok(true),
+            None => {
+                let headers = answer.headers.unwrap_or_default();
+                let says = |name: &str, value: &str| {
+                    let said = headers.get(name).map(async_nats::HeaderValue::as_str);
+                    said == Some(value)
+                };
+                Ok(says("Nats-Stream", stream)
+                    && says("Nats-Sequence", &seq.to_string())
+                    && says("Nats-Num-Pending", "0"))
+            }
+            Some(NOTHING_FOUND) => Ok(false),
             Some(status) => {
                 let text = answer.description.unwrap_or_default();
                 Err(BusError::Unavailable(format!("{status} {text}")))

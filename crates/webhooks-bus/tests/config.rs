@@ -210,7 +210,6 @@ async fn whoever_asks_after_a_write_has_it_and_asks_no_queue_when_there_is_nothi
         let seen = sink.revision.load(Ordering::SeqCst);
         ensure!(seen == revision, "{revision} was written, {seen} is seen");
     }
-    // What was deleted leaves a place that nothing stands at.
     writer.delete_token(ID).await?;
     mirror.catch_up().await?;
     ensure!(sink.revision.load(Ordering::SeqCst) == 0, "still there");
@@ -226,6 +225,27 @@ async fn whoever_asks_after_a_write_has_it_and_asks_no_queue_when_there_is_nothi
         asked < QUESTIONS / 4,
         "{asked} of {QUESTIONS} went to the API"
     );
+    stop.cancel();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_made_anew_is_never_taken_for_the_old_one() -> anyhow::Result<()> {
+    let (_nats, bus, _dir) = server::start().await?;
+    let (sink, writer) = (Arc::new(Newest::default()), ConfigWriter::new(&bus));
+    let stop = CancellationToken::new();
+    let mirror = ConfigMirror::start(&bus, sink.clone(), stop.clone());
+    for revision in 1..=50 {
+        writer.put_token(&token(revision, "events:write")).await?;
+    }
+    mirror.catch_up().await?;
+    bus.jetstream().delete_stream("KV_CONFIG").await?;
+    bus.apply_topology().await?;
+    writer.put_token(&token(99, "events:write")).await?;
+    // Whoever is told that all is seen has what stands there, however soon it asks.
+    wait_until("the new bucket", LIMIT, async || mirror.catch_up().await).await?;
+    let seen = sink.revision.load(Ordering::SeqCst);
+    ensure!(seen == 99, "{seen} of the old bucket");
     stop.cancel();
     Ok(())
 }
