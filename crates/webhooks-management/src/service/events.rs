@@ -38,6 +38,9 @@ use crate::{
 /// Most webhooks that one answer judges.
 const MAX_JUDGED: usize = 10_000;
 
+/// Most webhooks deleted since that one answer judges: what the store tells of them at a time.
+const MAX_DELETED: usize = MAX_PAGE as usize;
+
 /// Most deliveries of the event that one answer looks at, the newest.
 const MAX_LOOKED_AT: usize = 100_000;
 
@@ -94,7 +97,8 @@ pub struct JudgedEvent {
     /// One for each webhook of the workspace (at most 10,000). Then for those deleted since that have
     /// deliveries of it or would have: of the latter, among the first 1,000 that were deleted.
     pub verdicts: Vec<EventVerdict>,
-    /// There are more webhooks, or more deliveries of the event, than one answer looks at.
+    /// There are more webhooks, more that were deleted since, or more deliveries of the event than one answer
+    /// looks at.
     pub truncated: bool,
 }
 
@@ -136,15 +140,14 @@ impl Management {
                 deliveries.entry(row.webhook_id).or_default().push(row);
             }
             after = page.next;
-            let enough = deliveries.len() >= MAX_JUDGED || looked_at >= MAX_LOOKED_AT;
-            if after.is_none() || enough {
+            if after.is_none() || looked_at >= MAX_LOOKED_AT {
                 break;
             }
         }
         let mut truncated = after.is_some();
         let mut verdicts = Vec::new();
         let mut after = None;
-        loop {
+        let more_webhooks = loop {
             let page = store
                 .list_webhooks(caller.workspace, StatusFilter::Any, MAX_PAGE, after)
                 .await?;
@@ -158,17 +161,24 @@ impl Management {
                 let of_it = deliveries.remove(&webhook.id).unwrap_or_default();
                 verdicts.push(judge(webhook, past.get(&webhook.id), &event, &of_it));
             }
-            let enough = verdicts.len() >= MAX_JUDGED;
-            if !page.more || enough {
-                truncated |= page.more;
-                break;
+            if !page.more || verdicts.len() >= MAX_JUDGED {
+                break page.more;
             }
-        }
+        };
         let listed: HashSet<_> = verdicts
             .iter()
             .map(|one: &EventVerdict| one.webhook_id)
             .collect();
-        verdicts.extend(self.judge_deleted(&event, &listed, deliveries).await?);
+        let (deleted, more_deleted) = self.judge_deleted(&event, &listed, &mut deliveries).await?;
+        verdicts.extend(deleted);
+        if !more_webhooks {
+            // Nothing is known of these but their deliveries.
+            let unknown = deliveries
+                .iter()
+                .filter_map(|(id, of_it)| unknown(*id, of_it));
+            verdicts.extend(unknown);
+        }
+        truncated |= more_webhooks || more_deleted;
         Ok(JudgedEvent {
             event,
             verdicts,
@@ -177,37 +187,33 @@ impl Management {
     }
 
     /// The verdicts on webhooks that are not `listed`, since they were deleted: on those that have one
-    /// of the `deliveries`, and on those that would have had one.
+    /// of the `deliveries`, which is taken out, and on those that would have had one. And whether more
+    /// were deleted than are looked at.
     async fn judge_deleted(
         &self,
         event: &EventRow,
         listed: &HashSet<Uuid>,
-        mut deliveries: BTreeMap<Uuid, Vec<DeliveryRow>>,
-    ) -> Result<Vec<EventVerdict>, ManagementError> {
+        deliveries: &mut BTreeMap<Uuid, Vec<DeliveryRow>>,
+    ) -> Result<(Vec<EventVerdict>, bool), ManagementError> {
         let (store, workspace) = (&self.inner.store, event.workspace_id);
         let made_by = event.accepted_at.saturating_add(CREATION_GRACE_MICROS);
         let mut gone = store
             .webhooks_deleted_after(workspace, event.accepted_at, made_by)
             .await?;
+        let more = gone.len() >= MAX_DELETED;
         gone.retain(|webhook| !listed.contains(&webhook.id));
         let ids: Vec<_> = gone.iter().map(|webhook| webhook.id).collect();
         let past = store
             .webhooks_at(workspace, &ids, event.accepted_at)
             .await?;
-        let mut verdicts: Vec<_> = gone
+        let verdicts = gone
             .iter()
             .filter_map(|webhook| {
                 let of_it = deliveries.remove(&webhook.id).unwrap_or_default();
                 judge_gone(*webhook, past.get(&webhook.id), event, &of_it)
             })
             .collect();
-        // Nothing is known of these but their deliveries.
-        verdicts.extend(
-            deliveries
-                .into_iter()
-                .filter_map(|(id, of_it)| unknown(id, &of_it)),
-        );
-        Ok(verdicts)
+        Ok((verdicts, more))
     }
 
     /// The events of the caller's workspace that were accepted in a range of time (microseconds),

@@ -11,6 +11,7 @@ use prost_types::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tonic::{Code, Status, client::Grpc, transport::Channel};
+use tonic_types::StatusExt as _;
 
 use crate::{
     document::Stage,
@@ -20,6 +21,10 @@ use crate::{
 
 /// Messages to each method.
 const EACH: u32 = 150;
+
+/// Methods after which something is not there any more: they come last, when everything else has been
+/// asked about what is there.
+const ENDS: [&str; 3] = ["Delete", "Revoke", "Cancel"];
 
 /// How deep messages in messages go.
 const DEPTH: u32 = 4;
@@ -159,7 +164,12 @@ impl Maker {
         let field = fields.find(|field| field.label() == Label::Repeated)?;
         let number = u32::try_from(field.number()).unwrap();
         let mut one = Vec::new();
-        encode_key(number, WireType::LengthDelimited, &mut one);
+        let wire = match field.r#type() {
+            Type::String | Type::Bytes | Type::Message => WireType::LengthDelimited,
+            _ => WireType::Varint,
+        };
+        encode_key(number, wire, &mut one);
+        // Empty, or zero.
         encode_varint(0, &mut one);
         Some(one.repeat(100_000))
     }
@@ -185,6 +195,14 @@ async fn send(
 /// What an answer to nonsense may say: nothing that means a mistake of ours.
 fn is_fair(answer: &Result<Vec<u8>, Status>) -> bool {
     let Err(status) = answer else { return true };
+    let details = status.get_error_details();
+    // The change is done; a machine that stands still has not told everybody in time.
+    if details
+        .error_info()
+        .is_some_and(|info| info.reason == "CHANGE_PENDING")
+    {
+        return true;
+    }
     let ours = [
         Code::Internal,
         Code::Unknown,
@@ -211,8 +229,13 @@ async fn whatever_a_message_holds_no_method_fails_over_it() {
         ],
     };
     let (mut codes, mut floods) = (BTreeMap::<String, u32>::new(), 0);
-    for method in methods().iter().filter(|method| !method.streams) {
+    let mut methods = methods();
+    methods.retain(|method| !method.streams);
+    methods.sort_by_key(|method| ENDS.iter().any(|word| method.name.starts_with(word)));
+    let mut found = 0;
+    for method in &methods {
         let name = method.name.as_str();
+        let mut has_found = false;
         for n in 0..EACH {
             let message = maker.request(method);
             let answer = send(&channel, method, token, message.clone()).await;
@@ -221,8 +244,10 @@ async fn whatever_a_message_holds_no_method_fails_over_it() {
                 "{name} ({n}): {answer:?} to {message:02x?}"
             );
             let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+            has_found |= ![Code::InvalidArgument, Code::NotFound].contains(&code);
             *codes.entry(format!("{code:?}")).or_default() += 1;
         }
+        found += u32::from(has_found);
         if let Some(message) = maker.flood(method) {
             let answer = send(&channel, method, token, message).await;
             assert!(is_fair(&answer), "{name}: a flood: {answer:?}");
@@ -237,6 +262,9 @@ async fn whatever_a_message_holds_no_method_fails_over_it() {
         );
     }
     assert!(floods > 3, "{floods}");
+    // Most came as far as to something that is there.
+    let asked = u32::try_from(methods.len()).unwrap();
+    assert!(found > asked / 2, "{found} of {asked} methods");
     let well = world.get("/v1/webhooks", token).await;
     assert_eq!(well.status, 200, "{well:?}");
 }

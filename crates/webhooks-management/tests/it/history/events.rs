@@ -99,11 +99,18 @@ async fn an_event_of_more_webhooks_than_an_answer_judges_says_so() {
         );
         world.sql(&statement).await;
     };
+    // The youngest, which is not judged: that it has a delivery does not make it a deleted one.
+    let youngest = id_of(&world.post(token, &webhook_body("youngest")).await);
+    let of_it = delivery(workspace.id, youngest, "e");
+    record(&world, &[&of_it], false).await;
     let mut client = EventHistoryServiceClient::new(world.channel().await);
-    for (more, truncated) in [(9_999, false), (1, true)] {
+    for (more, truncated) in [(9_998, false), (1, true)] {
         add(more).await;
         let event = world.get("/v1/events/e", token).await;
-        assert_eq!(event.body["verdicts"].as_array().unwrap().len(), 10_000);
+        let verdicts = event.body["verdicts"].as_array().unwrap();
+        assert_eq!(verdicts.len(), 10_000);
+        let named = verdicts.iter().filter(|one| one["webhookName"].is_string());
+        assert_eq!(named.count(), 10_000, "deleted ones have no name");
         assert_eq!(event.body["verdictsTruncated"], truncated);
         let request = v1::GetEventRequest { id: "e".into() };
         let same = client.get_event(with_token(token, request)).await.unwrap();
