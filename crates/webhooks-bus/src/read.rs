@@ -81,7 +81,7 @@ pub struct ConsumerState {
 #[derive(serde::Deserialize)]
 struct Extent {
     config: Copies,
-    state: LastSeq,
+    state: State,
     cluster: Option<Peers>,
 }
 
@@ -93,11 +93,6 @@ struct Peers {
 #[derive(serde::Deserialize)]
 struct Copies {
     num_replicas: usize,
-}
-
-#[derive(serde::Deserialize)]
-struct LastSeq {
-    last_seq: u64,
 }
 
 #[derive(serde::Deserialize)]

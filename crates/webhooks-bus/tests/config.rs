@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::ensure;
 use prost::Message as _;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 use webhooks_bus::{Bus, ConfigMirror, ConfigSink, ConfigWriter};
 use webhooks_devstack::wait_until;
@@ -193,6 +193,13 @@ impl ConfigSink for Newest {
     fn reset(&self) {}
 }
 
+/// Follows the bucket until the guard goes.
+fn followed(bus: &Bus) -> (ConfigMirror, Arc<Newest>, DropGuard) {
+    let (sink, stop) = (Arc::new(Newest::default()), CancellationToken::new());
+    let mirror = ConfigMirror::start(bus, sink.clone(), stop.clone());
+    (mirror, sink, stop.drop_guard())
+}
+
 async fn api_requests(bus: &Bus) -> anyhow::Result<u64> {
     Ok(bus.jetstream().query_account().await?.requests.total)
 }
@@ -201,9 +208,8 @@ async fn api_requests(bus: &Bus) -> anyhow::Result<u64> {
 async fn whoever_asks_after_a_write_has_it_and_asks_no_queue_when_there_is_nothing()
 -> anyhow::Result<()> {
     let (_nats, bus, _dir) = server::start().await?;
-    let (sink, writer) = (Arc::new(Newest::default()), ConfigWriter::new(&bus));
-    let stop = CancellationToken::new();
-    let mirror = ConfigMirror::start(&bus, sink.clone(), stop.clone());
+    let writer = ConfigWriter::new(&bus);
+    let (mirror, sink, _stop) = followed(&bus);
     for revision in 1..=300 {
         writer.put_token(&token(revision, "events:write")).await?;
         mirror.catch_up().await?;
@@ -225,16 +231,14 @@ async fn whoever_asks_after_a_write_has_it_and_asks_no_queue_when_there_is_nothi
         asked < QUESTIONS / 4,
         "{asked} of {QUESTIONS} went to the API"
     );
-    stop.cancel();
     Ok(())
 }
 
 #[tokio::test]
 async fn a_bucket_that_was_made_anew_is_never_taken_for_the_old_one() -> anyhow::Result<()> {
     let (_nats, bus, _dir) = server::start().await?;
-    let (sink, writer) = (Arc::new(Newest::default()), ConfigWriter::new(&bus));
-    let stop = CancellationToken::new();
-    let mirror = ConfigMirror::start(&bus, sink.clone(), stop.clone());
+    let writer = ConfigWriter::new(&bus);
+    let (mirror, sink, _stop) = followed(&bus);
     for revision in 1..=50 {
         writer.put_token(&token(revision, "events:write")).await?;
     }
@@ -246,6 +250,5 @@ async fn a_bucket_that_was_made_anew_is_never_taken_for_the_old_one() -> anyhow:
     wait_until("the new bucket", LIMIT, async || mirror.catch_up().await).await?;
     let seen = sink.revision.load(Ordering::SeqCst);
     ensure!(seen == 99, "{seen} of the old bucket");
-    stop.cancel();
     Ok(())
 }
