@@ -10,6 +10,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, j
 use tokio::sync::watch;
 
 use crate::{
+    elsewhere::Choice,
     error::{BusError, unavailable},
     permissions,
     publish::Batcher,
@@ -18,6 +19,9 @@ use crate::{
 
 /// How long a request to JetStream may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the client's own task may take to say what it knows.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Messages the client queues while it writes or reconnects. Never to be reached ([`crate::flow`]):
 /// room for all publishes at their limit, and three times as many acknowledgements and other requests.
@@ -108,6 +112,7 @@ impl Bus {
     pub async fn connect(settings: BusSettings, client_name: &str) -> Result<Self, BusError> {
         let connections = watch::Sender::new(0);
         let made = connections.clone();
+        let choice = Choice::default();
         let mut options = ConnectOptions::new()
             .name(client_name)
             .retry_on_initial_connect()
@@ -124,6 +129,9 @@ impl Bus {
                     2..=20 => 100,
                     _ => 500,
                 })
+            })
+            .reconnect_to_server_callback(move |known, _| {
+                std::future::ready(choice.next(&known, rand::random()))
             })
             .event_callback(move |event| {
                 if matches!(event, Event::Connected) {
@@ -169,6 +177,22 @@ impl Bus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.inner.client.connection_state() == State::Connected
+    }
+
+    /// Leaves the server for another one, because JetStream does not answer there. Nothing happens where no
+    /// other one is known, and where the connection has gone meanwhile.
+    pub(crate) async fn go_elsewhere(&self) {
+        // The client answers by itself, but not while it connects.
+        let known = tokio::time::timeout(ASKED_WITHIN, self.inner.client.server_pool()).await;
+        let has_others = known.is_ok_and(|known| known.is_ok_and(|known| known.len() > 1));
+        if !has_others || !self.is_connected() {
+            return;
+        }
+        metrics::counter!("webhooks_nats_moves_total").increment(1);
+        tracing::warn!("nats.left: JetStream does not answer there");
+        if let Err(error) = self.inner.client.force_reconnect().await {
+            tracing::error!(%error, "the NATS client has ended");
+        }
     }
 
     /// How many bytes have come from servers since the start, of whatever kind.

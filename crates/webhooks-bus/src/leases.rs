@@ -62,6 +62,7 @@ use webhooks_proto::internal::v1::{PartitionLease, PartitionLeaver};
 
 use crate::{
     bus::Bus,
+    elsewhere::Patience,
     error::{BusError, PublishError, unavailable},
     publish::Outgoing,
     roll::Roll,
@@ -363,6 +364,7 @@ impl Shared {
 
     async fn renew_for_ever(&self) {
         let mut under_way = FuturesUnordered::new();
+        let mut patience = Patience::default();
         let mut next = tokio::time::interval(self.settings.renew);
         // Late ones are not made up for: each counts from its own send time.
         next.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -372,12 +374,22 @@ impl Shared {
                     self.give_up_what_is_long_uncertain();
                     under_way.push(self.renew_once());
                 }
-                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                Some(answered) = under_way.next(), if !under_way.is_empty() => {
+                    let bus = self.bus().await;
+                    if answered {
+                        patience.answered();
+                    } else if !bus.is_connected() {
+                        patience.disconnected();
+                    } else if patience.is_over(Instant::now()) {
+                        bus.go_elsewhere().await;
+                    }
+                }
             }
         }
     }
 
-    async fn renew_once(&self) {
+    /// Whether it was answered in time, be it by a refusal.
+    async fn renew_once(&self) -> bool {
         let sent = Instant::now();
         let leaving = {
             let view = self.view();
@@ -399,8 +411,12 @@ impl Shared {
             Ok(_) => {
                 self.renewed(sent);
                 self.changed.notify_one();
+                true
             }
-            Err(error) => tracing::debug!(%error, "membership not renewed"),
+            Err(error) => {
+                tracing::debug!(%error, "membership not renewed");
+                !matches!(error, PublishError::Unavailable(_))
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod batch;
 mod bus;
 mod cancelled;
 mod config;
+mod elsewhere;
 mod error;
 mod fill;
 mod flow;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::{
     HeaderMap,
-    jetstream::{consumer, message::StreamMessage},
+    jetstream::{ErrorCode, consumer, message::StreamMessage},
 };
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     batch::NOTHING_FOUND,
     bus::Bus,
+    config::CONFIG_STREAM,
     error::{BusError, unavailable},
 };
 
@@ -76,6 +77,20 @@ pub struct ConsumerState {
     pub pending: u64,
     /// Messages that it holds unacknowledged.
     pub unacknowledged: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Led {
+    /// Not there where the server is alone by its configuration.
+    cluster: Option<Leader>,
+    /// Told with every stream, and asked for so that no refusal is read as this.
+    #[expect(dead_code, reason = "it only has to be there")]
+    state: serde::de::IgnoredAny,
+}
+
+#[derive(serde::Deserialize)]
+struct Leader {
+    leader: Option<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -333,6 +348,23 @@ impl Bus {
             messages: info.state.messages,
             oldest: Duration::from_micros(u64::try_from(oldest).unwrap_or(0)),
         })
+    }
+
+    /// Whether JetStream works where we are connected: not when nobody answers in time, and not when the
+    /// server knows no leader.
+    pub(crate) async fn is_answered(&self) -> bool {
+        use async_nats::jetstream::response::Response;
+        let request = format!("STREAM.INFO.{CONFIG_STREAM}");
+        let answer: Result<Response<Led>, _> = self.jetstream().request(request, &()).await;
+        match answer {
+            // One that is alone tells what it has; it only knows no leader any more.
+            Ok(Response::Ok(led)) => led.cluster.is_none_or(|cluster| cluster.leader.is_some()),
+            Ok(Response::Err { error }) => error.error_code() != ErrorCode::CLUSTER_NOT_AVAILABLE,
+            Err(error) => {
+                tracing::debug!(%error, "nats.asked");
+                false
+            }
+        }
     }
 
     /// What a stream's leader says of it, as far as `T` asks.

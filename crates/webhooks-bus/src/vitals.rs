@@ -12,10 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use webhooks_runtime::Readiness;
 
-use crate::{
-    bus::Bus,
-    config::{CONFIG_STREAM, ConfigMirror},
-};
+use crate::{bus::Bus, config::ConfigMirror, elsewhere::Patience};
 
 /// How often the connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -85,16 +82,21 @@ impl Pulse {
         }
     }
 
-    /// One question at a time. What it is answered does not matter.
+    /// One question at a time. What it is answered does not matter; where it is never answered by a server
+    /// that is there, another one is asked. One that is silent is left to the client.
     async fn ask_for_ever(&self) {
+        let mut patience = Patience::default();
         loop {
             if self.bus.is_connected() {
-                let question = self.bus.last_seq(CONFIG_STREAM);
+                let question = self.bus.is_answered();
                 match tokio::time::timeout(SILENT_AFTER, question).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "nats.asked"),
-                    Err(_) => tracing::debug!("nats.asked: no answer"),
+                    Ok(true) => patience.answered(),
+                    _ if self.silent.load(Ordering::Relaxed) => {}
+                    _ if patience.is_over(Instant::now()) => self.bus.go_elsewhere().await,
+                    _ => {}
                 }
+            } else {
+                patience.disconnected();
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -164,7 +166,13 @@ impl Vitals {
 
     async fn look_for_ever(&self, pulse: &Pulse, each: &impl Fn(&Readiness)) {
         let mut verified = false;
+        let mut connections = self.bus.connections();
         loop {
+            // Another connection may be to another server, however soon it was made.
+            if connections.has_changed().is_ok_and(|changed| changed) {
+                connections.mark_unchanged();
+                verified = false;
+            }
             let nats = pulse.check();
             let answers = nats.is_ok();
             self.readiness.set("nats", nats);

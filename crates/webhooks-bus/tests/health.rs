@@ -44,7 +44,7 @@ async fn a_record_is_written_by_compare_and_set_and_mirrored() -> anyhow::Result
     let (_nats, bus, _dir) = start().await?;
     let stop = CancellationToken::new();
     let early = HealthMirror::start(&bus, stop.clone());
-    early.catch_up().await?;
+    wait_until("an empty mirror", LIMIT, async || early.catch_up().await).await?;
     ensure!(early.loaded() && early.all().is_empty(), "nothing yet");
     let (store, webhook) = (HealthStore::new(&bus), Uuid::from_u128(7));
     let first = store.put(webhook, &record(1), 0).await?;
@@ -59,7 +59,7 @@ async fn a_record_is_written_by_compare_and_set_and_mirrored() -> anyhow::Result
     );
     let late = HealthMirror::start(&bus, stop.clone());
     for mirror in [&early, &late] {
-        mirror.catch_up().await?;
+        wait_until("the mirror", LIMIT, async || mirror.catch_up().await).await?;
         ensure!(mirror.get(webhook) == Some(record(2)), "the mirror has it");
     }
     let mut changes = early.changes();

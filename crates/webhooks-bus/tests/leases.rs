@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,51 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use webhooks_bus::{Bus, BusSettings, Handover, LeaseEvent, Leases, LeasesSettings, StoredMessage};
-use webhooks_devstack::{NatsServer, Signal, wait_until};
+use webhooks_devstack::{Course, Line, NatsServer, Signal, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PARTITIONS: u16 = 16;
-
-/// A line to NATS that can be cut and mended.
-struct Line {
-    address: std::net::SocketAddr,
-    up: watch::Sender<bool>,
-}
-
-impl Line {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (up, state) = watch::channel(true);
-        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-        tokio::spawn(async move {
-            while let Ok((mut here, _)) = listener.accept().await {
-                let mut state = state.clone();
-                if !*state.borrow() {
-                    continue;
-                }
-                #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-                tokio::spawn(async move {
-                    let Ok(mut there) = TcpStream::connect(("127.0.0.1", port)).await else {
-                        return;
-                    };
-                    tokio::select! {
-                        ended = copy_bidirectional(&mut here, &mut there) => drop(ended),
-                        cut = state.wait_for(|up| !up) => drop(cut),
-                    }
-                });
-            }
-        });
-        Self { address, up }
-    }
-}
 
 struct World {
     nats: NatsServer,
@@ -64,6 +27,7 @@ struct World {
 struct Member {
     leases: Leases,
     events: mpsc::UnboundedReceiver<LeaseEvent>,
+    epochs: HashMap<u16, u64>,
     ended: CancellationToken,
 }
 
@@ -79,6 +43,11 @@ impl World {
             nats,
             _folder: folder,
         }
+    }
+
+    async fn line(&self) -> Line {
+        let target = ([127, 0, 0, 1], self.nats.port());
+        Line::to(target.into()).await.unwrap()
     }
 }
 
@@ -103,7 +72,31 @@ impl Member {
         Self {
             leases,
             events,
+            epochs: HashMap::new(),
             ended,
+        }
+    }
+
+    /// Gives what it is asked for, as who has nothing in hand does.
+    async fn obey(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                LeaseEvent::Gained {
+                    partition, epoch, ..
+                } => {
+                    self.epochs.insert(partition, epoch);
+                }
+                LeaseEvent::Give { partition } => {
+                    if let Some(epoch) = self.epochs.get(&partition) {
+                        // What cannot be given now is asked for again.
+                        self.leases
+                            .release(partition, *epoch, Vec::new())
+                            .await
+                            .ok();
+                    }
+                }
+                LeaseEvent::Lost { .. } => {}
+            }
         }
     }
 
@@ -140,26 +133,22 @@ async fn a_server_that_stalls_for_a_second_costs_no_partition_and_no_pause() {
     let mut member = Member::join("a", &world.nats.url()).await;
     member.until_it_may_send(16).await;
     member.happened();
-    let stop = Arc::new(AtomicBool::new(false));
-    let pauses = Arc::new(AtomicU64::new(0));
-    let watcher = {
-        let (leases, stop, pauses) = (member.leases.clone(), stop.clone(), pauses.clone());
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                if (0..PARTITIONS).any(|partition| !leases.may_send(partition)) {
-                    pauses.fetch_add(1, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        })
-    };
     let probe = connect(&world.nats.url()).await;
-    for _ in 0..2 {
+    let mut rounds = 0;
+    for _ in 0..20 {
         let renewals = probe.last_seq("KV_LEASES").await.unwrap();
+        let watcher = Watcher::start(&member.leases);
+        let stopped = Instant::now();
         world.nats.signal(Signal::STOP).unwrap();
         // How long the fault lasts.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         world.nats.signal(Signal::CONT).unwrap();
+        wait_until("the server to answer", LIMIT, async || {
+            probe.last_seq("KV_LEASES").await
+        })
+        .await
+        .unwrap();
+        let lasted = stopped.elapsed();
         wait_until("renewals to go on", LIMIT, async || {
             match probe.last_seq("KV_LEASES").await {
                 Ok(found) if found >= renewals + 5 => Ok(()),
@@ -168,11 +157,52 @@ async fn a_server_that_stalls_for_a_second_costs_no_partition_and_no_pause() {
         })
         .await
         .unwrap();
+        let (pauses, was_late) = watcher.stop();
+        let happened = member.happened();
+        // A machine that stood still itself has made the fault longer than it was to be.
+        if was_late || lasted > Duration::from_millis(1_300) {
+            member.until_it_may_send(16).await;
+            continue;
+        }
+        assert_eq!(pauses, 0);
+        assert_eq!(happened, []);
+        rounds += 1;
+        if rounds == 2 {
+            return;
+        }
     }
-    stop.store(true, Ordering::Relaxed);
-    watcher.join().unwrap();
-    assert_eq!(pauses.load(Ordering::Relaxed), 0);
-    assert_eq!(member.happened(), []);
+    panic!("{rounds} rounds of twenty in which the machine had time for this");
+}
+
+/// Looks every millisecond whether a member may send.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    looking: std::thread::JoinHandle<(u64, bool)>,
+}
+
+impl Watcher {
+    fn start(leases: &Leases) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (leases, stopped) = (leases.clone(), stop.clone());
+        let looking = std::thread::spawn(move || {
+            let (mut pauses, mut was_late) = (0, false);
+            let mut last = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                pauses += u64::from((0..PARTITIONS).any(|partition| !leases.may_send(partition)));
+                std::thread::sleep(Duration::from_millis(1));
+                was_late |= last.elapsed() > Duration::from_millis(200);
+                last = Instant::now();
+            }
+            (pauses, was_late)
+        });
+        Self { stop, looking }
+    }
+
+    /// How often it might not, and whether a look came late.
+    fn stop(self) -> (u64, bool) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.looking.join().unwrap()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,8 +222,8 @@ async fn after_a_lapse_partitions_that_nobody_took_are_still_ours() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
     let world = World::start().await;
-    let line = Line::to(world.nats.port()).await;
-    let mut cut_off = Member::join("a", &format!("nats://{}", line.address)).await;
+    let line = world.line().await;
+    let mut cut_off = Member::join("a", &format!("nats://{}", line.address())).await;
     cut_off.until_it_may_send(16).await;
     cut_off.happened();
     let mut other = Member::join("b", &world.nats.url()).await;
@@ -213,7 +243,10 @@ async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 for partition in 0..PARTITIONS {
-                    if members.iter().all(|leases| leases.may_send(partition)) {
+                    // Once more the first: between two looks a second may have passed.
+                    let [first, second] = &members;
+                    let may = |leases: &Leases| leases.may_send(partition);
+                    if may(first) && may(second) && may(first) {
                         overlaps.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -221,7 +254,7 @@ async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
             }
         })
     };
-    line.up.send_replace(false);
+    line.set(Course::Cut);
     cut_off.until_it_may_send(0).await;
     // It takes all of them: the one that is cut off is dead to it.
     other.until_it_may_send(16).await;
@@ -234,7 +267,7 @@ async fn what_another_took_meanwhile_is_lost_and_never_sent_by_both() {
         })
         .collect();
     assert_eq!(taken, vec![Handover::FromDead; 16]);
-    line.up.send_replace(true);
+    line.set(Course::Open);
     let mut lost = 0;
     wait_until("all of them to be lost", LIMIT, async || {
         while let Ok(event) = cut_off.events.try_recv() {
@@ -283,35 +316,39 @@ async fn who_joins_takes_over_from_an_owner_that_died_before_it_looked() {
 async fn a_death_after_a_restart_of_the_server_is_seen_as_soon_as_any() {
     let mut world = World::start().await;
     let url = world.nats.url();
-    let (stays, dies) = (Member::join("a", &url).await, Member::join("b", &url).await);
-    for member in [&stays, &dies] {
-        member.until_it_may_send(8).await;
-    }
-    world.nats.restart().await.unwrap();
-    wait_until("both to be certain again", LIMIT, async || {
-        match (stays.sends(), dies.sends()) {
-            (8, 8) => Ok(()),
-            other => Err(other),
+    let (mut stays, mut dies) = (Member::join("a", &url).await, Member::join("b", &url).await);
+    for restart in [false, true] {
+        if restart {
+            world.nats.restart().await.unwrap();
         }
-    })
-    .await
-    .unwrap();
+        // Who saw itself alone for a moment has taken all of them, and gives half of them away.
+        wait_until("both to be certain of their half", LIMIT, async || {
+            stays.obey().await;
+            dies.obey().await;
+            match (stays.sends(), dies.sends()) {
+                (8, 8) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await
+        .unwrap();
+    }
     let died = Instant::now();
     dies.ended.cancel();
     stays.until_it_may_send(16).await;
     // Its key lives for 3 s; a watch that went with the server is missed after 10 s at the earliest.
     let took = died.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_millis(9_500), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_renew_for_long_gives_up_by_himself() {
     let world = World::start().await;
-    let line = Line::to(world.nats.port()).await;
-    let mut member = Member::join("a", &format!("nats://{}", line.address)).await;
+    let line = world.line().await;
+    let mut member = Member::join("a", &format!("nats://{}", line.address())).await;
     member.until_it_may_send(16).await;
     member.happened();
-    line.up.send_replace(false);
+    line.set(Course::Cut);
     let mut lost = 0;
     wait_until("all of them to be given up", LIMIT, async || {
         while let Ok(event) = member.events.try_recv() {
@@ -322,6 +359,6 @@ async fn who_cannot_renew_for_long_gives_up_by_himself() {
     .await
     .unwrap();
     assert_eq!(member.leases.owned(), 0);
-    line.up.send_replace(true);
+    line.set(Course::Open);
     member.until_it_may_send(16).await;
 }

@@ -23,14 +23,18 @@
 //! that a port stays ours while its server is down. Ports are taken outside of the range the kernel
 //! hands out by itself, so in practice they do.
 
+pub mod floods;
 mod http;
 mod keep;
 mod leash;
+mod line;
 mod logs;
 mod nats;
+pub mod nonsense;
 mod ports;
 mod postgres;
 mod process;
+mod routes;
 mod search;
 mod spawner;
 mod supervisor;
@@ -43,11 +47,13 @@ pub use rustix::process::Signal;
 pub use self::{
     http::{HTTP_BODY_MAX_BYTES, http_get},
     keep::{KEEP_VARIABLE, Kept, is_kept, keep_own_log, kept_output, note_answer, note_secret},
+    line::{Course, Line},
     logs::LOG_MAX_BYTES,
     nats::{NatsBuilder, NatsServer, SyncInterval},
     ports::free_port,
     postgres::{Postgres, PostgresBuilder},
     process::{Process, Spec},
+    routes::Routes,
     search::{Searched, search},
     supervisor::{ChildState, RESTART_PAUSE, SettingsRefused, Supervisor},
     tools::Tools,

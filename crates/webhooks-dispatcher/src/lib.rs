@@ -48,7 +48,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhooks_bus::{
-    Bus, CancelledMirror, ConfigMirror, HealthMirror, Leases, LeasesSettings, SteadyClock,
+    Bus, CancelledMirror, ConfigMirror, HealthMirror, Leases, LeasesSettings, Pulse, SteadyClock,
 };
 use webhooks_egress::Egress;
 use webhooks_runtime::{Context, OnError};
@@ -85,6 +85,9 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     let partitions = config.bus.partitions;
     let bus = Bus::connect(config.bus, &name).await?;
     ctx.readiness.fail("nats", "connecting");
+    // Ends after everything else: leases and the read model serve until the last request is done.
+    let ended = CancellationToken::new();
+    let pulse = keep_pulse(&ctx, &bus, ended.clone());
     let readiness = ctx.readiness.clone();
     if bus
         .wait_ready(ctx.shutdown.cancelled(), |reason| {
@@ -93,12 +96,11 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
         .await
         .is_err()
     {
+        ended.cancel();
         return Ok(());
     }
     ctx.readiness.ok("nats");
 
-    // Ends after everything else: leases and the read model serve until the last request is done.
-    let ended = CancellationToken::new();
     let registry = Arc::new(Registry::new(
         policy,
         keyring,
@@ -152,7 +154,7 @@ pub async fn run(config: Config, ctx: Context) -> anyhow::Result<()> {
     ctx.readiness.fail("partitions", "joining");
     watch_stalls(&ctx, &shared, ended.clone());
     watch_clock(&ctx, &shared);
-    watch_readiness(&ctx, &shared);
+    watch_readiness(&ctx, &shared, pulse);
     ctx.started();
     let drained = owner::own_partitions(&ctx, &shared, events).await;
     if !drained {
@@ -170,6 +172,17 @@ async fn wait_loaded(mirror: &ConfigMirror, ctx: &Context) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ctx.readiness.ok("config");
+}
+
+/// Notices whether NATS answers, and goes to another node where JetStream does not.
+fn keep_pulse(ctx: &Context, bus: &Bus, ended: CancellationToken) -> Pulse {
+    let pulse = Pulse::new(bus);
+    let kept = pulse.clone();
+    ctx.tasks.spawn("pulse", OnError::Log, async move {
+        ended.run_until_cancelled(kept.keep()).await;
+        anyhow::Ok(())
+    });
+    pulse
 }
 
 /// Notices when this process stands still, until the last attempt has ended.
@@ -212,18 +225,13 @@ fn fit_places(shared: &Shared) {
 }
 
 /// Keeps `/readyz` true while the dispatcher runs.
-fn watch_readiness(ctx: &Context, shared: &Arc<Shared>) {
+fn watch_readiness(ctx: &Context, shared: &Arc<Shared>, pulse: Pulse) {
     let (readiness, shared, shutdown) =
         (ctx.readiness.clone(), shared.clone(), ctx.shutdown.clone());
     ctx.tasks.spawn("readiness", OnError::Log, async move {
         let watch = async {
             loop {
-                let nats = if shared.bus.is_connected() {
-                    Ok(())
-                } else {
-                    Err("disconnected".to_owned())
-                };
-                readiness.set("nats", nats);
+                readiness.set("nats", pulse.check());
                 let stale = shared
                     .mirror
                     .fresh_as_of()

@@ -33,26 +33,47 @@ pub(crate) fn at_most(most: usize) -> Limits {
     }
 }
 
-/// Serves HTTP/1.1 until `shutdown`, then lets every request in hand finish.
+/// How long requests and calls in hand may take after shutdown was asked for, or as long as a publish may
+/// take and [`DRAIN_SLACK`] where that is longer: shorter than the drain of the process, so that what NATS
+/// has not been sent is sent afterwards.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a request takes beside its publish.
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+
+/// How long open requests have after shutdown was asked for.
+pub(crate) fn drain(publish_timeout: Duration) -> Duration {
+    DRAIN.max(publish_timeout + DRAIN_SLACK)
+}
+
+/// Serves HTTP/1.1 until `shutdown`, then lets every request in hand finish, within `drain`: one whose
+/// head or body still drips then is cut off.
 pub(crate) async fn serve_http(
     listener: TcpListener,
     most: usize,
     router: Router,
+    drain: Duration,
     shutdown: CancellationToken,
 ) {
     let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     let mut incoming = Box::pin(incoming(listener, at_most(most)));
     while let Some(Some(Ok(connection))) = shutdown.run_until_cancelled(incoming.next()).await {
-        connections.spawn(serve_connection(
-            connection,
-            router.clone(),
-            shutdown.clone(),
-        ));
+        let served = serve_connection(connection, router.clone(), shutdown.clone());
+        let cut = cut.clone();
+        connections.spawn(async move { cut.run_until_cancelled(served).await });
     }
     // New connections are refused from here on; the kept ones are told to go.
     drop(incoming);
     connections.close();
-    connections.wait().await;
+    if tokio::time::timeout(drain, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::info!(open = connections.len(), "http.open_requests_cut");
+        cut.cancel();
+        connections.wait().await;
+    }
 }
 
 async fn serve_connection(connection: Connection, router: Router, shutdown: CancellationToken) {

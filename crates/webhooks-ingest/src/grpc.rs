@@ -277,15 +277,30 @@ fn message_too_large() -> Refusal {
     )
 }
 
-/// The answer to a call whose one message was not read. A message that is too large never reaches a
-/// handler, and the library says so with a code and words of its own; callers get the refusal that
-/// the same bytes have over HTTP, with its details.
+/// A message that is none of the method's: not protobuf, cut off, or not there.
+fn message_unreadable() -> Refusal {
+    Refusal::of_field(
+        RefusalKind::BrokenBody,
+        ROOT_FIELD,
+        "malformed_message",
+        "is not readable as the method's message",
+    )
+}
+
+/// The answer to a call whose one message was not read. It never reaches a handler, and the library says
+/// so with a code and words of its own, without details: that it is too large (`OUT_OF_RANGE`), or that
+/// it is no such message (`INTERNAL`, as if the fault were ours). Callers get refusals with details; of
+/// what is too large the one that the same bytes have over HTTP.
 pub(crate) fn in_our_words(answer: axum::http::Response<Body>) -> axum::http::Response<Body> {
     let status = Status::from_header_map(answer.headers());
-    if status.is_some_and(|status| status.code() == Code::OutOfRange) {
-        refused(&message_too_large()).into_http()
-    } else {
-        answer
+    match status.filter(|status| status.details().is_empty()) {
+        Some(status) if status.code() == Code::OutOfRange => {
+            refused(&message_too_large()).into_http()
+        }
+        Some(status) if status.code() == Code::Internal => {
+            refused(&message_unreadable()).into_http()
+        }
+        _ => answer,
     }
 }
 
@@ -316,12 +331,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_message_that_was_too_large_is_answered_anew() {
+    fn only_what_the_library_says_of_a_message_is_answered_anew() {
         let library = Status::out_of_range("decoded message length too large");
         let answer = in_our_words(library.into_http());
         let status = Status::from_header_map(answer.headers()).unwrap();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "one message has at most 4194304 bytes");
+        assert!(!status.details().is_empty());
+        let library = Status::internal("failed to decode Protobuf message");
+        let answer = in_our_words(library.into_http());
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "is not readable as the method's message");
         assert!(!status.details().is_empty());
         let other = in_our_words(Status::unavailable("busy").into_http());
         let status = Status::from_header_map(other.headers()).unwrap();

@@ -14,7 +14,7 @@ use crate::{
     auth::{Callers, Gate, TokenDirectory},
     budget::{Budgeted, budget_of},
     config::Config,
-    connections::{at_most, bind, serve_http},
+    connections::{at_most, bind, drain, serve_http},
     grpc::{Doorkeeper, GrpcDoor},
     http::HttpDoor,
     intake::Intake,
@@ -25,10 +25,6 @@ pub const GRPC_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Calls that one gRPC connection may have open.
 pub const GRPC_CALLS_PER_CONNECTION: u32 = 256;
-
-/// How long open gRPC calls may take after shutdown was asked for: longer than any publish, shorter than
-/// the drain of the process, so that what NATS has not been sent is sent afterwards.
-pub const GRPC_DRAIN: Duration = Duration::from_secs(10);
 
 /// `EventService` behind its door.
 type EventDoor = InterceptedService<Budgeted<EventServiceServer<GrpcDoor>>, Doorkeeper>;
@@ -138,19 +134,26 @@ impl Ingest {
         };
         let most = config.max_connections;
         let tls = config.grpc_tls;
+        let drain = drain(config.accept.publish_timeout);
         let doors = async {
             let grpc_door = async {
                 let door = GrpcDoor::new(acceptor.clone());
                 let events = Budgeted::new(door.server(), budget);
                 let events = InterceptedService::new(events, Doorkeeper(gate));
-                let ended = Box::pin(serve_grpc(grpc.0, most, &tls, events, &ctx)).await;
+                let ended = Box::pin(serve_grpc(grpc.0, most, &tls, events, drain, &ctx)).await;
                 // One door does not stay open without the other.
                 ctx.shutdown.cancel();
                 ended
             };
             let (grpc_ended, (), ()) = tokio::join!(
                 grpc_door,
-                Box::pin(serve_http(http.0, most, router, ctx.shutdown.clone())),
+                Box::pin(serve_http(
+                    http.0,
+                    most,
+                    router,
+                    drain,
+                    ctx.shutdown.clone()
+                )),
                 Box::pin(intake.run(ctx.shutdown.clone())),
             );
             drained.cancel();
@@ -197,6 +200,7 @@ async fn serve_grpc(
     most: usize,
     tls: &GrpcServerTls,
     events: EventDoor,
+    drain: Duration,
     ctx: &Context,
 ) -> Result<(), IngestError> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -241,7 +245,7 @@ async fn serve_grpc(
     // A health watch never ends by itself, and would hold the drain for ever.
     let deadline = async {
         ctx.shutdown.cancelled().await;
-        tokio::time::sleep(GRPC_DRAIN).await;
+        tokio::time::sleep(drain).await;
     };
     tokio::select! {
         ended = Box::pin(server) => ended?,

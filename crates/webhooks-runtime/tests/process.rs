@@ -203,7 +203,7 @@ fn drain(folder: &Path) -> anyhow::Result<()> {
 }
 
 fn drain_deadline(folder: &Path) -> anyhow::Result<()> {
-    let service = Running::start(folder, "hang", "1s")?;
+    let service = Running::start(folder, "hang", "5s")?;
     service.signal("INT")?;
     wait_for("readiness to say so", || {
         get(&service.admin, "/readyz").is_ok_and(|text| text.contains("draining"))

@@ -214,10 +214,7 @@ async fn what_is_unavailable_is_asked_again_and_not_for_ever() {
     assert_eq!(error.refusal().unwrap().tries, 2);
     assert_eq!(left.load(Ordering::SeqCst), 3);
     // A server that is not there is unavailable too.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let nobody = Options::new(format!("http://{address}"), TOKEN).tries(2);
+    let nobody = Options::new("http://127.0.0.1:1", TOKEN).tries(2);
     let error = Client::new(nobody).unwrap().get_metrics(ask()).await;
     assert_eq!(error.unwrap_err().refusal().unwrap().tries, 2);
 }
@@ -272,7 +269,7 @@ async fn a_call_ends_with_its_deadline() {
     let error = client.get_metrics(v1::GetMetricsRequest::default()).await;
     assert_eq!(error.unwrap_err().code(), Code::DeadlineExceeded);
     let took = begun.elapsed();
-    assert!(took >= DEADLINE && took < 10 * DEADLINE, "{took:?}");
+    assert!(took >= DEADLINE && took < 100 * DEADLINE, "{took:?}");
 }
 
 #[tokio::test]

@@ -1,10 +1,9 @@
 //! What a person took back is not sent.
 
 use uuid::Uuid;
-use webhooks_devstack::wait_until;
 use webhooks_proto::{internal::v1::Status, v1::DeliveryState};
 
-use crate::support::{LIMIT, World, check, ensure_eq};
+use crate::support::{World, check, ensure_eq};
 
 #[test]
 fn what_was_taken_back_before_the_dispatcher_came_is_not_sent() {
@@ -41,25 +40,15 @@ fn what_is_taken_back_while_it_is_held_leaves_at_once() {
             world.until_state(delivery, DeliveryState::Held).await?;
         }
         world.bus.mark_cancelled(taken_back, webhook).await?;
-        until_held(&world, webhook, 2).await?;
+        world.until_held(webhook, 2).await?;
         // And what was taken back while there was no dispatcher, when there is one.
         first.stop().await?;
         world.bus.mark_cancelled(later, webhook).await?;
         let _second = world.dispatcher(&[]).await?;
-        until_held(&world, webhook, 1).await?;
+        world.until_held(webhook, 1).await?;
         world.webhook(webhook, "/ok", Status::Active).await?;
         world.until_state(stays, DeliveryState::Delivered).await?;
         world.until_settled().await?;
         ensure_eq(world.receiver.count(), 1)
     });
-}
-
-async fn until_held(world: &World, webhook: Uuid, count: u64) -> anyhow::Result<()> {
-    wait_until("held deliveries", LIMIT, async || {
-        match world.held_count(webhook).await {
-            Ok(held) if held == count => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await
 }

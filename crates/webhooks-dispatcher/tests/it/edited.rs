@@ -9,13 +9,13 @@ use crate::support::{World, check, ensure_eq, numbers};
 fn f_23_the_next_attempt_goes_to_the_new_url_with_the_same_bytes() {
     check(async {
         let world = World::start().await?;
-        let _dispatcher = world.dispatcher(&[]).await?;
+        let _dispatcher = world.dispatcher(&[("WEBHOOKS_RETRY_BASE", "8s")]).await?;
         let webhook = Uuid::new_v4();
         world
             .webhook(webhook, "/status/500/before", Status::Active)
             .await?;
         let delivery = world.owe(webhook, "e1").await?;
-        // The first attempt and the immediate retry; the third is two seconds away.
+        // The first attempt and the immediate retry; the third is eight seconds away.
         world.until_count(2).await?;
         world.webhook(webhook, "/ok/after", Status::Active).await?;
         let reports = world

@@ -19,7 +19,7 @@ use webhooks_proto::{
 
 use crate::{
     scripted::{Answer, Scripted},
-    support::{LIMIT, World, check, ensure_eq, numbers},
+    support::{LIMIT, World, check, ensure_eq, go_on, numbers, stand_still},
 };
 
 /// One attempt a delivery, quick probes.
@@ -151,8 +151,10 @@ fn five_failures_pause_and_failed_probes_with_growing_pauses_disable_once() {
             .map(|pair| (pair[1].at - pair[0].at).as_millis())
             .collect();
         for (gap, least) in gaps.iter().zip([300, 600, 1_000, 1_000, 1_000]) {
-            ensure!(*gap >= least && *gap < least + 900, "{gaps:?}");
+            ensure!(*gap >= least, "{gaps:?}");
         }
+        // Without the cap the last one would be 4.8 s.
+        ensure!(gaps[4] < 4_800, "{gaps:?}");
         world
             .until_told(webhook, &["failing", "paused", "auto_disabled"])
             .await?;
@@ -179,7 +181,15 @@ fn a_probe_is_the_next_attempt_of_a_held_delivery_which_is_held_again_when_it_fa
                 ("WEBHOOKS_PROBE_PAUSE", "500ms"),
             ])
             .await?;
-        let (endpoint, status) = switchable(500, Duration::ZERO).await?;
+        let endpoint = Scripted::start(|event, times| Answer {
+            status: if event == "held" && times == 2 {
+                200
+            } else {
+                500
+            },
+            after: Duration::ZERO,
+        })
+        .await?;
         let webhook = Uuid::new_v4();
         world
             .webhook(webhook, &endpoint.url(), Status::Active)
@@ -187,13 +197,9 @@ fn a_probe_is_the_next_attempt_of_a_held_delivery_which_is_held_again_when_it_fa
         world.owe_many(webhook, 5).await?;
         world.until_status(webhook, Status::Paused).await?;
         let before = endpoint.seen().len();
-        let held = world.owe_many(webhook, 1).await?[0];
-        world.until_state(held, DeliveryState::Held).await?;
-        world
-            .until_health(webhook, "a failed probe", |health| health.run == 6)
-            .await?;
-        status.store(200, Ordering::Relaxed);
+        let held = world.owe(webhook, "held").await?;
         let reports = world.until_state(held, DeliveryState::Delivered).await?;
+        ensure_eq(reports[0].state(), DeliveryState::Held)?;
         ensure_eq(numbers(&reports), vec![1, 2])?;
         let probed = reports
             .iter()
@@ -222,8 +228,9 @@ fn a_success_closes_the_breaker_and_the_backlog_drains_with_a_ramp() {
             .await?;
         world.owe_many(webhook, 5).await?;
         world.until_status(webhook, Status::Paused).await?;
-        let held = world.owe_many(webhook, 100).await?;
+        // Before there is anything to probe with: the first probe may come while these are published.
         status.store(200, Ordering::Relaxed);
+        let held = world.owe_many(webhook, 100).await?;
         world.until_status(webhook, Status::Active).await?;
         endpoint.most_open();
         for delivery in held {
@@ -353,6 +360,7 @@ fn fifty_that_fail_at_once_disable_once_while_the_partitions_move() {
         let mut owner = world.dispatcher(&settings).await?;
         for round in 0..3 {
             let (endpoint, _) = switchable(500, Duration::from_millis(700)).await?;
+            endpoint.hold();
             let webhook = Uuid::new_v4();
             world
                 .webhook(webhook, &endpoint.url(), Status::Active)
@@ -366,6 +374,7 @@ fn fifty_that_fail_at_once_disable_once_while_the_partitions_move() {
             })
             .await?;
             // They end while their partition goes to another.
+            endpoint.let_go();
             let next = world.dispatcher(&settings).await?;
             owner.stop().await?;
             owner = next;
@@ -430,6 +439,7 @@ fn failures_that_end_at_an_owner_that_left_are_counted_by_the_next() {
         let world = World::start().await?;
         let first = world.dispatcher(NO_PROBES).await?;
         let (endpoint, _) = switchable(500, Duration::from_secs(3)).await?;
+        endpoint.hold();
         let webhook = Uuid::new_v4();
         world
             .webhook(webhook, &endpoint.url(), Status::Active)
@@ -443,13 +453,14 @@ fn failures_that_end_at_an_owner_that_left_are_counted_by_the_next() {
         })
         .await?;
         let second = world.dispatcher(NO_PROBES).await?;
+        endpoint.let_go();
         let began = Instant::now();
         let (stopped, paused) =
             tokio::join!(first.stop(), world.until_status(webhook, Status::Paused));
         stopped?;
         ensure_eq(paused?.run, 5)?;
         ensure!(
-            began.elapsed() < Duration::from_secs(8),
+            began.elapsed() < Duration::from_secs(20),
             "{:?}",
             began.elapsed()
         );
@@ -481,6 +492,8 @@ fn the_state_survives_the_owners_kill() {
         let before = world
             .until_health(webhook, "three failures", |health| health.run == 3)
             .await?;
+        // What is counted may not yet be acknowledged, and would be sent again.
+        world.until_settled().await?;
         // SIGKILL.
         killed.kill().await?;
         let mut killed = world.process(&slow)?;
@@ -491,6 +504,7 @@ fn the_state_survives_the_owners_kill() {
         for delivery in &held {
             world.until_state(*delivery, DeliveryState::Held).await?;
         }
+        world.until_taken().await?;
         killed.kill().await?;
         status.store(200, Ordering::Relaxed);
         let sent = endpoint.seen().len();
@@ -518,6 +532,7 @@ fn an_owner_that_slept_through_the_loss_of_its_partition_writes_nothing() {
     check(async {
         let world = World::start().await?;
         let (endpoint, _) = switchable(500, Duration::from_secs(1)).await?;
+        endpoint.hold();
         let webhook = Uuid::new_v4();
         world
             .webhook(webhook, &endpoint.url(), Status::Active)
@@ -531,19 +546,13 @@ fn an_owner_that_slept_through_the_loss_of_its_partition_writes_nothing() {
             }
         })
         .await?;
-        let pid = sleeper.id().context("a process")?.to_string();
-        let signal = async |name: &str| {
-            let mut kill = tokio::process::Command::new("kill");
-            let status = kill.args([name, &pid]).status().await?;
-            ensure!(status.success(), "kill {name}: {status}");
-            anyhow::Ok(())
-        };
-        signal("-STOP").await?;
+        stand_still(&sleeper).await?;
+        endpoint.let_go();
         let _owner = world.dispatcher(NO_PROBES).await?;
         let counted = world
             .until_health(webhook, "three failures", |health| health.run == 3)
             .await?;
-        signal("-CONT").await?;
+        go_on(&sleeper).await?;
         // It ends what it had on the wire, and says so to the owner, who has counted these already.
         for delivery in owed {
             wait_until("both executions", LIMIT, async || {

@@ -40,6 +40,16 @@ impl World {
         Ok(now)
     }
 
+    pub(crate) async fn until_held(&self, webhook: Uuid, count: u64) -> anyhow::Result<()> {
+        wait_until("held deliveries", LIMIT, async || {
+            match self.held_count(webhook).await {
+                Ok(held) if held == count => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
     pub(crate) async fn held_count(&self, webhook: Uuid) -> anyhow::Result<u64> {
         let counts = self.bus.subject_counts(names::HELD, "wh.held.>").await?;
         let mine = webhook.simple().to_string();
@@ -107,7 +117,7 @@ fn what_was_held_stays_while_new_events_flow_until_somebody_chooses() {
             })
             .await?;
         world.until_state(paused, DeliveryState::Delivered).await?;
-        ensure_eq(world.held_count(webhook).await?, 5)?;
+        world.until_held(webhook, 5).await?;
         world.enable(webhook, 4, HeldChoice::Discard).await?;
         for delivery in held {
             let reports = world

@@ -44,7 +44,7 @@ fn a_dispatcher_that_leaves_finishes_what_it_sent_and_the_other_takes_over_at_on
         let (stopped, took) = tokio::join!(stopping, others);
         stopped?;
         ensure!(
-            took? < Duration::from_secs(15),
+            took? < Duration::from_secs(30),
             "48 webhooks over 16 partitions"
         );
         for delivery in owed {
@@ -151,7 +151,7 @@ fn who_slept_through_the_loss_of_a_partition_makes_no_retry() {
         // the third there is none.
         for attempt in [1, 2, 3] {
             let world = World::start().await?;
-            let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
+            let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "6s")])?;
             let webhook = Uuid::new_v4();
             world.webhook(webhook, "/hang/20", Status::Active).await?;
             let job = world.job(webhook, "e");
@@ -194,7 +194,7 @@ fn who_slept_through_the_loss_of_a_partition_makes_no_retry() {
 fn what_the_only_dispatcher_had_on_the_wire_when_it_stood_still_is_sent_again() {
     check(async {
         let world = World::start().await?;
-        let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "2s")])?;
+        let sleeper = world.process(&[("WEBHOOKS_ATTEMPT_TIMEOUT", "6s")])?;
         let webhook = Uuid::new_v4();
         world.webhook(webhook, "/hang/20", Status::Active).await?;
         // Its last attempt: had it failed, that would be the end.
@@ -206,7 +206,7 @@ fn what_the_only_dispatcher_had_on_the_wire_when_it_stood_still_is_sent_again() 
         world.until_count(1).await?;
         let name = the_only_owner(&world, "").await?;
         stand_still(&sleeper).await?;
-        // Its membership lives for 3 s without it, longer than its attempt may take.
+        // Its membership lives for 3 s without it, and its attempt may take as long as it wants.
         let key = format!("$KV.LEASES.m.{name}");
         wait_until("the end of its membership", LIMIT, async || {
             match world.bus.get_last("KV_LEASES", &key).await {

@@ -85,7 +85,12 @@ fn a_failing_key_blocks_itself_alone_and_its_order_holds() {
         world
             .webhook_with(webhook, &endpoint.url(), Status::Active, |config| {
                 config.ordering = Ordering::Visitor.into();
-                config.retry = Some(RETRY);
+                // Long enough for all of the other key's.
+                config.retry = Some(RetryPolicy {
+                    base_ms: 5_000,
+                    cap_ms: 5_000,
+                    ..RETRY
+                });
             })
             .await?;
         fan_out(&world, 40).await?;
@@ -132,8 +137,8 @@ fn what_waits_behind_a_failing_delivery_is_told_as_blocked_by_it_once() {
             .webhook_with(webhook, &endpoint.url(), Status::Active, |config| {
                 config.ordering = Ordering::Visitor.into();
                 config.retry = Some(RetryPolicy {
-                    base_ms: 3_000,
-                    cap_ms: 3_000,
+                    base_ms: 8_000,
+                    cap_ms: 8_000,
                     ..RETRY
                 });
             })

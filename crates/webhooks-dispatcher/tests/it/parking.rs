@@ -27,7 +27,7 @@ fn the_backlog_of_a_recovered_endpoint_goes_at_once() {
         })
         .await?;
         let webhook = Uuid::new_v4();
-        world.webhook(webhook, "/hang/6", Status::Active).await?;
+        world.webhook(webhook, "/hang/12", Status::Active).await?;
         for n in 0..8 {
             world.owe(webhook, &format!("first-{n}")).await?;
         }
@@ -78,8 +78,9 @@ fn the_backlog_of_a_recovered_endpoint_goes_at_once() {
             .map(|pair| pair[1].at - pair[0].at)
             .max()
             .unwrap_or_default();
-        ensure!(gap < Duration::from_millis(1_500), "a gap of {gap:?}");
-        ensure!(took < Duration::from_secs(20), "{took:?}");
+        // One that waits where it need not does so for up to five minutes.
+        ensure!(gap < Duration::from_secs(10), "a gap of {gap:?}");
+        ensure!(took < Duration::from_secs(40), "{took:?}");
         ensure!(endpoint.most_open() <= 8);
         // Each was parked once and let go once, with few exceptions.
         let again = world.bus.last_seq(&names::retries(0)).await? - written;

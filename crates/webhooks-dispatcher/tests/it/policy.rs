@@ -139,7 +139,7 @@ fn the_rate_holds_over_two_dispatchers_and_a_move() {
         }
         // It is used, too: not much slower than allowed.
         let took = times[COUNT - 1] - times[0];
-        ensure!(took < 16_000_000, "{took} us for {COUNT}");
+        ensure!(took < 25_000_000, "{took} us for {COUNT}");
         second.stop().await
     });
 }
@@ -191,14 +191,14 @@ fn requests_at_a_time_follow_the_webhook_live_and_stay_within_the_installations_
         ensure_eq(reaches(12, 60).await?, 12)?;
         limited(1).await?;
         // What is on the wire ends first.
-        let until = endpoint.seen().len() + 14;
-        wait_until("fewer", LIMIT, async || {
-            let done = endpoint.seen().len();
-            if done >= until { Ok(()) } else { Err(done) }
+        wait_until("one at a time", LIMIT, async || {
+            endpoint.most_open();
+            match reaches(1, 5).await {
+                Ok(1) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         })
-        .await?;
-        endpoint.most_open();
-        ensure_eq(reaches(1, 5).await?, 1)
+        .await
     });
 }
 

@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 /// What one request is answered.
@@ -41,6 +42,8 @@ struct State {
 pub(crate) struct Scripted {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// Whether requests may be answered.
+    gate: watch::Sender<bool>,
 }
 
 impl Scripted {
@@ -52,6 +55,7 @@ impl Scripted {
         let scripted = Self {
             address: listener.local_addr()?,
             state: Arc::default(),
+            gate: watch::Sender::new(true),
         };
         let (shared, script) = (scripted.clone(), Arc::new(script));
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
@@ -78,6 +82,16 @@ impl Scripted {
     /// Every request that was answered, in the order of the answers.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.with(|state| state.seen.clone())
+    }
+
+    /// From now on nothing is answered.
+    pub(crate) fn hold(&self) {
+        self.gate.send_replace(false);
+    }
+
+    /// What was held is answered, each after its own while.
+    pub(crate) fn let_go(&self) {
+        self.gate.send_replace(true);
     }
 
     /// Requests that are open now.
@@ -127,6 +141,8 @@ impl Scripted {
                 *times
             });
             let Answer { status, after } = script(&event, times);
+            // It cannot fail: the sender is a part of this.
+            self.gate.subscribe().wait_for(|open| *open).await.ok();
             tokio::time::sleep(after).await;
             self.with(|state| {
                 state.open -= 1;

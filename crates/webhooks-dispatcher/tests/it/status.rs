@@ -234,13 +234,13 @@ fn what_a_disabled_or_deleted_webhook_is_owed_is_cancelled() {
 fn a_webhook_that_comes_back_after_retries_began_keeps_its_attempt_number() {
     check(async {
         let world = World::start().await?;
-        let _dispatcher = world.dispatcher(&[]).await?;
+        let _dispatcher = world.dispatcher(&[("WEBHOOKS_RETRY_BASE", "5s")]).await?;
         let webhook = Uuid::new_v4();
         world
             .webhook(webhook, "/status/500", Status::Active)
             .await?;
         let delivery = world.owe(webhook, "e").await?;
-        // The third attempt waits 2 s; meanwhile the webhook is paused.
+        // The third attempt waits 5 s; meanwhile the webhook is paused.
         world.until_count(2).await?;
         world.webhook(webhook, "/ok", Status::Paused).await?;
         world.until_state(delivery, DeliveryState::Held).await?;

@@ -339,6 +339,8 @@ impl World {
                 reports.push(report);
             }
         }
+        // Two tasks may write them beside each other.
+        reports.sort_by_key(|report| report.at);
         Ok(reports)
     }
 
@@ -394,7 +396,9 @@ impl World {
     pub(crate) async fn until_settled(&self) -> anyhow::Result<()> {
         wait_until("nothing owed", LIMIT, async || {
             let mut left = 0;
+            // Twice what is held: it goes to the deliveries, perhaps between two looks.
             for stream in [
+                names::HELD.to_owned(),
                 names::deliveries(0),
                 names::retries(0),
                 names::HELD.to_owned(),
@@ -409,6 +413,17 @@ impl World {
                 Ok(())
             } else {
                 Err(left.to_string())
+            }
+        })
+        .await
+    }
+
+    /// Waits until everything that was owed is held, scheduled or done with, and acknowledged.
+    pub(crate) async fn until_taken(&self) -> anyhow::Result<()> {
+        wait_until("everything to be taken", LIMIT, async || {
+            match self.bus.message_count(&names::deliveries(0)).await {
+                Ok(0) => Ok(()),
+                other => Err(format!("{other:?}")),
             }
         })
         .await

@@ -5,6 +5,7 @@ mod canary;
 mod caught;
 mod clients;
 mod dead;
+mod deleted_workspace;
 mod demo;
 #[path = "../../../webhooks-egress/tests/it/dns_server.rs"]
 #[expect(

@@ -51,7 +51,7 @@ impl Rig {
             .expect("a runtime");
         let egress = runtime.block_on(async {
             egress(EgressConfig {
-                attempt_timeout: Duration::from_secs(2),
+                attempt_timeout: Duration::from_secs(20),
                 ..config()
             })
         });

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -234,11 +234,14 @@ async fn a_token_endpoint_that_misbehaves_is_told_by_its_reason_and_nothing_is_s
     ] {
         let tokens = Server::start(move |_, _| reply.clone()).await;
         let endpoint = Server::start(|_, _| answer("200 OK", "")).await;
+        // Only silence has need of a deadline.
+        let attempt_timeout = if what == "silence" { 300 } else { 10_000 };
         let egress = egress(EgressConfig {
-            attempt_timeout: Duration::from_millis(300),
+            attempt_timeout: Duration::from_millis(attempt_timeout),
             ..config()
         });
         let source = source(&tokens.url());
+        let asked = Instant::now();
         let result = send(&egress, &endpoint.url(), &source).await;
         assert_eq!(result.outcome, Outcome::TokenError, "{what}: {result:?}");
         assert_eq!(result.reason(), Some(reason), "{what}");
@@ -251,9 +254,11 @@ async fn a_token_endpoint_that_misbehaves_is_told_by_its_reason_and_nothing_is_s
             "{what}: redirects are not followed"
         );
         assert!(result.timings.total < Duration::from_secs(5), "{what}");
-        // A crowd does not stand in line for the same failure.
+        // A crowd does not stand in line for the same failure, for a second.
         send(&egress, &endpoint.url(), &source).await;
-        assert_eq!(tokens.requests().len(), 1, "{what}");
+        if asked.elapsed() < Duration::from_secs(1) {
+            assert_eq!(tokens.requests().len(), 1, "{what}");
+        }
     }
 }
 

@@ -228,7 +228,7 @@ async fn f_29_no_more_sockets_are_opened_than_there_are_descriptors_for_and_the_
     let egress = egress(EgressConfig {
         // Four, beside what everything else needs.
         descriptors: Some(48 + 4),
-        attempt_timeout: Duration::from_secs(2),
+        attempt_timeout: Duration::from_secs(5),
         ..config()
     });
     assert_eq!(egress.most_connections(), 4);

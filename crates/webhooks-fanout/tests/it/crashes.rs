@@ -101,8 +101,10 @@ async fn a_run_that_was_cut_off_is_finished_by_the_next_one() {
     stack.publish(WORKSPACE, LINK, "e1").await;
     stack.publish(WORKSPACE, LINK, "e2").await;
     webhooks_devstack::wait_until("the stream to be full", crate::support::LIMIT, async || {
-        match stack.bus.message_count("DELIVERIES-0").await {
-            Ok(count) if count > 50 => Ok(()),
+        // Both events are drawn up: for each there are three verdicts of two hundred at least.
+        let verdicts = stack.bus.message_count("VERDICTS").await;
+        match (stack.bus.message_count("DELIVERIES-0").await, verdicts) {
+            (Ok(count), Ok(verdicts)) if count > 50 && verdicts >= 6 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })

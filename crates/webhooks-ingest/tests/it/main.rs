@@ -8,7 +8,9 @@
 
 mod doors;
 mod fields;
+mod floods;
 mod hops;
+mod nonsense;
 mod outages;
 mod refusals;
 mod support;

@@ -1,9 +1,9 @@
 //! NATS full, away, and back: never a false yes, and recovery without a restart.
 
-use std::collections::HashSet;
+use std::{cell::Cell, collections::HashSet, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::ready, stream};
 use tonic::Code;
 use uuid::Uuid;
 use webhooks_bus::{BusSettings, Outgoing, headers, names, subjects};
@@ -12,6 +12,14 @@ use webhooks_proto::v1::PublishEventRequest;
 use webhooks_runtime::Clock as _;
 
 use crate::support::{LIMIT, Options, Stack, event, event_id, post_to};
+
+/// Who says within two seconds that it cannot publish.
+fn impatient() -> Options {
+    Options {
+        publish_timeout: Some(Duration::from_secs(2)),
+        ..Options::default()
+    }
+}
 
 #[tokio::test]
 async fn a_full_stream_is_a_503_and_nothing_that_was_accepted_is_lost() {
@@ -85,7 +93,7 @@ async fn a_full_stream_is_a_503_and_nothing_that_was_accepted_is_lost() {
 
 #[tokio::test]
 async fn while_nats_is_away_every_answer_is_a_503_and_then_it_goes_on() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(impatient()).await;
     assert_eq!(stack.post(event("before", "")).await.status, 202);
     stack.nats.kill().await.unwrap();
     let refused = stack.post(event("during", "")).await;
@@ -124,9 +132,12 @@ async fn while_nats_is_away_every_answer_is_a_503_and_then_it_goes_on() {
 
 #[tokio::test]
 async fn nats_killed_under_load_loses_no_accepted_event() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::with(impatient()).await;
     let (http, token) = (stack.http, stack.token.clone());
-    let posts = stream::iter(0..3_000)
+    let killed = Cell::new(false);
+    let posts = stream::iter(0..)
+        // As many as there is time for until the last kill is over, and a thousand at least.
+        .take_while(|number| ready(*number < 1_000 || !killed.get()))
         .map(|number| {
             let token = &token;
             async move {
@@ -150,6 +161,7 @@ async fn nats_killed_under_load_loses_no_accepted_event() {
             stack.nats.restart().await.unwrap();
             stack.ready().await;
         }
+        killed.set(true);
     };
     let (answers, ()) = tokio::join!(posts, kills);
     let accepted: Vec<_> = answers
@@ -162,7 +174,7 @@ async fn nats_killed_under_load_loses_no_accepted_event() {
             .iter()
             .all(|(status, _)| [202, 503].contains(status))
     );
-    assert!(accepted.len() > 1_000, "{} accepted", accepted.len());
+    assert!(accepted.len() > 300, "{} accepted", accepted.len());
     let count = stack.bus.message_count(names::EVENTS).await.unwrap();
     let stored = stack.events(count).await;
     let ids: HashSet<_> = stored.iter().map(event_id).collect();

@@ -490,6 +490,20 @@ async fn a_health_watch_that_stays_open_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
+async fn a_head_that_never_ends_does_not_hold_up_the_end() {
+    let stack = Stack::start().await;
+    let mut half = tokio::net::TcpStream::connect(stack.http).await.unwrap();
+    half.write_all(b"POST /v1/events HTTP/1.1\r\nhost:")
+        .await
+        .unwrap();
+    // Connections are taken in their order.
+    assert_eq!(stack.post(event("beside", "")).await.status, 202);
+    // Within 20 s, or this panics; a head may take 30 s.
+    stack.stop().await;
+    drop(half);
+}
+
+#[tokio::test]
 async fn http_and_grpc_share_one_budget_of_memory() {
     let stack = Stack::with(Options {
         body_memory: Some(256 * 1024),

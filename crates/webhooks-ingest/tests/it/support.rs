@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) quota_per_second: u32,
     pub(crate) body_memory: Option<usize>,
     pub(crate) callers: Option<CallerSettings>,
+    /// Long, so that a machine that stands still for a moment makes no 503 of a 202.
+    pub(crate) publish_timeout: Option<Duration>,
 }
 
 impl Stack {
@@ -74,7 +76,9 @@ impl Stack {
         })
         .await
         .unwrap();
-        bus.apply_topology().await.unwrap();
+        wait_until("the streams", LIMIT, async || bus.apply_topology().await)
+            .await
+            .unwrap();
         let ctx = Context::for_tests();
         let ingest = Ingest::build(config(settings, &options), &ctx)
             .await
@@ -251,7 +255,7 @@ fn config(bus: BusSettings, options: &Options) -> Config {
         intake_concurrency: 64,
         body_memory: options.body_memory.unwrap_or(BODY_MEMORY),
         accept: AcceptSettings {
-            publish_timeout: Duration::from_secs(2),
+            publish_timeout: options.publish_timeout.unwrap_or(Duration::from_secs(8)),
             max_in_flight: 1_024,
             quota_per_second: options.quota_per_second,
             limits: EventLimits::DEFAULT,

@@ -1,9 +1,11 @@
 //! What healthy endpoints notice of a sick neighbour: nothing, if we do our work.
 //!
 //! 99 endpoints get a steady rate of events, first alone, then beside each kind of neighbour, which
-//! belongs to another workspace. A figure is the p99 from acceptance to arrival over the whole run, of
+//! belongs to another workspace. A figure is the p99 from acceptance to arrival over a whole run, of
 //! all healthy endpoints and of those that share the neighbour's partition, as a multiple of the p99
 //! of the run alone. The neighbour's own work is done on the same cores, so 1.0 is out of reach here.
+//! A p99 of a few milliseconds is made by a hundred requests, and two runs differ by half: so all is done
+//! several times, one round after the other, and a multiple is the middle one of its rounds.
 //!
 //! So each kind has a control: the same events, in the same way, to a neighbour who is well. What the
 //! healthy endpoints wait longer beside the sick one than beside the well one is its sickness; the
@@ -21,7 +23,7 @@ use webhooks_domain::ids::partition_of;
 
 use super::{
     Bench,
-    numbers::{millis, percentile},
+    numbers::{median, millis, percentile},
     rig::{Load, Rig},
     table::Row,
 };
@@ -148,21 +150,30 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
     let healthy = rig.load("healthy", &rig.witness, HEALTHY, 1).await?;
     // Once for nothing: connections, caches and partitions are then as in the runs that count.
     run(rig, &healthy, 5).await?;
-    let alone = run(rig, &healthy, seconds).await?;
-    for neighbour in wanted {
-        let mut control = None;
+    let mut rounds: Vec<Vec<Round>> = wanted.iter().map(|_| Vec::new()).collect();
+    for number in 1..=bench.scale.isolation_rounds {
+        bench.note(format!("{FIGURE} nobody, round {number}"));
+        let alone = run(rig, &healthy, seconds).await?;
+        for (neighbour, rounds) in wanted.iter().zip(&mut rounds) {
+            let mut sides = Vec::new();
+            for health in [Health::Well, Health::Sick] {
+                bench.note(format!("{}, round {number}", neighbour.figure(health)));
+                let name = format!("{neighbour:?}{health:?}{number}");
+                let kind = (*neighbour, health);
+                sides.push(beside(rig, &healthy, kind, &name, seconds, backlog).await?);
+            }
+            let sick = sides.pop().context("two sides")?;
+            let well = sides.pop().context("two sides")?;
+            rounds.push(Round {
+                alone: alone.clone(),
+                well,
+                sick,
+            });
+        }
+    }
+    for (neighbour, rounds) in wanted.iter().zip(&rounds) {
         for health in [Health::Well, Health::Sick] {
-            bench.note(neighbour.figure(health));
-            let side = beside(rig, &healthy, neighbour, health, seconds, backlog).await?;
-            bench.add(row(
-                neighbour,
-                health,
-                &alone,
-                control.as_ref(),
-                &side,
-                seconds,
-            ));
-            control = Some(side);
+            bench.add(row(*neighbour, health, rounds, seconds));
         }
     }
     Ok(())
@@ -170,6 +181,13 @@ pub(super) async fn measure(bench: &mut Bench<'_>, rig: &mut Rig) -> anyhow::Res
 
 /// One healthy delivery: its webhook and how long it took, in microseconds.
 type Lag = (Uuid, i64);
+
+/// A run alone, and one beside each of a kind of neighbour.
+struct Round {
+    alone: Vec<Lag>,
+    well: Side,
+    sick: Side,
+}
 
 /// A run beside a neighbour.
 struct Side {
@@ -184,43 +202,69 @@ impl Side {
     fn is_near(&self, lag: &Lag) -> bool {
         self.shared.contains(&partition_of(lag.0, PARTITIONS))
     }
+}
 
-    /// The p99 of all, and of those who share a partition with the neighbour.
-    fn p99(&self) -> (i64, i64) {
-        let near = self.lags.iter().filter(|lag| self.is_near(lag));
-        (p99(self.lags.iter()), p99(near))
+impl Round {
+    fn beside(&self, health: Health) -> &Side {
+        match health {
+            Health::Sick => &self.sick,
+            Health::Well => &self.well,
+        }
+    }
+
+    /// The p99 alone, beside a neighbour of this health, and beside its control: of all, or of those
+    /// who share a partition with the neighbour.
+    fn p99s(&self, health: Health, only_near: bool) -> [i64; 3] {
+        let side = self.beside(health);
+        let of = |lags: &[Lag], whose: &Side| {
+            p99(lags.iter().filter(|lag| !only_near || whose.is_near(lag)))
+        };
+        [
+            of(&self.alone, side),
+            of(&side.lags, side),
+            of(&self.well.lags, &self.well),
+        ]
     }
 }
 
-fn row(
-    neighbour: Neighbour,
-    health: Health,
-    alone: &[Lag],
-    control: Option<&Side>,
-    side: &Side,
-    seconds: u64,
-) -> Row {
-    let near = alone.iter().filter(|lag| side.is_near(lag));
-    let (alone, alone_near) = (p99(alone.iter()), p99(near));
-    let (all, same) = side.p99();
-    let control = control.map(Side::p99);
-    let text = |alone: i64, control: Option<i64>, beside: i64| {
-        let against = control.map_or_else(String::new, |control| {
-            format!(", × {:.2} of {}", ratio((control, beside)), millis(control))
-        });
-        format!(
-            "{} → {} ms, × {:.2}{against}",
-            millis(alone),
-            millis(beside),
-            ratio((alone, beside))
-        )
+/// What the rounds say: every p99, and the middle, least and most of what it was a multiple of.
+fn text(health: Health, rounds: &[Round], only_near: bool) -> String {
+    let p99s: Vec<[i64; 3]> = rounds
+        .iter()
+        .map(|round| round.p99s(health, only_near))
+        .collect();
+    let list = |which: usize| {
+        let each: Vec<String> = p99s.iter().map(|one| millis(one[which])).collect();
+        each.join(", ")
     };
+    let times = |of: usize| {
+        let ratios: Vec<f64> = p99s.iter().map(|one| ratio((one[of], one[1]))).collect();
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios.iter().copied().fold(0.0, f64::max);
+        format!("× {:.2} ({least:.2}–{most:.2})", median(&ratios))
+    };
+    let against = match health {
+        Health::Sick => format!(", {} of {}", times(2), list(2)),
+        Health::Well => String::new(),
+    };
+    format!("{} → {} ms, {}{against}", list(0), list(1), times(0))
+}
+
+fn row(neighbour: Neighbour, health: Health, rounds: &[Round], seconds: u64) -> Row {
+    let near: Vec<String> = rounds
+        .iter()
+        .map(|round| near_count(round.beside(health)).to_string())
+        .collect();
+    let after: Vec<&str> = rounds
+        .iter()
+        .map(|round| round.beside(health).after.as_str())
+        .collect();
     Row {
         figure: neighbour.figure(health),
         ours: format!(
             "{} / {}",
-            text(alone, control.map(|control| control.0), all),
-            text(alone_near, control.map(|control| control.1), same)
+            text(health, rounds, false),
+            text(health, rounds, true)
         ),
         limit: "× 1".to_owned(),
         aim: match health {
@@ -229,10 +273,11 @@ fn row(
         }
         .to_owned(),
         how: format!(
-            "1 run of {seconds} s, {RATE} events/s to {HEALTHY} healthy endpoints, {} of them on the same \
-             partition{}",
-            near_count(side),
-            side.after
+            "{} rounds of {seconds} s, {RATE} events/s to {HEALTHY} healthy endpoints, {} of them on the \
+             same partition{}",
+            rounds.len(),
+            near.join(", "),
+            after.concat()
         ),
     }
 }
@@ -248,8 +293,8 @@ fn near_count(side: &Side) -> usize {
 async fn settle(
     rig: &Rig,
     healthy: &Load,
-    neighbour: Neighbour,
-    health: Health,
+    (neighbour, health): (Neighbour, Health),
+    name: &str,
     receiver: &Receiver,
 ) -> anyhow::Result<Load> {
     let partitions = |load: &Load| -> Vec<u16> {
@@ -258,7 +303,7 @@ async fn settle(
     };
     let theirs = partitions(healthy);
     for time in 1..=SETTLE_TRIES {
-        let name = format!("{neighbour:?}{health:?}{time}");
+        let name = format!("{name}x{time}");
         let path = neighbour.path(health);
         let load = rig
             .load_at(&name, receiver, neighbour.endpoints(), 1, path)
@@ -284,8 +329,8 @@ async fn remove(rig: &Rig, load: &Load) -> anyhow::Result<()> {
 async fn beside(
     rig: &mut Rig,
     healthy: &Load,
-    neighbour: Neighbour,
-    health: Health,
+    (neighbour, health): (Neighbour, Health),
+    name: &str,
     seconds: u64,
     backlog: u64,
 ) -> anyhow::Result<Side> {
@@ -293,7 +338,7 @@ async fn beside(
     let address = receiver.as_ref().context("just started")?.addr;
     let load = {
         let receiver = receiver.as_ref().context("just started")?;
-        settle(rig, healthy, neighbour, health, receiver).await?
+        settle(rig, healthy, (neighbour, health), name, receiver).await?
     };
     let recovers = (neighbour, health) == (Neighbour::Recovering, Health::Sick);
     if (recovers || (neighbour, health) == (Neighbour::Dead, Health::Sick))
@@ -556,26 +601,31 @@ mod tests {
             shared: [partition_of(id, PARTITIONS)].into(),
             after: String::new(),
         };
-        let alone = side(1_000).lags;
-        let sick = side(3_000);
-        let shown = row(
-            Neighbour::Hanging,
-            Health::Sick,
-            &alone,
-            Some(&side(2_000)),
-            &sick,
-            1,
-        );
+        let round = |alone: i64, well: i64, sick: i64| Round {
+            alone: side(alone).lags,
+            well: side(well),
+            sick: side(sick),
+        };
+        let rounds = [
+            round(1_000, 2_000, 3_000),
+            round(1_000, 1_000, 2_000),
+            round(1_000, 8_000, 8_000),
+        ];
+        let shown = row(Neighbour::Hanging, Health::Sick, &rounds, 1);
         let (all, same) = shown.ours.split_once(" / ").expect("two parts");
-        for part in [all, same] {
-            assert!(
-                part.contains("× 3.00, × 1.50 of "),
-                "three times alone, half more than the control: {part}"
-            );
-        }
-        let control = row(Neighbour::Hanging, Health::Well, &alone, None, &sick, 1);
+        assert_eq!(
+            same,
+            "1.0, 1.0, 1.0 → 3.0, 2.0, 8.0 ms, × 3.00 (2.00–8.00), × 1.50 (1.00–2.00) of 2.0, 1.0, 8.0"
+        );
+        assert!(all.contains("× 3.00 (2.00–8.00), × 1.50"), "{all}");
+        let control = row(Neighbour::Hanging, Health::Well, &rounds, 1);
         assert!(!control.ours.contains(" of "), "{}", control.ours);
-        assert_eq!(near_count(&sick), 1);
+        assert!(
+            control.ours.contains("× 2.00 (1.00–8.00)"),
+            "{}",
+            control.ours
+        );
+        assert_eq!(near_count(&rounds[0].sick), 1);
     }
 
     #[test]

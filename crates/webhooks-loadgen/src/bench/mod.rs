@@ -56,7 +56,9 @@ struct Scale {
     most_webhooks: usize,
     /// Deliveries that are queued when a dispatcher is killed.
     queued: u64,
-    /// Seconds of a run beside a sick endpoint.
+    /// Rounds of the runs beside a neighbour.
+    isolation_rounds: usize,
+    /// Seconds of a run beside a neighbour.
     isolation_seconds: u64,
     /// Deliveries that are queued while an endpoint is dead.
     backlog: u64,
@@ -70,6 +72,7 @@ impl Scale {
         limit_seconds: 5,
         most_webhooks: 100_000,
         queued: 3_000,
+        isolation_rounds: 3,
         isolation_seconds: 60,
         backlog: 20_000,
     };
@@ -80,6 +83,7 @@ impl Scale {
         limit_seconds: 2,
         most_webhooks: 5_000,
         queued: 3_000,
+        isolation_rounds: 1,
         isolation_seconds: 10,
         backlog: 2_000,
     };

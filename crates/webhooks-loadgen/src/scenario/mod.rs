@@ -79,7 +79,7 @@ impl std::fmt::Debug for Scenario {
 }
 
 /// All of them.
-pub const ALL: [Scenario; 16] = [
+pub const ALL: [Scenario; 17] = [
     Scenario {
         name: "away",
         rows: "F-04 F-11",
@@ -109,6 +109,12 @@ pub const ALL: [Scenario; 16] = [
         rows: "F-06 F-07",
         what: "three nodes of NATS: each restarted, each killed, the leader frozen for 20 s",
         run: |scene| Box::pin(cluster::run(scene)),
+    },
+    Scenario {
+        name: "parted",
+        rows: "F-07",
+        what: "three nodes of NATS: the network parts three times for 60 s, the leader on the smaller side",
+        run: |scene| Box::pin(cluster::run_parted(scene)),
     },
     Scenario {
         name: "stream-full",

@@ -1,9 +1,7 @@
-//! One nats-server, or a cluster of them on loopback.
-
-use std::fmt::Write as _;
+//! One nats-server, or a cluster of them on loopback, with lines between them that can be cut.
 
 use futures::future::try_join_all;
-use webhooks_devstack::{NatsBuilder, NatsServer, free_port};
+use webhooks_devstack::{NatsBuilder, NatsServer, Routes};
 
 use super::StackOptions;
 
@@ -11,29 +9,27 @@ use super::StackOptions;
 pub(super) async fn start(
     options: &StackOptions,
     users: &str,
-) -> anyhow::Result<(NatsServer, Vec<NatsServer>)> {
+) -> anyhow::Result<(NatsServer, Vec<NatsServer>, Routes)> {
     let names: Vec<String> = (1..=options.nats_nodes.max(1)).map(name).collect();
-    let routes = names
-        .iter()
-        .map(|_| free_port())
-        .collect::<anyhow::Result<Vec<u16>>>()?;
-    let builders = names.iter().zip(&routes).map(|(name, route)| {
-        let mut config = users.to_owned();
-        if routes.len() > 1 {
-            config.push_str(&cluster(*route, &routes));
-        }
+    let routes = Routes::between(names.len()).await?;
+    let builders = names.iter().enumerate().map(|(node, name)| {
+        let config = format!("{users}{}", routes.config(node));
         builder(options, name, config)
     });
     let builders: Vec<_> = builders.collect();
     // Together: a node is healthy only when it knows a leader.
     let mut nodes = try_join_all(builders.iter().map(NatsBuilder::start)).await?;
     let first = nodes.remove(0);
-    Ok((first, nodes))
+    Ok((first, nodes, routes))
 }
 
 /// The one node of a stack that starts it later.
-pub(super) fn prepare(options: &StackOptions, users: &str) -> anyhow::Result<NatsServer> {
-    builder(options, &name(1), users.to_owned()).prepare()
+pub(super) async fn prepare(
+    options: &StackOptions,
+    users: &str,
+) -> anyhow::Result<(NatsServer, Vec<NatsServer>, Routes)> {
+    let node = builder(options, &name(1), users.to_owned()).prepare()?;
+    Ok((node, Vec::new(), Routes::between(1).await?))
 }
 
 fn builder(options: &StackOptions, name: &str, config: String) -> NatsBuilder {
@@ -51,26 +47,10 @@ fn name(number: u16) -> String {
     }
 }
 
-fn cluster(own: u16, all: &[u16]) -> String {
-    let mut text =
-        format!("\ncluster {{\n  name: stack\n  listen: \"127.0.0.1:{own}\"\n  routes: [\n");
-    for route in all.iter().filter(|route| **route != own) {
-        writeln!(text, "    \"nats://127.0.0.1:{route}\"").expect("a string takes everything");
-    }
-    text.push_str("  ]\n}\n");
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{cluster, name};
-
     #[test]
-    fn a_node_is_routed_to_the_others() {
-        let text = cluster(1, &[1, 2, 3]);
-        assert!(text.contains("listen: \"127.0.0.1:1\""), "{text}");
-        assert!(!text.contains("nats://127.0.0.1:1\""), "{text}");
-        assert!(text.contains("nats://127.0.0.1:2\"") && text.contains("nats://127.0.0.1:3\""));
-        assert_eq!([name(1), name(2)], ["nats", "nats-2"]);
+    fn the_first_node_has_the_name_of_one_that_is_alone() {
+        assert_eq!([super::name(1), super::name(2)], ["nats", "nats-2"]);
     }
 }

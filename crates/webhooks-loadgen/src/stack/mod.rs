@@ -23,7 +23,9 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use uuid::Uuid;
 use webhooks_bus::{Identities, permissions::Role};
-use webhooks_devstack::{NatsServer, Postgres, PostgresBuilder, Signal, SyncInterval, free_port};
+use webhooks_devstack::{
+    Course, NatsServer, Postgres, PostgresBuilder, Routes, Signal, SyncInterval, free_port,
+};
 
 use self::{access::bus_settings, service::Service};
 pub use self::{
@@ -146,6 +148,7 @@ pub struct Stack {
     pub nats: NatsServer,
     /// The other nodes of a cluster.
     peers: Vec<NatsServer>,
+    routes: Routes,
     /// PostgreSQL.
     pub postgres: Postgres,
     services: BTreeMap<Part, Service>,
@@ -177,10 +180,9 @@ impl Stack {
     pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
         let (identities, users, workspaces) = Self::begin(&options)?;
         let postgres = options.postgres();
-        let ((nats, peers), postgres) =
+        let (nats, postgres) =
             tokio::try_join!(cluster::start(&options, &users), postgres.start())?;
-        let servers = (nats, peers, postgres);
-        let mut stack = Self::with(options, servers, identities, workspaces)?;
+        let mut stack = Self::with(options, nats, postgres, identities, workspaces)?;
         stack.migrate().await?;
         for part in stack.start_services()? {
             stack.wait_ready(part).await?;
@@ -196,10 +198,10 @@ impl Stack {
     /// A program is missing, or the folder cannot be written.
     pub async fn prepare(options: StackOptions) -> anyhow::Result<Self> {
         let (identities, users, workspaces) = Self::begin(&options)?;
-        let nats = cluster::prepare(&options, &users)?;
+        let nats = cluster::prepare(&options, &users).await?;
         let postgres = options.postgres();
-        let servers = (nats, Vec::new(), postgres.prepare().await?);
-        Self::with(options, servers, identities, workspaces)
+        let postgres = postgres.prepare().await?;
+        Self::with(options, nats, postgres, identities, workspaces)
     }
 
     /// Looks for the programs and makes the users of NATS: the identities, the server's part of its
@@ -222,7 +224,8 @@ impl Stack {
 
     fn with(
         options: StackOptions,
-        (nats, peers, postgres): (NatsServer, Vec<NatsServer>, Postgres),
+        (nats, peers, routes): (NatsServer, Vec<NatsServer>, Routes),
+        postgres: Postgres,
         identities: Identities,
         free_workspaces: Vec<Uuid>,
     ) -> anyhow::Result<Self> {
@@ -231,6 +234,7 @@ impl Stack {
             app_database_url: postgres.role_url(APP_ROLE, DATABASE),
             nats,
             peers,
+            routes,
             postgres,
             services: BTreeMap::new(),
             addresses: Addresses {
@@ -425,6 +429,16 @@ impl Stack {
     pub fn nats_url(&self) -> String {
         let nodes = std::iter::once(&self.nats).chain(&self.peers);
         nodes.map(NatsServer::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// What becomes of everything that is sent between a node of NATS and the other nodes; its clients
+    /// keep it. Nothing where there is one node.
+    pub fn set_line(&self, node: Part, course: Course) {
+        match node {
+            Part::Nats => self.routes.set(0, course),
+            Part::NatsPeer(number) => self.routes.set(usize::from(number) - 1, course),
+            _ => {}
+        }
     }
 
     /// Where a service's admin port is.

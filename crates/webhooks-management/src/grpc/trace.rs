@@ -3,8 +3,10 @@
 //!
 //! A layer and not each method does it, so that refusals of the transport, unknown methods, health
 //! and reflection have an id too, and so that no method is reached that has no row. What the
-//! transport itself refuses, because it cannot read the message, is put as the API puts refusals. Spans are made of customers' calls. Reports, health and reflection
-//! come by the thousand and would bury them; they have a span when their caller has one.
+//! transport itself refuses, because it cannot read the message, is put as the API puts refusals.
+//!
+//! Spans are made of customers' calls. Reports, health and reflection come by the thousand and would bury
+//! them; they have a span when their caller has one.
 
 use std::{
     task::{Context, Poll},
@@ -28,6 +30,10 @@ use super::{
     status::status_of,
 };
 use crate::error::{ManagementError, Violation};
+
+/// How long a call of the public API may take that names no deadline, until its answer begins: one whose
+/// message never comes would hold its place for ever. No method works for a minute.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is known of a call when it comes in; an extension of its request.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +85,7 @@ where
         // Whoever asks again, for the audit log, is to be told the same one.
         request.headers_mut().insert(REQUEST_ID, id.clone());
         let public = request.uri().path().starts_with(PUBLIC);
-        let mut deadline = None;
+        let mut until = None;
         if public {
             let Some(method) = Method::at(request.uri().path()) else {
                 let unknown = Status::unimplemented("there is no such method");
@@ -89,15 +95,16 @@ where
                 return Box::pin(std::future::ready(Ok(response)));
             };
             let timeout = timeout(request.headers());
-            deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
             request.extensions_mut().insert(Called { method, deadline });
+            until = Some(deadline.unwrap_or_else(|| Instant::now() + CALL_TIMEOUT));
         }
         let call = span.in_scope(|| self.inner.call(request));
         let answer = async move {
-            let mut response = match deadline {
+            let mut response = match until {
                 None => call.await?,
                 // The method itself looks at its deadline; here it ends the wait for the message.
-                Some(deadline) => match tokio::time::timeout_at(deadline, call).await {
+                Some(until) => match tokio::time::timeout_at(until, call).await {
                     Ok(answered) => answered?,
                     Err(_) => status_of(&ManagementError::DeadlineExceeded).into_http(),
                 },

@@ -391,7 +391,7 @@ async fn an_expired_token_ends_and_the_list_pages() {
     let world = World::start().await;
     let workspace = world.workspace(Plan::Enterprise).await;
     let token = workspace.token.as_str();
-    let soon = webhooks_domain::event::format_micros(crate::support::now() + 1_500_000);
+    let soon = webhooks_domain::event::format_micros(crate::support::now() + 4_000_000);
     let made = make(
         &world,
         token,

@@ -44,18 +44,22 @@ impl World {
 
     /// A webhook as the data plane is told of it.
     async fn told(&self, webhook: Uuid) -> WebhookConfig {
-        let last = self.bus.last_seq("KV_CONFIG").await.unwrap();
-        for seq in (1..=last).rev() {
-            let Ok(Some(message)) = self.bus.get("KV_CONFIG", seq).await else {
-                continue;
-            };
-            if let Ok(config) = WebhookConfig::decode(message.payload)
-                && config.id.as_ref() == webhook.as_bytes()
-            {
-                return config;
+        let found = wait_until("what is told of a webhook", LIMIT, async || {
+            let last = self.bus.last_seq("KV_CONFIG").await;
+            for seq in (1..=last.map_err(|error| error.to_string())?).rev() {
+                let Ok(Some(message)) = self.bus.get("KV_CONFIG", seq).await else {
+                    continue;
+                };
+                if let Ok(config) = WebhookConfig::decode(message.payload)
+                    && config.id.as_ref() == webhook.as_bytes()
+                {
+                    return Ok(config);
+                }
             }
-        }
-        panic!("nobody was told of {webhook}");
+            // What was told may just be replaced by something newer, behind the place where this began.
+            Err(format!("nothing of {webhook}"))
+        });
+        found.await.unwrap()
     }
 
     async fn is_held(&self, webhook: Uuid) -> bool {

@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// An operation of the document.
-struct Operation {
-    id: String,
-    method: Method,
-    path: String,
-    described: Value,
+pub(crate) struct Operation {
+    pub(crate) id: String,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) described: Value,
 }
 
 impl Operation {
@@ -34,20 +34,20 @@ impl Operation {
         }
     }
 
-    fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.described["responses"]["200"]["content"]
             .get("application/json")
             .is_some()
     }
 
     /// The body of the document's own example.
-    fn example(&self) -> Option<Value> {
+    pub(crate) fn example(&self) -> Option<Value> {
         let content = &self.described["requestBody"]["content"]["application/json"];
         content.get("example").cloned()
     }
 }
 
-async fn document(world: &World) -> (Value, Vec<Operation>) {
+pub(crate) async fn document(world: &World) -> (Value, Vec<Operation>) {
     let document = world.get("/openapi.json", "").await.body;
     let mut all = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -69,7 +69,7 @@ pub(crate) struct Stage {
     pub(crate) workspace: Workspace,
     pub(crate) webhook: Uuid,
     /// What the webhook signs with, as its creation told it.
-    secret: String,
+    pub(crate) secret: String,
     pub(crate) delivery: Uuid,
     pub(crate) event: String,
     pub(crate) token: String,
@@ -126,7 +126,7 @@ impl Stage {
     }
 
     /// What `{id}` stands for in a path.
-    fn id(&self, path: &str) -> String {
+    pub(crate) fn id(&self, path: &str) -> String {
         match path.split('/').nth(2) {
             Some("webhooks" | "webhook-public-keys") => self.webhook.to_string(),
             Some("deliveries") => self.delivery.to_string(),
@@ -178,7 +178,7 @@ async fn call(
     }
 }
 
-fn token_of<'a>(operation: &Operation, workspace: &'a Workspace) -> &'a str {
+pub(crate) fn token_of<'a>(operation: &Operation, workspace: &'a Workspace) -> &'a str {
     match operation.scope() {
         None => "",
         Some("operator") => OPERATOR_TOKEN,

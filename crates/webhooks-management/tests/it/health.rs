@@ -10,7 +10,7 @@ use tokio::{
 };
 use uuid::Uuid;
 use webhooks_bus::OpsEvent;
-use webhooks_devstack::wait_until;
+use webhooks_devstack::{free_port, wait_until};
 use webhooks_domain::webhook::Plan;
 use webhooks_store::WorkspacePatch;
 
@@ -144,9 +144,7 @@ async fn audited(world: &World, action: &str, webhook: Uuid) -> usize {
 
 #[tokio::test]
 async fn an_episode_is_shown_audited_and_told_once_also_when_the_mail_server_was_away() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
     let world = World::with(&[("WEBHOOKS_SMTP_URL", &format!("smtp://{address}"))]).await;
     let workspace = world.workspace(Plan::Enterprise).await;
     to_whom(&world, workspace.id, &["one@b.example", "two@b.example"]).await;
@@ -166,7 +164,7 @@ async fn an_episode_is_shown_audited_and_told_once_also_when_the_mail_server_was
 
     // The mail server comes back.
     let sink = Sink::default();
-    let serving = sink.serve(TcpListener::bind(address).await.unwrap());
+    let serving = sink.serve(TcpListener::bind(&address).await.unwrap());
     let mails = sink.wait_for(4).await;
     let of = |word: &str, to: &str| {
         let found = mails

@@ -14,6 +14,10 @@ mod challenges;
 #[cfg(test)]
 mod document;
 #[cfg(test)]
+mod every_method;
+#[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod health;

@@ -121,9 +121,16 @@ async fn each_program_starts_with_what_its_pod_is_told() -> anyhow::Result<()> {
         let mut running = start(name, &settings, folder.path())?;
         let ended = running.judged().await?;
         assert_eq!(ended, None, "{name}: {}", running.said());
-        let said = running.said();
+        // Somebody else reads what it says.
+        let said = wait_until("its first words", LIMIT, async || {
+            let said = running.said();
+            match said.contains("service.starting") {
+                true => Ok(said),
+                false => Err(said),
+            }
+        });
+        let said = said.await?;
         assert!(!said.contains("does not know"), "{name}: {said}");
-        assert!(said.contains("service.starting"), "{name}: {said}");
     }
     Ok(())
 }

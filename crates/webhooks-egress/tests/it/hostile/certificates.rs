@@ -9,7 +9,7 @@ use webhooks_egress::{EgressConfig, TlsIdentity};
 
 use super::authority::{Authority, Leaf, at_home, params, self_signed};
 use super::kit::{Hostile, Step, answer, answering, closed_soon};
-use super::{GRACE, short};
+use super::{GRACE, unhurried};
 use crate::{egress, post, request, within};
 
 const HOST: &str = "hooks.example.com";
@@ -39,7 +39,7 @@ async fn r_07_a_handshake_that_hangs_ends_with_the_connect_budget() {
         let receiver = Hostile::start(steps).await;
         let config = EgressConfig {
             connect_timeout: BUDGET,
-            ..at_home(short()).await
+            ..at_home(unhurried()).await
         };
         let result = post(&egress(config), &receiver.https_url(HOST)).await;
         assert_eq!(result.outcome, Outcome::Timeout, "{what}: {result:?}");
@@ -57,7 +57,7 @@ async fn r_07_a_handshake_that_hangs_ends_with_the_connect_budget() {
 async fn is_refused(what: &str, reason: &str, authority: &Authority, leaf: &Leaf, host: &str) {
     let config = authority.server(leaf);
     let receiver = Hostile::tls(config, answering(answer("200 OK", "", ""))).await;
-    let egress = egress(authority.trusted(short()).await);
+    let egress = egress(authority.trusted(unhurried()).await);
     let result = post(&egress, &receiver.https_url(host)).await;
     assert_eq!(result.outcome, Outcome::TlsError, "{what}: {result:?}");
     assert_eq!(result.class, Some(FailureClass::Permanent), "{what}");
@@ -135,7 +135,7 @@ async fn r_08_good_certificates_are_accepted() {
     ] {
         let config = authority.server(&leaf);
         let receiver = Hostile::tls(config, answering(answer("200 OK", "", "ok"))).await;
-        let egress = egress(authority.trusted(short()).await);
+        let egress = egress(authority.trusted(unhurried()).await);
         let result = post(&egress, &receiver.https_url(host)).await;
         assert_eq!(result.outcome, Outcome::Success, "{what}: {result:?}");
         let timings = result.timings;
@@ -178,7 +178,11 @@ async fn r_08_old_versions_of_tls_are_final_and_other_protocols_a_failed_handsha
     ] {
         let steps = vec![Step::Send(bytes), Step::Hold];
         let receiver = Hostile::start(steps).await;
-        let result = post(&egress(at_home(short()).await), &receiver.https_url(HOST)).await;
+        let result = post(
+            &egress(at_home(unhurried()).await),
+            &receiver.https_url(HOST),
+        )
+        .await;
         assert_eq!(result.outcome, Outcome::TlsError, "{what}: {result:?}");
         assert_eq!(result.class, Some(class), "{what}");
         assert_eq!(result.reason(), Some(reason), "{what}");
@@ -218,7 +222,7 @@ async fn a_client_certificate_is_shown_to_those_who_ask_and_only_for_its_own_web
         )
         .expect("an identity"),
     );
-    let egress = egress(authority.trusted(short()).await);
+    let egress = egress(authority.trusted(unhurried()).await);
     let url = receiver.https_url(HOST);
     for _ in 0..2 {
         let result = within(egress.send_as(request(&url), Some(&identity))).await;
@@ -237,7 +241,7 @@ async fn an_authority_of_one_webhook_is_trusted_for_that_webhook_alone() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = theirs.server(&theirs.leaf(HOST));
     let receiver = Hostile::tls(server, answering(answer("200 OK", "", "ok"))).await;
-    let egress = egress(ours.trusted(short()).await);
+    let egress = egress(ours.trusted(unhurried()).await);
     let url = receiver.https_url(HOST);
     let identity = TlsIdentity::new(theirs.pem().as_bytes(), b"", b"").expect("an identity");
     let identity = Arc::new(identity);

@@ -3,7 +3,7 @@
 use webhooks_domain::endpoint::Outcome;
 
 use super::kit::{Hostile, Step, answer, answering, send};
-use super::{is_invalid, short};
+use super::{is_invalid, unhurried};
 use crate::{egress, post};
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn r_15_what_does_not_start_like_http_is_an_invalid_response() {
     }
     // Said before the request came.
     let receiver = Hostile::start(vec![send("SSH-2.0-OpenSSH_9.2\r\n\r\n"), Step::Hold]).await;
-    let result = post(&egress(short()), &receiver.http_url()).await;
+    let result = post(&egress(unhurried()), &receiver.http_url()).await;
     assert_eq!(result.outcome, Outcome::InvalidResponse, "{result:?}");
 }
 
@@ -62,7 +62,7 @@ async fn r_17_ambiguous_answers_are_refused() {
 /// Two attempts; says what the first met and how many connections both took.
 async fn twice(bytes: &str) -> (Outcome, usize) {
     let receiver = Hostile::start(answering(bytes)).await;
-    let egress = egress(short());
+    let egress = egress(unhurried());
     let first = post(&egress, &receiver.http_url()).await;
     let second = post(&egress, &receiver.http_url()).await;
     assert_eq!(first.outcome, second.outcome, "{bytes}");

@@ -23,14 +23,15 @@ use webhooks_egress::{AttemptResult, EgressConfig};
 use self::kit::{Hostile, Step, closed_soon};
 use crate::{config, egress, post};
 
-/// The deadline of attempts here.
+/// The deadline of attempts that end at it.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The deadline of attempts that must not need it: on a busy machine a second is soon over.
-const FAR: Duration = Duration::from_secs(10);
+/// The deadline of attempts that have no need of one: on a busy machine a second is soon over.
+const FAR: Duration = Duration::from_secs(15);
 
-/// How much later than its deadline an attempt may end.
-const GRACE: Duration = Duration::from_secs(1);
+/// How much later than its deadline an attempt may end here. That it is a second where it counts is
+/// shown by five hundred at once (`tests/soak.rs`); these share the machine with everything else.
+const GRACE: Duration = Duration::from_secs(4);
 
 fn short() -> EgressConfig {
     EgressConfig {
@@ -39,11 +40,14 @@ fn short() -> EgressConfig {
     }
 }
 
-/// One attempt at a receiver. Checks what holds for every receiver there is.
-async fn attempt(receiver: &Hostile) -> AttemptResult {
-    attempt_within(receiver, DEADLINE).await
+fn unhurried() -> EgressConfig {
+    EgressConfig {
+        attempt_timeout: FAR,
+        ..config()
+    }
 }
 
+/// One attempt at a receiver, by this deadline. Checks what holds for every receiver there is.
 async fn attempt_within(receiver: &Hostile, deadline: Duration) -> AttemptResult {
     let config = EgressConfig {
         attempt_timeout: deadline,
@@ -67,35 +71,35 @@ async fn attempt_within(receiver: &Hostile, deadline: Duration) -> AttemptResult
     result
 }
 
-/// Plays the steps to one attempt.
-async fn meet(steps: Vec<Step>) -> (AttemptResult, Hostile) {
-    let receiver = Hostile::start(steps).await;
-    let result = attempt(&receiver).await;
-    (result, receiver)
-}
-
 /// Plays the steps to one attempt that has no need of a deadline.
-async fn meet_without_haste(steps: Vec<Step>) -> (AttemptResult, Hostile) {
+async fn meet(steps: Vec<Step>) -> (AttemptResult, Hostile) {
     let receiver = Hostile::start(steps).await;
     let result = attempt_within(&receiver, FAR).await;
     assert!(result.timings.total < FAR, "{:?}", result.timings);
     (result, receiver)
 }
 
+/// Plays the steps to one attempt that ends at its deadline.
+async fn meet_until_the_deadline(steps: Vec<Step>) -> (AttemptResult, Hostile) {
+    let receiver = Hostile::start(steps).await;
+    let result = attempt_within(&receiver, DEADLINE).await;
+    assert!(result.timings.total >= DEADLINE, "{:?}", result.timings);
+    (result, receiver)
+}
+
 /// An attempt that ends at its deadline without an answer, its socket closed.
 async fn times_out(what: &str, steps: Vec<Step>) {
-    let (result, receiver) = meet(steps).await;
+    let (result, receiver) = meet_until_the_deadline(steps).await;
     assert_eq!(result.outcome, Outcome::Timeout, "{what}: {result:?}");
     assert_eq!(result.class, Some(FailureClass::Temporary), "{what}");
     assert_eq!(result.reason(), Some("timeout"), "{what}");
     assert_eq!(result.status, None, "{what}");
-    assert!(result.timings.total >= DEADLINE, "{what}");
     closed_soon(&receiver).await;
 }
 
 /// An attempt that meets something that is not HTTP, or too much of it; long before the deadline.
 async fn is_invalid(what: &str, reason: &str, steps: Vec<Step>) {
-    let (result, receiver) = meet_without_haste(steps).await;
+    let (result, receiver) = meet(steps).await;
     assert_eq!(
         result.outcome,
         Outcome::InvalidResponse,

@@ -7,11 +7,12 @@
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::LazyConfigAcceptor;
+use webhooks_devstack::floods::frame;
 use webhooks_domain::endpoint::{FailureClass, Outcome};
 
 use super::authority::{Authority, server};
 use super::kit::{Hostile, Step, answer, answering, closed_soon, send};
-use super::{is_invalid, meet, short};
+use super::{is_invalid, meet, unhurried};
 use crate::{egress, post, within};
 
 const HOST: &str = "hooks.example.com";
@@ -36,7 +37,7 @@ async fn r_13_nothing_but_http_1_1_is_offered_and_the_name_has_no_dot() {
             teller.send((protocols, name)).expect("the test listens");
         }
     });
-    let egress = egress(Authority::new().trusted(short()).await);
+    let egress = egress(Authority::new().trusted(unhurried()).await);
     let result = post(&egress, &format!("https://{HOST}.:{port}/hook")).await;
     assert_ne!(result.outcome, Outcome::Success);
     let (protocols, name) = within(told.recv()).await.expect("a hello");
@@ -55,7 +56,7 @@ async fn r_13_a_server_that_speaks_only_http_2_is_a_failed_handshake() {
     ] {
         let config = std::sync::Arc::new(server(&leaf, protocols));
         let receiver = Hostile::tls(config, answering(answer("200 OK", "", "ok"))).await;
-        let egress = egress(authority.trusted(short()).await);
+        let egress = egress(authority.trusted(unhurried()).await);
         let result = post(&egress, &receiver.https_url(HOST)).await;
         assert_eq!(result.outcome, outcome, "{result:?}");
         if outcome == Outcome::TlsError {
@@ -64,18 +65,6 @@ async fn r_13_a_server_that_speaks_only_http_2_is_a_failed_handshake() {
             assert_eq!(receiver.requests(), 0);
         }
     }
-}
-
-/// A frame: length, type, flags, stream, payload.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .expect("a short frame")
-        .to_be_bytes();
-    let mut bytes = length[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
 }
 
 /// What a hostile HTTP/2 server has to say after its settings.

@@ -7,7 +7,7 @@ use webhooks_domain::endpoint::{FailureClass, Outcome};
 use webhooks_domain::retry::{MAX_RETRY_AFTER, Next, RetryPolicy, parse_retry_after};
 
 use super::kit::{Hostile, Step, answer, answering, closed_soon};
-use super::{attempt, meet, short};
+use super::{FAR, attempt_within, meet, unhurried};
 use crate::{egress, post};
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn r_16_only_200_to_299_is_success() {
 async fn r_16_a_connection_that_switched_protocols_is_closed() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
     let receiver = Hostile::start(answering(switch)).await;
-    assert_eq!(attempt(&receiver).await.status, Some(101));
+    assert_eq!(attempt_within(&receiver, FAR).await.status, Some(101));
     closed_soon(&receiver).await;
 }
 
@@ -99,7 +99,7 @@ async fn r_23_every_status_from_200_to_999_has_its_class() {
         answer(&format!("{status} Mirror"), "", "")
     }));
     let receiver = Hostile::start(vec![Step::Request, mirror, Step::Again]).await;
-    let egress = egress(short());
+    let egress = egress(unhurried());
     for status in 200..=999 {
         let url = format!("{}/{status}", receiver.http_url());
         let result = post(&egress, &url).await;

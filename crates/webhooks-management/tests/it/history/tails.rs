@@ -38,7 +38,12 @@ async fn who_looks_on_is_told_over_both_faces() {
     let ours = delivery(workspace.id, webhook, "ours");
     tell(&world, vec![delivered(&foreign), failed(&ours)]).await;
     let mut text = String::new();
-    while !text.contains("event: delivery") {
+    // A chunk may end anywhere: an event is whole when an empty line follows.
+    let is_whole = |text: &str| {
+        let told = text.split_once("event: delivery");
+        told.is_some_and(|(_, rest)| rest.contains("\n\n"))
+    };
+    while !is_whole(&text) {
         let chunk = tokio::time::timeout(LIMIT, events.chunk()).await.unwrap();
         text.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap()));
     }

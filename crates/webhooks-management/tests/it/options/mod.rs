@@ -31,13 +31,17 @@ fn rotation(id: Uuid) -> String {
 }
 
 /// A webhook as the data plane reads it.
-async fn configured(world: &World, workspace: Uuid, id: Uuid) -> wire::WebhookConfig {
+pub(crate) async fn configured(world: &World, workspace: Uuid, id: Uuid) -> wire::WebhookConfig {
     let bucket = world.bus.jetstream().get_key_value("CONFIG").await.unwrap();
     let entry = bucket.get(format!("w.{workspace}.{id}")).await.unwrap();
     wire::WebhookConfig::decode(entry.unwrap()).unwrap()
 }
 
-fn open(config: &wire::WebhookConfig, purpose: Purpose, secret: &wire::SealedSecret) -> Vec<u8> {
+pub(crate) fn open(
+    config: &wire::WebhookConfig,
+    purpose: Purpose,
+    secret: &wire::SealedSecret,
+) -> Vec<u8> {
     let binding = Binding {
         workspace: Uuid::from_slice(&config.workspace_id).unwrap(),
         webhook: Uuid::from_slice(&config.id).unwrap(),

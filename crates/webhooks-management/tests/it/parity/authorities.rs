@@ -13,7 +13,7 @@ use webhooks_proto::v1::{
 
 use crate::support::{World, fields, id_of, signed_body, webhook_body, with_token};
 
-fn authority() -> String {
+pub(crate) fn authority() -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();

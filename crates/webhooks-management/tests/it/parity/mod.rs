@@ -1,6 +1,6 @@
 //! Nothing one face can do that the other cannot: what only REST did, or did otherwise.
 
-mod authorities;
+pub(crate) mod authorities;
 mod history;
 mod keys;
 mod refusals;

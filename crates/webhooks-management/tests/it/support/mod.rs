@@ -24,7 +24,7 @@ use webhooks_management::{
     operator::{Operator, TokenWish},
 };
 use webhooks_runtime::{Clock as _, Context, Env, OnError, Settings as _, SystemClock};
-use webhooks_store::{Store, StoreSettings};
+use webhooks_store::{Day, Store, StoreSettings};
 
 pub(crate) use self::deliveries::{delivered, delivery, owed, tell, verdict};
 
@@ -110,6 +110,13 @@ impl World {
             .unwrap();
         let store = Store::connect(&StoreSettings::new(&database_url)).unwrap();
         store.migrate().await.unwrap();
+        // The service makes them beside its work, and what is written at that moment is put off.
+        let today = Day::of_micros(now());
+        wait_until("today's tables", LIMIT, async || {
+            store.ensure_partitions(today, 1).await
+        })
+        .await
+        .unwrap();
         let bus_settings = BusSettings {
             url: nats.url(),
             ..BusSettings::default()
