@@ -12,6 +12,7 @@ mod latency;
 mod limits;
 mod numbers;
 mod rig;
+mod strangers;
 mod table;
 mod throughput;
 
@@ -62,6 +63,8 @@ struct Scale {
     isolation_seconds: u64,
     /// Deliveries that are queued while an endpoint is dead.
     backlog: u64,
+    /// Questions about each id that is not the caller's.
+    strangers: usize,
 }
 
 impl Scale {
@@ -75,6 +78,7 @@ impl Scale {
         isolation_rounds: 3,
         isolation_seconds: 60,
         backlog: 20_000,
+        strangers: 5_000,
     };
     const QUICK: Self = Self {
         runs: 1,
@@ -86,6 +90,7 @@ impl Scale {
         isolation_rounds: 1,
         isolation_seconds: 10,
         backlog: 2_000,
+        strangers: 500,
     };
 }
 
@@ -185,6 +190,7 @@ impl Bench<'_> {
             kill::RESTARTED,
             kill::TAKEN_OVER,
             rig::MEMORY,
+            strangers::FIGURE,
         ];
         let alone = alone.iter().any(|figure| self.wants(figure)) || isolation::is_wanted(self);
         let alone = sync == Sync::Default && alone;
@@ -201,6 +207,10 @@ impl Bench<'_> {
         throughput::measure(self, &mut rig, &limits).await?;
         if self.wants(&latency) {
             let row = latency::measure(&mut rig, self.scale.latency_seconds).await?;
+            self.add(row);
+        }
+        if sync == Sync::Default && self.wants(strangers::FIGURE) {
+            let row = strangers::measure(&rig, self.scale.strangers).await?;
             self.add(row);
         }
         if sync == Sync::Default {
