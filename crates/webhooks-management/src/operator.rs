@@ -26,6 +26,7 @@ use crate::{
     emails::is_email,
     error::{ManagementError, Violation},
     outbox::Outbox,
+    scopes::{NO_SCOPE, PUBLISHABLE, Scope},
     secrets,
 };
 
@@ -271,17 +272,32 @@ impl Operator {
         keep: impl FnOnce(&Token) -> Result<Option<Kept>, ManagementError>,
     ) -> Result<(Token, Uuid), ManagementError> {
         let workspace = self.workspace(wish.workspace).await?;
+        let mut violations = Vec::new();
         if wish
             .member_email
             .as_deref()
             .is_some_and(|email| !is_email(email))
         {
             let message = "is an address of the form name@host.example";
-            let violation = Violation::new("memberEmail", "not_an_address", message);
-            return Err(ManagementError::Invalid(vec![violation]));
+            violations.push(Violation::new("memberEmail", "not_an_address", message));
         }
+        for (index, scope) in wish.scopes.iter().enumerate() {
+            // One that nobody knows would open nothing, and nobody would be told. Stored by its name.
+            if Scope::parse(scope).is_none_or(|known| known.name != scope) && scope != PUBLISHABLE {
+                let field = format!("scopes[{index}]");
+                violations.push(Violation::new(field, "unknown_value", NO_SCOPE));
+            }
+        }
+        if !violations.is_empty() {
+            return Err(ManagementError::Invalid(violations));
+        }
+        let environment = if workspace.settings.sandbox {
+            TokenEnvironment::Test
+        } else {
+            wish.environment
+        };
         let random = secrets::random::<MINT_BYTES>().map_err(ManagementError::internal)?;
-        let token = Token::mint(wish.environment, &random);
+        let token = Token::mint(environment, &random);
         let new = NewToken {
             id: token.id().to_owned(),
             hash: token.hash(),

@@ -56,7 +56,7 @@ pub(crate) const SCOPES: [Scope; 7] = [
         name: "webhooks:write",
         word: "API_SCOPE_WEBHOOKS_WRITE",
         vendors: true,
-        description: "Create, update and delete webhooks, see their secrets, retry and replay deliveries.",
+        description: "Create, update and delete webhooks, see a secret when it is made, retry and replay deliveries.",
     },
     Scope {
         name: "workspace:read",
@@ -65,6 +65,9 @@ pub(crate) const SCOPES: [Scope; 7] = [
         description: "Read what the workspace is allowed, and its audit log.",
     },
 ];
+
+/// What is said of a text that is none. All of them are too many words to be said each time.
+pub(crate) const NO_SCOPE: &str = "is no scope: GET /v1/api-scopes has them all";
 
 /// What a publishable token holds instead of scopes: it grants none of them. (An empty list would
 /// grant all.)

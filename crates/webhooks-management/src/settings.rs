@@ -89,12 +89,12 @@ impl Settings for Config {
                 callers: CallerSettings::read(env),
             },
             rates: RateLimits {
-                per_token: env.ranged("WEBHOOKS_RATE_LIMIT", rates.per_token, 1..=10_000_000, "API calls a token may make in a window"),
+                per_token: env.ranged("WEBHOOKS_RATE_LIMIT", rates.per_token, 1..=10_000_000, "API calls a token may make in a window, at each process of management"),
                 per_address: env.ranged(
                     "WEBHOOKS_RATE_LIMIT_ANONYMOUS",
                     rates.per_address,
                     1..=10_000_000,
-                    "API calls without a valid token that an address may make in a window",
+                    "API calls without a valid token that an address may make in a window, at each process of management",
                 ),
                 window: env.duration_ranged(
                     "WEBHOOKS_RATE_WINDOW",

@@ -362,6 +362,13 @@ async fn bad_requests_get_the_flat_error_body() {
     let deep = stack.post(depth).await;
     assert_eq!(deep.member("reason"), "too_deep");
     check(deep, 400, "INVALID_ARGUMENT");
+    // As many levels as fit into an array's body: two million; that event is too large besides.
+    let levels = 2 * 1_000 * 1_000;
+    let deepest = format!("[{}{}]", "[".repeat(levels), "]".repeat(levels));
+    let deepest = stack.post(deepest).await;
+    assert!(deepest.status < 500, "{deepest:?}");
+    assert_eq!(deepest.member("reason"), "too_large", "{deepest:?}");
+    assert_eq!(stack.post(event("after", "")).await.status, 202);
     for path in ["/", "/v1"] {
         let about = request(stack.http, "GET", path, &[], b"").await;
         assert_eq!(

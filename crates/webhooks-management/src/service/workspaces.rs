@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use uuid::Uuid;
-use webhooks_domain::token::{Token, TokenEnvironment};
+use webhooks_domain::token::Token;
 use webhooks_store::{Actor, WorkspaceCursor, WorkspaceRow};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     auth::Caller,
     error::ManagementError,
-    operator::{Kept, Operator, TokenWish},
+    operator::{Kept, Operator},
     page::ListScope,
     secrets,
 };
@@ -214,15 +214,8 @@ impl Management {
     ) -> Result<(Vec<u8>, Uuid, Uuid), ManagementError> {
         let (workspace, draft) = (workspace?, draft?);
         let operator = self.operator(actor);
-        let sandbox = operator.workspace(workspace).await?.settings.sandbox;
-        let wish = TokenWish {
-            workspace,
-            environment: match sandbox {
-                true => TokenEnvironment::Test,
-                false => TokenEnvironment::Live,
-            },
-            ..draft.judge_issue(workspace, self.now())?
-        };
+        operator.workspace(workspace).await?;
+        let wish = draft.judge_issue(workspace, self.now())?;
         self.read_model_is_there().await?;
         let keep = |token: &Token| {
             let Some(once) = once else {

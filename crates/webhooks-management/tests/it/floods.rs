@@ -6,10 +6,10 @@
 
 use std::net::SocketAddr;
 
-use tokio::time::timeout;
 use webhooks_devstack::{
     floods::{DRIPS, Drips, Flood, MOST, beside, floods, head, sent_unread},
     nonsense::framed,
+    wait_until,
 };
 use webhooks_domain::webhook::Plan;
 use webhooks_proto::v1::{ListWebhooksRequest, webhook_service_client::WebhookServiceClient};
@@ -76,16 +76,24 @@ impl Stage {
         ]
     }
 
-    /// Somebody who asks at each of the two.
+    /// Somebody who asks at each of the two, again while the store has no connection left for him.
     async fn is_served(&self) {
-        let well = self.world.get("/v1/webhooks", &self.token).await;
-        assert_eq!(well.status, 200, "{well:?}");
-        let listing = async {
+        wait_until("an answer over REST", LIMIT, async || {
+            let well = self.world.get("/v1/webhooks", &self.token).await;
+            match well.status.as_u16() {
+                200 => Ok(()),
+                _ => Err(well),
+            }
+        })
+        .await
+        .unwrap();
+        wait_until("an answer over gRPC", LIMIT, async || {
             let mut grpc = WebhookServiceClient::new(self.world.channel().await);
             let request = with_token(&self.token, ListWebhooksRequest::default());
-            grpc.list_webhooks(request).await.unwrap();
-        };
-        timeout(LIMIT, listing).await.unwrap();
+            grpc.list_webhooks(request).await.map(drop)
+        })
+        .await
+        .unwrap();
     }
 }
 

@@ -3,7 +3,8 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use webhooks_domain::webhook::Plan;
+use webhooks_domain::{token::TokenEnvironment, webhook::Plan};
+use webhooks_management::{ManagementError, operator::TokenWish};
 use webhooks_proto::v1::{self, operator_service_client::OperatorServiceClient};
 
 use crate::support::{OPERATOR_TOKEN, Reply, World, id_of, refused, webhook_body, with_token};
@@ -58,6 +59,23 @@ async fn the_life_of_a_workspace() {
         .await;
     let token = issued.body["accessToken"].as_str().unwrap().to_owned();
     assert!(token.starts_with("lbk_test_"), "a sandbox has test tokens");
+    // So it has by the command, which also knows which scopes there are.
+    let wish = |scope: &str| TokenWish {
+        workspace: id,
+        name: "by command".to_owned(),
+        scopes: vec![scope.to_owned()],
+        member: None,
+        member_email: None,
+        environment: TokenEnvironment::Live,
+        expires_at: None,
+    };
+    let made = world.operator.create_token(wish("webhooks:read")).await;
+    assert!(made.unwrap().reveal().starts_with("lbk_test_"));
+    let typo = world.operator.create_token(wish("webhooks:raed")).await;
+    assert!(
+        matches!(&typo, Err(ManagementError::Invalid(all)) if all[0].field == "scopes[0]"),
+        "{typo:?}"
+    );
     // The own limit goes before the plan's.
     let first = id_of(&world.post(&token, &webhook_body("1")).await);
     let second = id_of(&world.post(&token, &webhook_body("2")).await);

@@ -9,7 +9,7 @@ use crate::{
     error::ManagementError,
     names::wrong_name,
     operator::TokenWish,
-    scopes::{PUBLISHABLE, Scope},
+    scopes::{NO_SCOPE, PUBLISHABLE, Scope},
     violations::Violations,
 };
 
@@ -173,9 +173,6 @@ impl TokenDraft {
         judge.verdict(patch)
     }
 }
-
-/// What is said of each text that is no scope. All scopes are too many words to be said each time.
-const NO_SCOPE: &str = "is no scope: GET /v1/api-scopes has them all";
 
 struct Judge(Violations);
 
